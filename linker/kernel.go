@@ -1,0 +1,566 @@
+package linker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+	"github.com/google/shlex"
+
+	"unlucky/scenarios"
+)
+
+// Kernel is a kernel that has been built once and can be linked again with
+// any plan, without make.
+type Kernel struct {
+	Toolchain
+	Dir    string // the kernel's folder in the cache
+	Source string // what kbuild calls srctree; the folders of links stand in it
+	Build  string // what kbuild calls objtree
+	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
+	Image  string // "vmlinux" or "bzImage"
+
+	object     *object
+	layoutOnce sync.Mutex
+	layout     []Section // of the baseline, in output order; nil until asked for
+
+	env     []string // what link-vmlinux.sh sees
+	args    []string // of link-vmlinux.sh
+	srctree string   // the source, as seen from the build: "..", "." or absolute
+	kbuild  []string // kbuild's whole environment, without the user's
+	lock    *flock.Flock
+}
+
+const (
+	buildName    = "build" // of the O= folder, in the source
+	workerPrefix = "link-" // of the folders of links, in the source
+)
+
+// state is the file that makes a kernel folder a prepared kernel.
+type state struct {
+	Object string `json:"vmlinux.o"` // its SHA-256
+	Bytes  int64  `json:"bytes"`     // of the whole folder
+}
+
+// Prepare returns the kernel that k describes, building it below cache if it
+// is not there yet. A package or a finished build that is there is taken as it
+// is; a tree always goes through make. The kernel's folder stays locked
+// against being removed or built until Close.
+func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Progress) (*Kernel, error) {
+	if progress == nil {
+		progress = func(string, int64, int64) {}
+	}
+	p, tarball, err := locate(ctx, cache, k)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := p.take(ctx, progress); err != nil {
+		return nil, err
+	}
+	if err := p.prepare(ctx, k, tarball, progress); err != nil {
+		p.Close()
+		if isNoSpace(err) {
+			err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// Prepared tells whether Prepare would find the kernel ready to be linked.
+func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
+	p, _, err := locate(ctx, cache, k)
+	if err != nil {
+		return false
+	}
+	_, err = p.readState()
+	return err == nil
+}
+
+// locate finds the kernel's folder in the cache, and the tarball of a package.
+func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Kernel, tarball string, err error) {
+	tools, err := FindToolchain(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	var key string
+	switch {
+	case k.Build != "":
+		key = "build of " + k.Build
+	case k.Dir != "":
+		key = "tree of " + k.Dir
+	default:
+		if tarball, key, err = packageTarball(ctx, k.Package); err != nil {
+			return nil, "", err
+		}
+	}
+	p = &Kernel{Toolchain: tools, Image: k.Image, Dir: filepath.Join(cache, kernelName(k, key, tools))}
+	p.Source = filepath.Join(p.Dir, "source")
+	p.Build = filepath.Join(p.Source, buildName)
+	return p, tarball, nil
+}
+
+// kernelName is the folder of a kernel in the cache: readable, and different
+// for whatever makes a different vmlinux.o.
+func kernelName(k scenarios.Kernel, key string, t Toolchain) string {
+	k.Image = "" // both images come from one build
+	spec, err := json.Marshal(k)
+	if err != nil {
+		panic(err) // strings and slices of strings
+	}
+	sum := sha256.Sum256([]byte(string(spec) + key + t.Dir + t.Clang + t.LLD))
+	name := k.Package
+	if name == "" {
+		name = filepath.Base(k.Dir + k.Build)
+	}
+	return name + "-" + hex.EncodeToString(sum[:6])
+}
+
+// take locks the kernel's folder, exclusively where it has to be built.
+func (p *Kernel) take(ctx context.Context, progress Progress) error {
+	p.lock = flock.New(filepath.Join(p.Dir, "lock"))
+	for wait := false; ; wait = true {
+		ok, err := p.lock.TryLock()
+		if err != nil {
+			return fmt.Errorf("locking %s: %w", p.Dir, err)
+		}
+		if ok {
+			return nil
+		}
+		if ok, err = p.lock.TryRLock(); err != nil {
+			return fmt.Errorf("locking %s: %w", p.Dir, err)
+		} else if ok {
+			if _, err := p.readState(); err == nil {
+				return nil // in use by others, and prepared: use it with them
+			}
+			p.lock.Unlock()
+		}
+		if !wait {
+			progress("waiting for another unlucky that prepares this kernel", 0, 0)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// Close releases the kernel.
+func (p *Kernel) Close() error { return p.lock.Unlock() }
+
+func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
+	alone := p.lock.Locked()
+	if alone { // what a killed run left behind
+		stale, _ := filepath.Glob(filepath.Join(p.Source, workerPrefix+"*"))
+		for _, dir := range stale {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	var err error
+	switch {
+	case k.Build != "":
+		err = p.adopt(k.Build)
+	case k.Dir != "" && !alone:
+		return hint(fmt.Errorf("another unlucky is using the build of %s", k.Dir), "wait for it, or build the tree yourself and give that with -build")
+	case k.Dir != "":
+		err = p.buildTree(ctx, k, progress)
+	default:
+		var s state
+		if s, err = p.readState(); err == nil {
+			if err = p.open(ctx); err == nil && p.Digest == s.Object {
+				break
+			}
+			if !alone {
+				return hint(fmt.Errorf("the prepared kernel in %s is damaged and in use", p.Dir), "stop the other unlucky, then run this again")
+			}
+			progress(fmt.Sprintf("%s is damaged: preparing it again", p.Dir), 0, 0)
+			if err := os.RemoveAll(p.Source); err != nil {
+				return err
+			}
+		}
+		err = p.buildPackage(ctx, k, tarball, progress)
+	}
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if err := os.Chtimes(p.Dir, now, now); err != nil { // Clean removes the oldest first
+		return err
+	}
+	if alone {
+		// Others may use the kernel at the same time from here on.
+		if err := errors.Join(p.lock.Unlock(), p.lock.RLock()); err != nil {
+			return err
+		}
+	}
+	return p.open(ctx)
+}
+
+func (p *Kernel) statePath() string { return filepath.Join(p.Dir, "prepared.json") }
+
+func (p *Kernel) readState() (s state, err error) {
+	data, err := os.ReadFile(p.statePath())
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(data, &s)
+}
+
+func (p *Kernel) writeState() error {
+	digest, err := fileDigest(filepath.Join(p.Build, "vmlinux.o"))
+	if err != nil {
+		return err
+	}
+	size, err := diskUsage(p.Dir)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(state{digest, size})
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(p.statePath(), append(data, '\n'), 0o644)
+}
+
+func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
+	os.Remove(p.statePath())
+	if _, err := os.Stat(p.Source); err != nil {
+		if err := unpack(ctx, tarball, p.Source, k.Patches, progress); err != nil {
+			return err
+		}
+	}
+	return p.build(ctx, k, progress)
+}
+
+func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Progress) error {
+	if _, err := os.Stat(filepath.Join(k.Dir, "scripts/link-vmlinux.sh")); err != nil {
+		return hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
+	}
+	var err error
+	if len(k.Patches) > 0 || builtInPlace(k.Dir) != "" {
+		err = copyTracked(ctx, k.Dir, p.Source, k.Patches, progress)
+	} else {
+		err = linkFarm(k.Dir, p.Source)
+	}
+	if err != nil {
+		return err
+	}
+	return p.build(ctx, k, progress)
+}
+
+// adopt takes a finished build folder, which is only read.
+func (p *Kernel) adopt(build string) error {
+	source, err := sourceOf(build)
+	if err != nil {
+		return err
+	}
+	p.Build = build
+	if err := linkFarm(source, p.Source); err != nil {
+		return err
+	}
+	script, err := patchedScript(source)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(p.script(), script, 0o755)
+}
+
+// script is the patched link-vmlinux.sh.
+func (p *Kernel) script() string {
+	if filepath.Dir(p.Build) == p.Source {
+		// Here make finds it before the one of the source.
+		return filepath.Join(p.Build, "scripts/link-vmlinux.sh")
+	}
+	return filepath.Join(p.Dir, "link-vmlinux.sh")
+}
+
+func patchedScript(source string) ([]byte, error) {
+	path := filepath.Join(source, "scripts/link-vmlinux.sh")
+	script, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if makesObject.Match(script) {
+		return nil, hint(fmt.Errorf("%s makes vmlinux.o itself: a padded one would be overwritten", path),
+			"kernels from 6.1 on can be swept; for this one use `unlucky patch` and plain make")
+	}
+	patched, err := PatchScript(script)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return patched, nil
+}
+
+// makesObject finds the link of vmlinux.o in the scripts of 6.0 and earlier.
+var makesObject = regexp.MustCompile(`(?m)^\s*(modpost_link|\$\{?LD\}?.*-r.*-o) vmlinux\.o`)
+
+// build configures and makes a kernel in its own folder.
+func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progress) error {
+	script, err := patchedScript(p.Source)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.script()), 0o755); err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(p.script()); err != nil || !bytes.Equal(old, script) {
+		if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+			return err
+		}
+	}
+	progress("configuring the kernel", 0, 0)
+	if err := p.configure(ctx, k); err != nil {
+		return err
+	}
+	logPath := filepath.Join(p.Dir, "build.log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	count := &objectCounter{report: func(n int64) { progress("compiling the kernel (objects)", n, 0) }}
+	count.report(0)
+	// vmlinux.o is what the layouts are made of; vmlinux shows that it links.
+	if err := p.make(ctx, io.MultiWriter(log, count), "-j", fmt.Sprint(runtime.NumCPU()), p.Image); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return hint(fmt.Errorf("building the kernel: %w%s", err, compilerErrors(logPath)), "the whole log is %s", logPath)
+	}
+	return p.writeState()
+}
+
+func (p *Kernel) make(ctx context.Context, out io.Writer, args ...string) error {
+	// Fixed where kbuild would put the time, the user and the host into the image.
+	env := environment(p.path(), "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
+		"KBUILD_BUILD_USER=unlucky", "KBUILD_BUILD_HOST=unlucky", "KBUILD_BUILD_VERSION=1")
+	return command(ctx, p.Source, env, out, append([]string{"make", "O=" + buildName, "LLVM=1"}, args...)...)
+}
+
+// configure writes .config: the base, then the symbols to set, then what
+// kconfig makes of them. A symbol that kconfig dropped is an error.
+func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel) error {
+	path := filepath.Join(p.Build, ".config")
+	before, _ := os.ReadFile(path)
+	info, _ := os.Stat(path)
+	run := func(target string) error {
+		var log bytes.Buffer
+		if err := p.make(ctx, &log, target); err != nil {
+			return fmt.Errorf("make %s: %w%s", target, err, indentTail(log.Bytes(), 10))
+		}
+		return nil
+	}
+	if strings.Contains(k.Config, "\n") {
+		if err := os.WriteFile(path, []byte(k.Config), 0o644); err != nil {
+			return err
+		}
+	} else if err := run(k.Config); err != nil {
+		return err
+	}
+	config, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for _, set := range k.Set {
+		name, value, _ := strings.Cut(set, "=")
+		line := "CONFIG_" + set
+		if value == "n" {
+			line = "# CONFIG_" + name + " is not set"
+		}
+		old := regexp.MustCompile(`(?m)^(# )?CONFIG_` + regexp.QuoteMeta(name) + `(=.*| is not set)\n`)
+		config = append(old.ReplaceAll(config, nil), line+"\n"...)
+	}
+	if err := os.WriteFile(path, config, 0o644); err != nil {
+		return err
+	}
+	if err := run("olddefconfig"); err != nil {
+		return err
+	}
+	if config, err = os.ReadFile(path); err != nil {
+		return err
+	}
+	if err := checkConfig(config, k.Set); err != nil {
+		return err
+	}
+	if info != nil && bytes.Equal(before, config) { // nothing for make to do
+		return os.Chtimes(path, info.ModTime(), info.ModTime())
+	}
+	return nil
+}
+
+// checkConfig compares the finished .config with what was asked for.
+func checkConfig(config []byte, set []string) error {
+	var dropped []string
+	for _, s := range set {
+		name, want, _ := strings.Cut(s, "=")
+		got := "n"
+		if m := regexp.MustCompile(`(?m)^CONFIG_` + regexp.QuoteMeta(name) + `=(.*)$`).FindSubmatch(config); m != nil {
+			got = string(m[1])
+		}
+		if got != want {
+			dropped = append(dropped, fmt.Sprintf("%s (it is %s)", s, got))
+		}
+	}
+	if dropped == nil {
+		return nil
+	}
+	return hint(fmt.Errorf("kconfig did not take %s", strings.Join(dropped, ", ")),
+		"this kernel has no such symbol, or one that it depends on is off: look for it in menuconfig with /")
+}
+
+// objectCounter counts the objects in kbuild's output.
+type objectCounter struct {
+	n      int64
+	line   []byte
+	report func(int64)
+}
+
+func (c *objectCounter) Write(b []byte) (int, error) {
+	for rest := b; ; {
+		line, tail, found := bytes.Cut(rest, []byte("\n"))
+		c.line = append(c.line, line...)
+		if !found {
+			return len(b), nil
+		}
+		if f := bytes.Fields(c.line); len(f) > 1 && bytes.HasSuffix(f[len(f)-1], []byte(".o")) {
+			c.n++
+			c.report(c.n)
+		}
+		c.line, rest = c.line[:0], tail
+	}
+}
+
+// compilerErrors are the lines of a build log that say what went wrong.
+func compilerErrors(log string) string {
+	data, err := os.ReadFile(log)
+	if err != nil {
+		return ""
+	}
+	if lines := errorLine.FindAll(data, 6); lines != nil {
+		return indentTail(bytes.Join(lines, []byte("\n")), 6)
+	}
+	return indentTail(data, 12)
+}
+
+var errorLine = regexp.MustCompile(`(?m)^.*(?i:\berror:|\bfatal:).*$`)
+
+// open reads what a build left for later links.
+func (p *Kernel) open(ctx context.Context) error {
+	path := filepath.Join(p.Build, "vmlinux.o")
+	if _, err := os.Stat(path); err != nil {
+		return hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "enable LTO_CLANG_THIN (before 6.1 no kernel can be swept)")
+	}
+	var err error
+	if p.Digest, err = fileDigest(path); err != nil {
+		return err
+	}
+	if p.object, err = openObject(path); err != nil {
+		return err
+	}
+	if p.args, err = scriptArgs(p.Build); err != nil {
+		return err
+	}
+	return p.readEnvironment(ctx)
+}
+
+// scriptArgs reads the arguments that make gave link-vmlinux.sh: kbuild keeps
+// them in .vmlinux.cmd, from 6.15 on possibly in .vmlinux.unstripped.cmd.
+func scriptArgs(build string) ([]string, error) {
+	for _, name := range []string{".vmlinux.unstripped.cmd", ".vmlinux.cmd"} {
+		data, err := os.ReadFile(filepath.Join(build, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		m := linkCommand.FindSubmatch(data)
+		if m == nil {
+			continue
+		}
+		args, err := shlex.Split(strings.ReplaceAll(string(m[1]), "$$", "$"))
+		if err != nil || len(args) < 3 {
+			return nil, fmt.Errorf("%s: the call of link-vmlinux.sh can't be read: %q", filepath.Join(build, name), m[1])
+		}
+		return args, nil
+	}
+	return nil, hint(fmt.Errorf("%s: no .vmlinux.cmd that calls link-vmlinux.sh", build), "the build is not finished: run make vmlinux in it")
+}
+
+var linkCommand = regexp.MustCompile(`(?m)^(?:saved)?cmd_vmlinux(?:\.unstripped)? := \S*link-vmlinux\.sh ([^;\n]*)`)
+
+// linkVariables are the ones of kbuild's environment that link-vmlinux.sh and
+// what it calls need. An allow-list: the environment holds all of the user's.
+var linkVariables = map[string]bool{
+	"CC": true, "NM": true, "OBJCOPY": true, "CONFIG_SHELL": true, "srctree": true, "objtree": true, "SRCARCH": true,
+	"KBUILD_LDS": true, "KBUILD_VMLINUX_LIBS": true, "LINUXINCLUDE": true, "NOSTDINC_FLAGS": true,
+	"KBUILD_CPPFLAGS": true, "KBUILD_AFLAGS": true, "KBUILD_AFLAGS_KERNEL": true, "CFLAGS_vmlinux": true,
+	"PAHOLE": true, "PAHOLE_FLAGS": true, "RESOLVE_BTFIDS": true,
+}
+
+// readEnvironment asks kbuild for the environment of link-vmlinux.sh. The
+// target's name ends in _install, which keeps kbuild from bringing its
+// configuration up to date: the build is only read.
+func (p *Kernel) readEnvironment(ctx context.Context) error {
+	source, err := sourceOf(p.Build)
+	if err != nil {
+		return err
+	}
+	rule := filepath.Join(p.Dir, "environment.mk")
+	if err := renameio.WriteFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
+		return err
+	}
+	env := environment(p.path(), "sub_make_done=1")
+	out, err := output(ctx, p.Build, env, "make", "--silent", "--no-print-directory",
+		"-f", filepath.Join(source, "Makefile"), "-f", rule, "LLVM=1", "unlucky_install")
+	if err != nil {
+		return fmt.Errorf("asking kbuild for its environment: %w", err)
+	}
+	// The real make would write through links into the build.
+	p.env, p.kbuild = environment(p.path(), "MAKE=true"), nil
+	for _, v := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		name, value, _ := strings.Cut(v, "=")
+		if linkVariables[name] {
+			p.env = append(p.env, v)
+		}
+		if !strings.HasPrefix(name, "MAKE") && name != "MFLAGS" {
+			p.kbuild = append(p.kbuild, v)
+		}
+		if name == "srctree" {
+			p.srctree = value
+		}
+	}
+	return nil
+}
+
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

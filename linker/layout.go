@@ -1,0 +1,158 @@
+package linker
+
+import (
+	"bufio"
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Section is one input section as the link of the baseline placed it.
+type Section struct {
+	Name    string // as in Padding.Section; empty where it is not from the object that is padded
+	Output  string // output section, ".text"
+	Segment int    // index of the PT_LOAD that the output section is in, -1 for none
+	Address uint64
+	Size    uint64 // bytes
+	Align   uint64 // sh_addralign, bytes
+	Text    bool   // an ordinary .text input section, which may be moved on its own
+}
+
+// readLayout reads lld's link map of an image: its input sections in output
+// order. Lines look like
+//
+//	VMA LMA Size Align Out     In      Symbol
+//	ffffffff81001300 1001300 b8 16         vmlinux.o:(.text.unlikely.run_init_process)
+//
+// with the output section in the first column after the numbers, the input
+// section eight and the symbol sixteen further on (lld/ELF/MapFile.cpp).
+func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, error) {
+	var sections []Section
+	var out Section // the output section that the lines belong to
+	seen := map[string]int{}
+	lines := bufio.NewScanner(linkMap)
+	lines.Buffer(nil, 1<<20)
+	for n := 1; lines.Scan(); n++ {
+		if n == 1 {
+			if !strings.HasPrefix(strings.TrimSpace(lines.Text()), "VMA") {
+				return nil, fmt.Errorf("not a link map of lld: it begins %.40q", lines.Text())
+			}
+			continue
+		}
+		head, what, ok := mapLine(lines.Text())
+		if !ok {
+			continue
+		}
+		switch depth := len(what) - len(strings.TrimLeft(what, " ")); {
+		case depth == 0 && !strings.Contains(what, " = "):
+			out = Section{Output: what, Segment: segment(image, head.Address)}
+		case depth == 8 && strings.HasSuffix(what, ")") && strings.Contains(what, ":("):
+			file, name, _ := strings.Cut(strings.TrimSpace(strings.TrimSuffix(what, ")")), ":(")
+			s := head
+			s.Output, s.Segment = out.Output, out.Segment
+			if file == object {
+				seen[name]++
+				s.Name = sectionName(name, seen[name])
+				s.Text = isText(s.Output, name)
+			}
+			sections = append(sections, s)
+		}
+	}
+	return sections, lines.Err()
+}
+
+// mapLine splits a line of a link map into its numbers and what they are of,
+// with the indentation that tells what that is.
+func mapLine(line string) (s Section, what string, ok bool) {
+	rest := line
+	var field [4]string
+	for i := range field {
+		rest = strings.TrimLeft(rest, " ")
+		if field[i], rest, ok = strings.Cut(rest, " "); !ok {
+			return s, "", false
+		}
+	}
+	var err [3]error
+	s.Address, err[0] = strconv.ParseUint(field[0], 16, 64)
+	s.Size, err[1] = strconv.ParseUint(field[2], 16, 64)
+	s.Align, err[2] = strconv.ParseUint(field[3], 10, 64)
+	return s, rest, err == [3]error{}
+}
+
+// isText tells the input sections that a linker script takes by the glob for
+// functions from those that it places by hand and that must not be moved on
+// their own: .head.text, .noinstr.text, .entry.text, .text..__x86.* . The
+// globs are TEXT_MAIN and its neighbours in the kernel's vmlinux.lds.h.
+func isText(output, input string) bool {
+	if output != ".text" && !strings.HasPrefix(output, ".text.") {
+		return false
+	}
+	if input == ".text" {
+		return true
+	}
+	name, ok := strings.CutPrefix(input, ".text.")
+	return ok && name != "" && name[0] != '.'
+}
+
+// segment is the index, among the PT_LOADs, of the one that holds an address.
+func segment(image *elf.File, address uint64) int {
+	n := 0
+	for _, p := range image.Progs {
+		if p.Type != elf.PT_LOAD {
+			continue
+		}
+		if p.Vaddr <= address && address < p.Vaddr+p.Memsz {
+			return n
+		}
+		n++
+	}
+	return -1
+}
+
+// endings turns paddings, each before a section, into bytes to append to the
+// end of the section that stands before it in the output. The padding then
+// comes first and the section is aligned behind it, as in lld.
+func endings(o *object, layout []Section, paddings []Padding) (map[int]uint64, error) {
+	position := make(map[string]int, len(layout))
+	for i, s := range layout {
+		if s.Name != "" {
+			position[s.Name] = i
+		}
+	}
+	padding := make(map[int]uint64, len(paddings))
+	for _, p := range paddings {
+		i, ok := position[p.Section]
+		if !ok {
+			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
+		}
+		if !layout[i].Text {
+			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
+		}
+		if i == 0 || layout[i-1].Name == "" || layout[i-1].Output != layout[i].Output {
+			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[i].Output)
+		}
+		if p.Bytes > 1<<30 {
+			return nil, fmt.Errorf("padding before %s: %d bytes are too many", p.Section, p.Bytes)
+		}
+		padding[o.index[layout[i-1].Name]] += p.Bytes
+	}
+	return padding, nil
+}
+
+func readAt(r io.ReaderAt, v any, offset int64) error {
+	return binary.Read(io.NewSectionReader(r, offset, 1<<16), binary.LittleEndian, v)
+}
+
+func writeUint64s(f *os.File, offset int64, values ...uint64) error {
+	var buf bytes.Buffer
+	if err := binary.Write(&buf, binary.LittleEndian, values); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(buf.Bytes(), offset)
+	return err
+}

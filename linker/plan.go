@@ -1,0 +1,40 @@
+package linker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Padding is a number of bytes put directly before one input section, so that
+// it and all that follow it move.
+type Padding struct {
+	// Section names the input section: its name, and from the second
+	// section of the same name on "#2", "#3", ... in the order of the object.
+	Section string `yaml:"section" json:"section"`
+	// Bytes is the length of the padding, before the section is aligned.
+	Bytes uint64 `yaml:"bytes" json:"bytes"`
+}
+
+// Plan is the explicit list of paddings of one layout. A seed is only a short
+// name for a plan: a plan can be written out, read back and linked again
+// without it. The zero Plan is the baseline.
+type Plan struct {
+	// Flag, where set, is handed to lld as --randomize-section-padding and
+	// lld itself pads every output section that it randomizes.
+	Flag *uint32 `yaml:"randomize-section-padding,omitempty" json:"randomize-section-padding,omitempty"`
+	// Paddings are realised by rewriting the object, in output order.
+	Paddings []Padding `yaml:"paddings,omitempty" json:"paddings,omitempty"`
+}
+
+// Digest is the SHA-256 of the plan, in hex. Equal plans have equal digests.
+func (p Plan) Digest() string {
+	h := sha256.New()
+	if p.Flag != nil {
+		fmt.Fprintf(h, "randomize-section-padding %d\n", *p.Flag)
+	}
+	for _, pad := range p.Paddings {
+		fmt.Fprintf(h, "%q %d\n", pad.Section, pad.Bytes)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,269 @@
+package linker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"unlucky/scenarios"
+)
+
+// A kernel is always built in a direct subfolder of its source, so that kbuild
+// calls the source "..": ThinLTO derives names (.llvm.HASH) from the path of a
+// source file, and with a relative path two builds in two folders are equal.
+// The source is one of these, and none of them writes to what the user has:
+//   - a Debian source package, unpacked
+//   - a clean tree: a folder of links to its entries
+//   - a tree that was built in place, or that is to be patched: a copy of its
+//     tracked files
+
+// packageTarball is the tarball that a Debian source package installs, and
+// the package's version.
+func packageTarball(ctx context.Context, pkg string) (path, version string, err error) {
+	install := "apt-get install " + pkg
+	path = filepath.Join("/usr/src", pkg+".tar.xz")
+	if _, err := os.Stat(path); err != nil {
+		return "", "", hint(fmt.Errorf("source package %s: %w", pkg, err), "%s", install)
+	}
+	out, err := output(ctx, "", environment(os.Getenv("PATH")), "dpkg-query", "-W", "-f", "${Version}", pkg)
+	if err != nil {
+		return "", "", hint(fmt.Errorf("source package %s: %w", pkg, err), "%s", install)
+	}
+	return path, string(out), nil
+}
+
+// unpack extracts a Debian kernel tarball into the folder to, which must not
+// exist; to appears only when it is complete and patched.
+func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, progress Progress) error {
+	in, err := os.Open(tarball)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	part := to + ".part"
+	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
+		return err
+	}
+	read := &progressReader{r: in, report: func(n int64) {
+		progress("unpacking "+filepath.Base(tarball), n, info.Size())
+	}}
+	var log bytes.Buffer
+	cmd := exec.CommandContext(ctx, "tar", "-xJf", "-", "-C", part, "--strip-components=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = read, &log, &log
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("unpacking %s: %w%s", tarball, err, indentTail(log.Bytes(), 5))
+	}
+	if err := applyPatches(ctx, part, patches); err != nil {
+		return err
+	}
+	return os.Rename(part, to)
+}
+
+type progressReader struct {
+	r      io.Reader
+	n      int64
+	report func(int64)
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.n += int64(n)
+	p.report(p.n)
+	return n, err
+}
+
+// applyPatches brings the source to the state that each patch wants, applied
+// or absent, whichever state it is in.
+func applyPatches(ctx context.Context, source string, patches []scenarios.Patch) error {
+	for _, p := range patches {
+		run := func(args ...string) error {
+			var log bytes.Buffer
+			cmd := exec.CommandContext(ctx, "patch", append([]string{"-p1", "--batch", "--no-backup-if-mismatch", "--reject-file=-"}, args...)...)
+			cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = source, strings.NewReader(p.Text), &log, &log
+			if err := cmd.Run(); err != nil {
+				return fmt.Errorf("%w%s", err, indentTail(log.Bytes(), 6))
+			}
+			return nil
+		}
+		there, missing := []string{"--reverse", "--force"}, []string{"--forward"}
+		if p.Want == "absent" {
+			there, missing = missing, there
+		}
+		if run(append(there, "--dry-run")...) == nil {
+			continue // already as wanted
+		}
+		if err := run(missing...); err != nil {
+			err = fmt.Errorf("patch %s (wanted: %s) does not fit this kernel: %w", p.File, p.Want, err)
+			if p.Tested != "" {
+				err = hint(err, "the last version that it is known to fit is %s", p.Tested)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// builtInPlace names what a build left in a source tree, and "" for a clean
+// one: the test that kbuild makes before it takes a tree for O=.
+func builtInPlace(tree string) string {
+	for _, left := range []string{".config", "include/config", "arch/x86/include/generated"} {
+		if _, err := os.Stat(filepath.Join(tree, left)); err == nil {
+			return left
+		}
+	}
+	return ""
+}
+
+// linkFarm makes source a folder of links to the entries of tree. Entries of
+// source that are no links (the build, links in progress) stay.
+func linkFarm(tree, source string) error {
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		return err
+	}
+	have, err := os.ReadDir(source)
+	if err != nil {
+		return err
+	}
+	for _, e := range have {
+		if e.Type()&fs.ModeSymlink != 0 {
+			if err := os.Remove(filepath.Join(source, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	entries, err := os.ReadDir(tree)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") { // .git would get into the version
+			continue
+		}
+		err := os.Symlink(filepath.Join(tree, e.Name()), filepath.Join(source, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTracked makes source a copy of the files of tree that git tracks, as
+// they are in the working tree. Files that have not changed since the last
+// copy are left alone, so that make does not compile them again.
+func copyTracked(ctx context.Context, tree, source string, patches []scenarios.Patch, progress Progress) error {
+	out, err := output(ctx, tree, environment(os.Getenv("PATH")), "git", "-c", "safe.directory=*", "ls-files", "-z")
+	if err != nil {
+		return hint(fmt.Errorf("%s was built in place or is to be patched, and is no git tree whose files can be copied: %w", tree, err),
+			"run `make mrproper` in a copy of it and give that with -linux, or give the finished build with -build")
+	}
+	files := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	keep := make(map[string]bool, len(files))
+	for i, name := range files {
+		keep[name] = true
+		if i%1000 == 0 {
+			progress("copying the tracked files of "+tree, int64(i), int64(len(files)))
+		}
+		if err := copyFile(filepath.Join(tree, name), filepath.Join(source, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := removeOthers(source, keep); err != nil {
+		return err
+	}
+	return applyPatches(ctx, source, patches)
+}
+
+// removeOthers removes the files of an earlier copy that are tracked no more.
+func removeOthers(source string, keep map[string]bool) error {
+	return filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(source, path)
+		if d.IsDir() {
+			if rel == buildName || strings.HasPrefix(rel, workerPrefix) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !keep[rel] {
+			return os.Remove(path)
+		}
+		return nil
+	})
+}
+
+// copyFile copies a file or a link with its mode and time, unless the copy
+// already has the same size and time.
+func copyFile(from, to string) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	old, err := os.Lstat(to)
+	if err == nil && old.Size() == info.Size() && old.ModTime().Equal(info.ModTime()) && old.Mode() == info.Mode() {
+		return nil
+	}
+	if info.IsDir() { // a git submodule
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(to, data, info.Mode()), os.Chtimes(to, info.ModTime(), info.ModTime()))
+}
+
+// sourceOf finds the source tree of a finished build folder.
+func sourceOf(build string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(build, "Makefile"))
+	if err != nil {
+		return "", hint(fmt.Errorf("%s is no finished kernel build: %w", build, err), "give the folder that holds vmlinux.o (O=, or the tree itself)")
+	}
+	if m := includeLine.FindSubmatch(data); m != nil {
+		return filepath.EvalSymlinks(filepath.Join(absFrom(build, string(m[1])), ".."))
+	}
+	return build, nil
+}
+
+// includeLine is what kbuild writes into the Makefile of an O= folder.
+var includeLine = regexp.MustCompile(`(?m)^(?:export KBUILD_OUTPUT.*\n)?include (\S+/Makefile)$`)
+
+func absFrom(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// isNoSpace tells a full disk, which no retry mends.
+func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }

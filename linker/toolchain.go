@@ -1,0 +1,113 @@
+package linker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Toolchain is a folder of LLVM programs under their plain names, which is
+// what kbuild's LLVM=1 looks for on the PATH.
+type Toolchain struct {
+	Dir        string // folder that holds clang, ld.lld, llvm-nm, ...
+	Clang, LLD string // versions, "22.1.8"
+	Randomizes bool   // whether lld has --randomize-section-padding (LLVM 20 and later)
+}
+
+// llvmTools are the programs that kbuild calls with LLVM=1.
+var llvmTools = []string{"clang", "ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"}
+
+var version = regexp.MustCompile(`\d+\.\d+(\.\d+)?`)
+
+// FindToolchain returns the newest complete LLVM: clang-NN on the PATH, where
+// distributions with several put it, or plain clang.
+func FindToolchain(ctx context.Context) (Toolchain, error) {
+	var best Toolchain
+	var missing error
+	for _, dir := range toolchainDirs() {
+		t, err := inspect(ctx, dir)
+		if err != nil {
+			missing = err
+		} else if best.Dir == "" || newer(t, best) {
+			best = t
+		}
+	}
+	switch {
+	case best.Dir != "":
+		return best, nil
+	case missing == nil:
+		missing = errors.New("no clang found on the PATH")
+	}
+	return best, hint(missing, "apt-get install clang-22 lld-22 llvm-22")
+}
+
+// newer prefers a linker that has the flag, then the higher version.
+func newer(a, b Toolchain) bool {
+	if a.Randomizes != b.Randomizes {
+		return a.Randomizes
+	}
+	return major(a.LLD) > major(b.LLD)
+}
+
+func major(version string) int {
+	n, _ := strconv.Atoi(strings.SplitN(version, ".", 2)[0])
+	return n
+}
+
+// toolchainDirs are the real folders of every clang and clang-NN on the PATH.
+func toolchainDirs() []string {
+	seen := map[string]bool{}
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		names, _ := filepath.Glob(filepath.Join(dir, "clang-[0-9]*"))
+		for _, name := range append(names, filepath.Join(dir, "clang")) {
+			if _, err := exec.LookPath(name); err != nil {
+				continue
+			}
+			if real, err := filepath.EvalSymlinks(name); err == nil {
+				seen[filepath.Dir(real)] = true
+			}
+		}
+	}
+	var dirs []string
+	for dir := range seen {
+		dirs = append(dirs, dir)
+	}
+	sort.Strings(dirs)
+	return dirs
+}
+
+func inspect(ctx context.Context, dir string) (Toolchain, error) {
+	t := Toolchain{Dir: dir}
+	for _, tool := range llvmTools {
+		if _, err := exec.LookPath(filepath.Join(dir, tool)); err != nil {
+			return t, fmt.Errorf("%s has no %s", dir, tool)
+		}
+	}
+	for tool, to := range map[string]*string{"clang": &t.Clang, "ld.lld": &t.LLD} {
+		out, err := output(ctx, "", environment(t.path()), filepath.Join(dir, tool), "--version")
+		if err != nil {
+			return t, err
+		}
+		*to = version.FindString(string(out))
+	}
+	help, err := output(ctx, "", environment(t.path()), t.lld(), "--help")
+	if err != nil {
+		return t, err
+	}
+	t.Randomizes = strings.Contains(string(help), "--randomize-section-padding")
+	return t, nil
+}
+
+func (t Toolchain) lld() string { return filepath.Join(t.Dir, "ld.lld") }
+
+// path is a PATH on which LLVM's plain names are this toolchain's.
+func (t Toolchain) path() string {
+	return t.Dir + string(filepath.ListSeparator) + os.Getenv("PATH")
+}
