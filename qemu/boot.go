@@ -1,0 +1,358 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Kind is the kind of verdict on one layout.
+type Kind string
+
+// The kinds of verdict.
+const (
+	Pass       Kind = "pass"        // the pass line was seen, QEMU ended by itself, and the console shows no crash
+	Crash      Kind = "crash"       // the console shows one, or QEMU ended without the pass line
+	Hang       Kind = "hang"        // the time limit came first
+	LinkFailed Kind = "link-failed" // there was nothing to boot; never from Boot
+	Infra      Kind = "infra"       // QEMU or KVM failed: nothing was learnt about the guest
+)
+
+// Expect says what a good boot looks like.
+type Expect struct {
+	// Pass matches the line that a good boot prints. It is tried on each line
+	// of the console, without control bytes, escape sequences, printk's
+	// prefixes and the spaces around. It must not be nil: QEMU ends with
+	// status 0 after a panic as well.
+	Pass *regexp.Regexp
+	// Warnings makes the kernel's WARNING reports count as crashes.
+	Warnings bool
+	// Limit is the longest that QEMU may run, in wall-clock time. It is never
+	// left out where nobody watches, as a halted guest never ends; 0 is none.
+	Limit time.Duration
+}
+
+// Result is what one boot showed.
+type Result struct {
+	Kind    Kind
+	Title   string        // of a crash or a hang: free of addresses, at most 120 bytes of ASCII
+	Report  Report        // of a crash that the console shows, otherwise zero
+	Console []byte        // raw, with its control bytes: the first 256 KiB and the last 768 KiB
+	Stderr  string        // QEMU's own, cut likewise at 64 KiB
+	Reason  string        // one line: for infra QEMU's own evidence, for a hang the limit
+	Elapsed time.Duration // wall-clock time
+}
+
+// Sizes of what is kept. A kernel's boot is some 20 to 60 KiB; a loop of
+// oopses fills any disk. The first crash is near the start, a hang at the end.
+const (
+	consoleHead = 256 << 10
+	consoleTail = 768 << 10
+	stderrHead  = 48 << 10
+	stderrTail  = 16 << 10
+	lineMax     = 4 << 10
+)
+
+// How long a guest that has crashed is given to complete its trace: an early
+// exception halts for ever, and a loop of reports never ends.
+const (
+	crashQuiet = 2 * time.Second  // without any output
+	crashTrace = 10 * time.Second // in all
+)
+
+// Boot runs the machine until it ends by itself, its crash is known, its time
+// is up, or ctx is done; then nothing of it is left running. The error is one
+// of starting QEMU or of ctx: whatever QEMU and the guest do is a Result.
+//
+// Evidence that QEMU itself failed (its end by a signal, a nonzero status, or
+// an error of KVM's on stderr while it lives on) is Infra, whatever the console
+// shows. So isa-debug-exit and -action panic=exit-failure, by which a guest
+// chooses a nonzero status, give Infra too: leave them out of Args.
+func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("boot: %w", err)
+	}
+	begin := time.Now()
+	p, err := start(m.Argv())
+	if err != nil {
+		return Result{}, err
+	}
+	defer context.AfterFunc(ctx, p.kill)()
+	if e.Limit > 0 {
+		defer time.AfterFunc(e.Limit, p.kill).Stop()
+	}
+
+	log := newQEMULog(p.kill)
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		io.Copy(log, p.stderr)
+		log.lines.flush()
+	}()
+	c := newConsole(e)
+	c.follow(p)
+	<-logged
+	status, ours := p.wait()
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("boot: %w", err)
+	}
+
+	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin)}
+	report, crashed := c.crash.Report()
+	failure := log.failure(status, ours)
+	switch {
+	case failure != "":
+		r.Kind, r.Reason = Infra, failure
+	case crashed:
+		r.Kind, r.Title, r.Report = Crash, report.Title, report
+	case ours: // neither ctx nor QEMU's failure nor a crash, so the limit
+		r.Kind, r.Reason = Hang, fmt.Sprintf("still running after the limit of %v", e.Limit)
+		// A guest that printed until the end did not stop at its last line.
+		if time.Since(c.last) < min(crashQuiet, e.Limit/4) {
+			r.Title = "hang: output without end"
+		} else {
+			r.Title = hangTitle(c.lastLine)
+		}
+	case !c.passed:
+		r.Kind, r.Title = Crash, "unexpected exit"
+	default:
+		r.Kind = Pass
+	}
+	return r, nil
+}
+
+// console takes in what the guest prints.
+type console struct {
+	kept     clip
+	crash    *Classifier
+	lines    lines
+	passed   bool
+	lastLine string    // the last that is not empty, cleaned
+	last     time.Time // of the last output
+	anchor   time.Time // when the crash was first seen, or zero
+}
+
+func newConsole(e Expect) *console {
+	c := &console{
+		kept:  clip{headMax: consoleHead, tailMax: consoleTail},
+		crash: NewClassifier(e.Warnings),
+		last:  time.Now(),
+	}
+	c.lines.each = func(line []byte) {
+		if line = stripPrefix(line); len(line) == 0 {
+			return
+		}
+		c.lastLine = string(line)
+		c.passed = c.passed || e.Pass.Match(line)
+	}
+	return c
+}
+
+// Write never fails.
+func (c *console) Write(b []byte) (int, error) {
+	c.last = time.Now()
+	c.kept.Write(b)
+	c.lines.Write(b)
+	c.crash.Write(b)
+	if bytes.IndexByte(b, '\n') >= 0 { // QEMU writes byte by byte, and half a line can mislead
+		if _, crashed := c.crash.Report(); !crashed {
+			c.anchor = time.Time{}
+		} else if c.anchor.IsZero() {
+			c.anchor = c.last
+		}
+	}
+	return len(b), nil
+}
+
+// follow reads the console of p to its end, and kills p once its crash is known.
+func (c *console) follow(p *process) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := p.stdout.Read(buf)
+		if n > 0 {
+			c.Write(buf[:n])
+		}
+		var deadline time.Time // none
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && c.crash.Complete():
+			p.kill()
+		case err != nil:
+			c.lines.flush()
+			c.crash.Write([]byte("\n")) // the last line may lack its end
+			return
+		case !c.anchor.IsZero():
+			deadline = c.last.Add(crashQuiet)
+			if end := c.anchor.Add(crashTrace); end.Before(deadline) {
+				deadline = end
+			}
+		}
+		p.stdout.SetReadDeadline(deadline)
+	}
+}
+
+// fatal is what QEMU prints on stderr when it or KVM has failed; after the KVM
+// ones it can stay alive for ever (QEMU: accel/kvm/kvm-all.c, kvm_cpu_exec;
+// target/i386/kvm/kvm.c, kvm_arch_handle_exit; softmmu/runstate.c, qemu_kill_report).
+var fatal = regexp.MustCompile(`(?i)KVM internal error|kvm run failed|KVM: entry failed|KVM: unknown exit|` +
+	`failed to [gs]et MSR|could not access KVM|failed to initialize kvm|assertion .*failed|` +
+	`out of memory|cannot allocate memory|terminating on signal`)
+
+// harmless is a line of stderr that is no evidence of anything.
+var harmless = regexp.MustCompile(`(?i)\bwarning:`)
+
+// qemuLog takes in QEMU's stderr.
+type qemuLog struct {
+	kept  clip
+	lines lines
+	first string // the first line that is no warning
+	fatal string // the first line that is fatal
+}
+
+// newQEMULog returns a qemuLog that calls stop at the first fatal line.
+func newQEMULog(stop func()) *qemuLog {
+	q := &qemuLog{kept: clip{headMax: stderrHead, tailMax: stderrTail}}
+	q.lines.each = func(line []byte) {
+		if len(bytes.TrimSpace(line)) == 0 || harmless.Match(line) {
+			return
+		}
+		text := string(bytes.TrimSpace(clean(bytes.Clone(line))))
+		if q.first == "" {
+			q.first = text
+		}
+		if q.fatal == "" && fatal.MatchString(text) {
+			q.fatal = text
+			stop()
+		}
+	}
+	return q
+}
+
+// Write never fails.
+func (q *qemuLog) Write(b []byte) (int, error) {
+	q.kept.Write(b)
+	q.lines.Write(b)
+	return len(b), nil
+}
+
+// failure returns in one line the evidence that QEMU failed, or "". SIGTERM
+// gives status 0 and is known by its line on stderr only.
+func (q *qemuLog) failure(status syscall.WaitStatus, ours bool) string {
+	var how string
+	switch {
+	case q.fatal != "":
+		return q.fatal
+	case status.Signaled() && !ours:
+		how = "QEMU was ended by a signal: " + status.Signal().String()
+		if status.Signal() == syscall.SIGKILL {
+			how += " (was the host out of memory?)"
+		}
+	case status.Exited() && status.ExitStatus() != 0:
+		how = fmt.Sprintf("QEMU exit status %d", status.ExitStatus())
+	default:
+		return ""
+	}
+	if q.first != "" {
+		how += ": " + q.first
+	}
+	return how
+}
+
+var (
+	hexRE    = regexp.MustCompile(`\b0x[0-9a-fA-F]+\b`)
+	numberRE = regexp.MustCompile(`\b[0-9]+(?:\.[0-9]+)*`)
+)
+
+// hangTitle names a hang by the last line before it, stripped already. More of
+// it is taken out than of a crash's line: a last line is any line, and its
+// numbers vary with the host's speed and the image's size.
+func hangTitle(line string) string {
+	if line == "" {
+		return "hang: no output"
+	}
+	line = hexRE.ReplaceAllString(cleanText(line), "ADDR")
+	title := "hang: no output after " + numberRE.ReplaceAllString(line, "NUM")
+	return strings.TrimSpace(title[:min(len(title), maxTitle)])
+}
+
+// lines cuts a stream into lines and calls each with every one that is not
+// empty, without its end. Lines above lineMax are taken in pieces.
+type lines struct {
+	each    func(line []byte)
+	partial []byte
+}
+
+// Write never fails.
+func (l *lines) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		piece, ended := b, false
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			piece, ended = b[:i], true
+		}
+		rest := lineMax - len(l.partial)
+		if len(piece) > rest {
+			piece, ended = piece[:rest], false
+		}
+		l.partial = append(l.partial, piece...)
+		b = b[len(piece):]
+		if ended {
+			b = b[1:]
+		}
+		if ended || len(l.partial) == lineMax {
+			l.flush()
+		}
+	}
+	return n, nil
+}
+
+// flush passes on a last line that lacks its end.
+func (l *lines) flush() {
+	if len(l.partial) > 0 {
+		l.each(l.partial)
+		l.partial = l.partial[:0]
+	}
+}
+
+// clip keeps the first headMax and the last tailMax bytes of a stream.
+type clip struct {
+	headMax, tailMax int
+	head, tail       []byte
+	cut              int64 // bytes that are gone between the two
+}
+
+// Write never fails.
+func (c *clip) Write(b []byte) (int, error) {
+	n := len(b)
+	k := min(n, c.headMax-len(c.head))
+	c.head = append(c.head, b[:k]...)
+	c.tail = append(c.tail, b[k:]...)
+	if len(c.tail) > 2*c.tailMax {
+		c.trim()
+	}
+	return n, nil
+}
+
+// trim drops all but the last tailMax bytes of the tail.
+func (c *clip) trim() {
+	if over := len(c.tail) - c.tailMax; over > 0 {
+		c.tail = append(c.tail[:0], c.tail[over:]...)
+		c.cut += int64(over)
+	}
+}
+
+// bytes returns what was kept, with a line that tells how much is missing.
+func (c *clip) bytes() []byte {
+	c.trim()
+	kept := bytes.Clone(c.head)
+	if c.cut > 0 {
+		kept = fmt.Appendf(kept, "\n[unlucky: %d bytes cut]\n", c.cut)
+	}
+	return append(kept, c.tail...)
+}

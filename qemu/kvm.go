@@ -1,0 +1,44 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	kvmGetAPIVersion = 0xae00 // KVM_GET_API_VERSION, _IO(0xAE, 0x00) in linux/kvm.h
+	kvmAPIVersion    = 12     // the only one since Linux 2.6.22 (Documentation/virt/kvm/api.rst)
+)
+
+// KVM returns nil if KVM's device is there, may be opened, and speaks the one
+// API version there is; otherwise why not and what to do about it.
+//
+// A nil is no proof that a kernel runs on it: a nested or partial KVM says the
+// same, and then fails an MSR or an instruction of the guest. Believe KVM only
+// once a kernel has passed on it; Boot gives KVM's failures as Infra.
+func KVM() error { return kvmAt("/dev/kvm") }
+
+// kvmAt is KVM for the device at path.
+func kvmAt(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("no KVM: %w: modprobe kvm_intel or kvm_amd; in a virtual machine its host must allow nested virtualization", err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("no KVM: %w: join the device's group, usually with adduser $USER kvm, and log in again", err)
+	case err != nil:
+		return fmt.Errorf("no KVM: %w", err)
+	}
+	defer f.Close()
+	version, err := unix.IoctlRetInt(int(f.Fd()), kvmGetAPIVersion)
+	if err != nil {
+		return fmt.Errorf("no KVM: %s: KVM_GET_API_VERSION: %w", path, err)
+	}
+	if version != kvmAPIVersion {
+		return fmt.Errorf("no KVM: %s: API version %d, not %d", path, version, kvmAPIVersion)
+	}
+	return nil
+}

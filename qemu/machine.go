@@ -1,0 +1,118 @@
+// Package qemu boots one kernel image under QEMU and says what was learnt:
+// that it passed, that it crashed and by which title, that it hung, or that
+// QEMU or KVM failed and nothing was learnt.
+//
+// It knows nothing of layouts, seeds or scenarios: an image is a path, and one
+// boot is one boot. Whether a hang is believed or a crash is confirmed by
+// further boots is for the caller to decide.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/kballard/go-shellquote"
+)
+
+// Machine is one guest as QEMU is asked to run it. It is data only: the same
+// Machine always gives the same command line.
+type Machine struct {
+	Binary    string   // such as "qemu-system-x86_64", looked up in PATH
+	Type      string   // -M, such as "microvm,acpi=off"
+	Accel     string   // -accel: "kvm" or "tcg"
+	CPU       string   // -cpu: a model with its features, such as "Nehalem"
+	CPUs      int      // -smp
+	MemoryMiB int      // -m
+	Kernel    string   // -kernel: an ELF file with a PVH note, or a bzImage
+	Initrd    string   // -initrd; may be empty
+	Append    string   // -append: the kernel command line; may be empty
+	Args      []string // further QEMU arguments; they come last, so they can overrule
+	GDB       bool     // start stopped, and wait for gdb on port 1234 of this host
+}
+
+// confined is how every guest runs: with no device that was not asked for (so
+// no network), no configuration of the user, no monitor, the first serial port
+// as the console on stdout, and QEMU locked into its seccomp sandbox. With
+// -no-reboot a reboot, a reset and a triple fault all end QEMU, with status 0.
+var confined = []string{
+	"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+	"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	"-serial", "stdio",
+}
+
+// Argv returns QEMU's command line, the program's name first. Fields that are
+// empty or zero are left to QEMU's defaults.
+func (m Machine) Argv() []string {
+	argv := append([]string{m.Binary}, confined...)
+	option := func(name, value string) {
+		if value != "" {
+			argv = append(argv, name, value)
+		}
+	}
+	option("-M", m.Type)
+	option("-accel", m.Accel)
+	option("-cpu", m.CPU)
+	if m.CPUs > 0 {
+		option("-smp", strconv.Itoa(m.CPUs))
+	}
+	if m.MemoryMiB > 0 {
+		option("-m", strconv.Itoa(m.MemoryMiB)+"M")
+	}
+	option("-kernel", m.Kernel)
+	option("-initrd", m.Initrd)
+	option("-append", m.Append)
+	if m.GDB {
+		// Not "tcp::1234", which lets the whole network write the guest's memory.
+		argv = append(argv, "-S", "-gdb", "tcp:127.0.0.1:1234")
+	}
+	return append(argv, m.Args...)
+}
+
+// Quote returns argv as one line that a shell takes as it stands.
+func Quote(argv []string) string { return shellquote.Join(argv...) }
+
+var versionRE = regexp.MustCompile(`version (\d+(?:\.\d+)+)`)
+
+// Version returns the version of a QEMU, such as "7.2.22", as its --version
+// says. The error for a binary that is not there names the package to install.
+func Version(ctx context.Context, binary string) (string, error) {
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return "", startError(binary, err)
+	}
+	found := versionRE.FindSubmatch(out)
+	if found == nil {
+		first, _, _ := strings.Cut(string(out), "\n")
+		return "", fmt.Errorf("%s --version: no version in %q", binary, first)
+	}
+	return string(found[1]), nil
+}
+
+// startError says why a QEMU could not be started and, if it is not installed,
+// what to install.
+func startError(binary string, err error) error {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not installed: apt-get install %s: %w", binary, debianPackage(binary), err)
+	}
+	return fmt.Errorf("cannot run %s: %w", binary, err)
+}
+
+// debianPackage returns the package of Debian 12 that has a QEMU binary.
+func debianPackage(binary string) string {
+	switch arch := strings.TrimPrefix(filepath.Base(binary), "qemu-system-"); arch {
+	case "x86_64", "i386":
+		return "qemu-system-x86"
+	case "aarch64", "arm":
+		return "qemu-system-arm"
+	case "riscv64", "riscv32", "s390x", "loongarch64":
+		return "qemu-system-misc"
+	}
+	return "qemu-system"
+}
