@@ -1,0 +1,318 @@
+// Package seeds keeps what a sweep finds: the saved seed, one YAML file that
+// holds all that a replay needs; the store, a folder of saved seeds by title;
+// and the journal, from which an interrupted sweep goes on. It knows file
+// formats and disks, and nothing of how a layout is linked or booted.
+package seeds
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// Version is the version of the saved-seed file that this package writes, and
+// the newest that it reads.
+const Version = 1
+
+// File is one saved seed: all that a replay needs. Its digests are SHA-256 in
+// hex.
+type File struct {
+	Version  int            `yaml:"unlucky"` // first in the file
+	Layout   Layout         `yaml:"seed"`
+	Strategy string         `yaml:"strategy"`         // with its version, "text/1"; never auto
+	Kind     qemu.Kind      `yaml:"kind"`             // crash or hang; pass for a twin
+	Title    string         `yaml:"title,omitempty"`  // of the first boot; printable ASCII
+	Boots    int            `yaml:"boots"`            // how often it was booted, at least 1
+	Crashes  int            `yaml:"crashes"`          // how many of the boots did not pass
+	Titles   map[string]int `yaml:"titles,omitempty"` // the faces met, and in how many boots
+	Accel    string         `yaml:"accel"`            // kvm or tcg
+	Digests  Digests        `yaml:"digests"`
+	Tools    Tools          `yaml:"tools"`
+	Command  string         `yaml:"command"` // QEMU's command line, ready to paste
+	Found    time.Time      `yaml:"found"`   // UTC, whole seconds
+	// Plan, where set, is linked instead of the seed's own: a minimized
+	// layout.
+	Plan *linker.Plan `yaml:"plan,omitempty"`
+	// Scenario is whole, so that the file can be mailed by itself. It is the
+	// longest part and comes last.
+	Scenario scenarios.Scenario `yaml:"scenario"`
+}
+
+// Digests tell whether a replay boots the same layout of the same kernel.
+type Digests struct {
+	Object string `yaml:"object"` // vmlinux.o as it was built
+	Plan   string `yaml:"plan"`   // linker.Plan.Digest
+	Image  string `yaml:"image"`  // the linked kernel that was booted
+	Initrd string `yaml:"initrd"`
+}
+
+// Tools are the versions that built, linked and booted the layout. They
+// explain a digest that differs.
+type Tools struct {
+	Clang string `yaml:"clang"`
+	LLD   string `yaml:"lld"`
+	QEMU  string `yaml:"qemu"`
+}
+
+// maxFile bounds what Read takes in, in bytes. The plan of a kernel with
+// 60,000 text sections, each of them padded, has less than a tenth of it.
+const maxFile = 64 << 20
+
+// Read reads a saved seed. It is strict: an unknown or missing key, a value
+// that is none, a file cut short or of a newer version is an error that names
+// the file, and the line where there is one.
+func Read(path string) (File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return File{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return File{}, err
+	}
+	return parse(data, path)
+}
+
+// lastLine is YAML's own mark of a document's end. Without it a file that
+// lost its tail on the way could still be valid YAML with other rules in it.
+const lastLine = "..."
+
+// firstLine finds the version before anything else is read, so that a newer
+// file is called newer and not wrong.
+var firstLine = regexp.MustCompile(`\A(?:[ \t]*(?:#[^\n]*)?\r?\n)*unlucky:[ \t]*([0-9]{1,9})[ \t]*\r?(?:\n|\z)`)
+
+// parse reads a saved seed; path is for its errors. It takes nothing that
+// Marshal could not write.
+func parse(data []byte, path string) (File, error) {
+	f, err := decode(data, path)
+	if err != nil {
+		return File{}, err
+	}
+	if _, err := f.Marshal(); err != nil {
+		return File{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return f, nil
+}
+
+// decode is parse without that last check.
+func decode(data []byte, path string) (File, error) {
+	fail := func(format string, args ...any) (File, error) {
+		return File{}, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...))
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return fail("the file is empty")
+	}
+	m := firstLine.FindSubmatch(data)
+	if m == nil {
+		return fail(`not a saved seed: it does not begin with "unlucky: %d"`, Version)
+	}
+	if v, _ := strconv.Atoi(string(m[1])); v > Version {
+		return fail("written by a newer unlucky (version %d); this one reads %d", v, Version)
+	} else if v < 1 {
+		return fail("there is no version %d of the saved seed", v)
+	}
+	if len(data) > maxFile {
+		return fail("longer than %d bytes: not a saved seed", maxFile)
+	}
+	text := bytes.TrimRight(data, " \t\r\n")
+	if !bytes.HasSuffix(text, []byte("\n"+lastLine)) {
+		return fail("cut short: its last line is not %q", lastLine)
+	}
+
+	var doc yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&doc); err != nil {
+		return fail("%w", plain(err))
+	}
+	if err := dec.Decode(new(yaml.Node)); err != io.EOF {
+		return fail("something follows the end of the saved seed, the line %q", lastLine)
+	}
+	keys := keyNodes(&doc)
+	// yaml.v3 would not name its line.
+	if n := keys["found"]; n != nil && n.ShortTag() != "!!timestamp" {
+		return fail("line %d: found: %q is not a time like 2006-01-02T15:04:05Z", n.Line, n.Value)
+	}
+	// A node cannot be decoded strictly, so the text is read once more.
+	dec = yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	var f File
+	if err := dec.Decode(&f); err != nil {
+		return fail("%w", plain(err))
+	}
+	for _, key := range []string{"seed", "strategy", "kind", "boots", "crashes", "accel", "digests", "tools", "command", "found", "scenario"} {
+		if keys[key] == nil {
+			return fail("%s: this key is missing", key)
+		}
+	}
+	f.Found = f.Found.UTC().Truncate(time.Second)
+	if key, err := f.check(); err != nil {
+		if n := keys[key]; n != nil {
+			return fail("line %d: %s: %w", n.Line, key, err)
+		}
+		return fail("%s: %w", key, err)
+	}
+	return f, nil
+}
+
+// keyNodes maps the keys of a document to their values, "digests.plan" for
+// the nested ones. Keys without a value are left out: to yaml.v3 they are as
+// good as missing.
+func keyNodes(doc *yaml.Node) map[string]*yaml.Node {
+	out := map[string]*yaml.Node{}
+	var walk func(n *yaml.Node, prefix string)
+	walk = func(n *yaml.Node, prefix string) {
+		if n.Kind != yaml.MappingNode {
+			return
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i].Value, n.Content[i+1]
+			if value.Kind == yaml.AliasNode {
+				value = value.Alias
+			}
+			if value.ShortTag() == "!!null" {
+				continue
+			}
+			out[prefix+key] = value
+			if prefix == "" && key == "digests" {
+				walk(value, "digests.")
+			}
+		}
+	}
+	walk(doc.Content[0], "")
+	return out
+}
+
+var strategyForm = regexp.MustCompile(`\A[a-z]+/[1-9][0-9]*\z`)
+
+// check returns the first key whose value is none, and why.
+func (f *File) check() (key string, err error) {
+	switch {
+	case !strategyForm.MatchString(f.Strategy) || strings.HasPrefix(f.Strategy, "auto/"):
+		return "strategy", fmt.Errorf("%q is not a strategy with its version, like text/1", f.Strategy)
+	case f.Kind != qemu.Pass && f.Kind != qemu.Crash && f.Kind != qemu.Hang:
+		return "kind", fmt.Errorf("%q is none of %s, %s, %s", f.Kind, qemu.Crash, qemu.Hang, qemu.Pass)
+	case f.Title == "" && f.Kind != qemu.Pass:
+		return "title", fmt.Errorf("a %s has a title", f.Kind)
+	case !isTitle(f.Title):
+		return "title", fmt.Errorf("%q is not printable ASCII", f.Title)
+	case f.Boots < 1:
+		return "boots", fmt.Errorf("%d is less than 1", f.Boots)
+	case f.Crashes < 0 || f.Crashes > f.Boots:
+		return "crashes", fmt.Errorf("%d is not between 0 and the %d boots", f.Crashes, f.Boots)
+	case f.Accel != "kvm" && f.Accel != "tcg":
+		return "accel", fmt.Errorf("%q is neither kvm nor tcg", f.Accel)
+	case f.Found.Year() < 1970 || f.Found.Year() > 9999:
+		return "found", fmt.Errorf("%s is not a time of a find", f.Found)
+	}
+	for _, title := range slices.Sorted(maps.Keys(f.Titles)) {
+		if title == "" || !isTitle(title) {
+			return "titles", fmt.Errorf("%q is not a title in printable ASCII", title)
+		}
+		if n := f.Titles[title]; n < 1 || n > f.Boots {
+			return "titles", fmt.Errorf("%q: %d is not between 1 and the %d boots", title, n, f.Boots)
+		}
+	}
+	for _, d := range []struct{ key, value string }{
+		{"digests.object", f.Digests.Object},
+		{"digests.plan", f.Digests.Plan},
+		{"digests.image", f.Digests.Image},
+		{"digests.initrd", f.Digests.Initrd},
+	} {
+		if !isDigest(d.value) {
+			return d.key, fmt.Errorf("%q is not a SHA-256 in 64 lower-case hex digits", d.value)
+		}
+	}
+	return "", nil
+}
+
+// isTitle tells whether s can go to a terminal, a comment and a file name.
+func isTitle(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+func isDigest(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+var unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
+
+// plain puts an error of yaml.v3 on one line and in the words of the file.
+func plain(err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	return errors.New(unknownKey.ReplaceAllString(strings.Join(te.Errors, "; "), "unknown key $1"))
+}
+
+// Marshal returns the saved seed as readable YAML; it sets Version, and takes
+// fractions of a second from Found. Whatever it returns, Read takes with the
+// same values, and marshals to the same bytes. What cannot be kept so is an
+// error.
+func (f File) Marshal() ([]byte, error) {
+	f.Version = Version
+	f.Found = f.Found.UTC().Truncate(time.Second)
+	if key, err := f.check(); err != nil {
+		return nil, fmt.Errorf("saved seed: %s: %w", key, err)
+	}
+	data, err := f.encode()
+	if err != nil {
+		return nil, fmt.Errorf("saved seed: %w", err)
+	}
+	// yaml.v3 has values that it writes and cannot read, or reads as others:
+	// a text that begins with an empty line loses it. The time to learn that
+	// is now.
+	back, err := decode(data, "saved seed")
+	if err != nil {
+		return nil, err
+	}
+	if again, err := back.encode(); err != nil || !bytes.Equal(again, data) {
+		return nil, errors.New("saved seed: YAML does not keep a text of it: does one begin with an empty line?")
+	}
+	return data, nil
+}
+
+// encode writes the YAML.
+func (f File) encode() ([]byte, error) {
+	var b bytes.Buffer
+	if f.Kind == qemu.Pass {
+		fmt.Fprintf(&b, "# A layout of the Linux kernel that passes, to set beside those that fail.\n")
+	} else {
+		fmt.Fprintf(&b, "# An unlucky layout of the Linux kernel: %s (%d of %d boots).\n", f.Title, f.Crashes, f.Boots)
+	}
+	fmt.Fprintf(&b, "# Boot it again: unlucky replay %s\n", f.name())
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(f), enc.Close()); err != nil {
+		return nil, err
+	}
+	b.WriteString(lastLine + "\n")
+	return b.Bytes(), nil
+}
+
+// name is the file's usual name, without its folder.
+func (f File) name() string {
+	name := f.Layout.String()
+	if f.Kind == qemu.Pass {
+		name = "twin-" + name
+	}
+	if f.Plan != nil {
+		name += ".min"
+	}
+	return name + ".yaml"
+}

@@ -1,0 +1,358 @@
+package seeds
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// same compares Files by their values.
+var same = cmp.Options{
+	cmp.AllowUnexported(Layout{}),
+	cmp.Comparer(func(a, b scenarios.Regexp) bool { return a.String() == b.String() }),
+	cmpopts.EquateEmpty(),
+}
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+// example returns a saved seed with every key in it.
+func example(t testing.TB) File {
+	const name = "testdata/scenario.yaml"
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scenario, err := scenarios.Parse(data, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return File{
+		Version:  Version,
+		Layout:   Seed(7),
+		Strategy: "text/1",
+		Kind:     qemu.Crash,
+		Title:    "BUG: unable to handle kernel paging request in do_one_initcall",
+		Boots:    3,
+		Crashes:  3,
+		Titles: map[string]int{
+			"BUG: unable to handle kernel paging request in do_one_initcall": 2,
+			"hang: no output after Freeing unused kernel image":              1,
+		},
+		Accel: "tcg",
+		Digests: Digests{
+			Object: strings.Repeat("0123456789abcdef", 4),
+			Plan:   linker.Plan{}.Digest(),
+			Image:  strings.Repeat("fe", 32),
+			Initrd: strings.Repeat("ad", 32),
+		},
+		Tools:    Tools{Clang: "22.1.8", LLD: "22.1.8", QEMU: "7.2.22"},
+		Command:  `qemu-system-x86_64 -M microvm,acpi=off -append 'console=ttyS0 panic=-1' -kernel vmlinux`,
+		Found:    time.Date(2026, 5, 17, 3, 4, 5, 0, time.UTC),
+		Scenario: scenario,
+	}
+}
+
+// examples are one File of each kind, by the name of its golden.
+func examples(t testing.TB) map[string]File {
+	crash := example(t)
+
+	hang := example(t)
+	hang.Layout, hang.Kind = Baseline, qemu.Hang
+	hang.Title, hang.Titles = "hang: no output after 'a: b' # c", nil
+	hang.Boots, hang.Crashes = 1, 1
+
+	twin := example(t)
+	twin.Layout, twin.Kind = Seed(0), qemu.Pass
+	twin.Title, twin.Titles, twin.Crashes = "", nil, 0
+	twin.Accel = "kvm"
+
+	minimized := example(t)
+	minimized.Plan = &linker.Plan{Paddings: []linker.Padding{
+		{Section: ".text.canary_reboot", Bytes: 16},
+		{Section: ".text#2", Bytes: 48},
+	}}
+
+	byFlag := example(t)
+	var flag uint32
+	byFlag.Strategy, byFlag.Plan = "lld/1", &linker.Plan{Flag: &flag}
+
+	return map[string]File{
+		"crash": crash, "hang": hang, "twin": twin, "minimized": minimized, "flag": byFlag,
+	}
+}
+
+func TestMarshalGolden(t *testing.T) {
+	for name, f := range examples(t) {
+		t.Run(name, func(t *testing.T) {
+			got, err := f.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", name+".yaml")
+			if *update {
+				if err := os.WriteFile(golden, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), string(got)); d != "" {
+				t.Errorf("%s (-want +got), -update rewrites it:\n%s", golden, d)
+			}
+			back, err := Read(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(f, back, same); d != "" {
+				t.Errorf("read back (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// Every built-in scenario, patches and all, is the same behind a saved seed.
+func TestBuiltinScenarios(t *testing.T) {
+	all := scenarios.Builtin()
+	if len(all) == 0 {
+		t.Fatal("no built-in scenarios")
+	}
+	for _, scenario := range all {
+		f := example(t)
+		f.Scenario = scenario
+		data, err := f.Marshal()
+		if err != nil {
+			t.Errorf("%s: %v", scenario.Name, err)
+			continue
+		}
+		back, err := parse(data, "7.yaml")
+		if err != nil {
+			t.Errorf("%s: %v", scenario.Name, err)
+			continue
+		}
+		if d := cmp.Diff(scenario, back.Scenario, same); d != "" {
+			t.Errorf("%s (-want +got):\n%s", scenario.Name, d)
+		}
+	}
+}
+
+// A file cut at any byte is refused, except where only the line feed at its
+// end is gone.
+func TestReadCutShort(t *testing.T) {
+	f := example(t)
+	data, err := f.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(data) - 1 {
+		if _, err := parse(data[:n], "7.yaml"); err == nil {
+			t.Fatalf("cut at byte %d of %d it is still read", n, len(data))
+		}
+	}
+}
+
+// A file that went through a mail program on another system, or was edited by
+// hand, is still read.
+func TestReadLenient(t *testing.T) {
+	f := example(t)
+	data, err := f.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"CRLF":     strings.ReplaceAll(string(data), "\n", "\r\n"),
+		"comments": "# from the night of May 17\n\n" + strings.Replace(string(data), "\naccel:", "\n# no KVM here\naccel:", 1),
+		"spaces":   string(data) + "\n  \n",
+		"order":    strings.Replace(strings.Replace(string(data), "boots: 3\n", "", 1), "accel: tcg\n", "accel: tcg\nboots: 3\n", 1),
+	} {
+		if text == string(data) {
+			t.Fatalf("%s: nothing was changed", name)
+		}
+		got, err := parse([]byte(text), "7.yaml")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if again, err := got.Marshal(); err != nil || !bytes.Equal(again, data) {
+			t.Errorf("%s: marshals to something else: %v", name, err)
+		}
+	}
+}
+
+func TestReadErrors(t *testing.T) {
+	f := example(t)
+	data, err := f.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(data)
+	for _, test := range []struct {
+		name, old, new string // old "" replaces the whole
+		want           string
+	}{
+		{"empty", "", "", "7.yaml: the file is empty"},
+		{"garbage", "", "\x7fELF\x02\x01\x01\x00", `7.yaml: not a saved seed: it does not begin with "unlucky: 1"`},
+		{"version second", "unlucky: 1\nseed: 7\n", "seed: 7\nunlucky: 1\n", `7.yaml: not a saved seed: it does not begin with "unlucky: 1"`},
+		{"newer", "unlucky: 1\n", "unlucky: 2\nnovelty: yes\n", "7.yaml: written by a newer unlucky (version 2); this one reads 1"},
+		{"newer, cut", "", "unlucky: 2", "7.yaml: written by a newer unlucky (version 2); this one reads 1"},
+		{"version 0", "unlucky: 1\n", "unlucky: 0\n", "7.yaml: there is no version 0 of the saved seed"},
+		{"cut short", "\n...\n", "\n", `7.yaml: cut short: its last line is not "..."`},
+		{"two in one", "\n...\n", "\n...\n---\nunlucky: 1\n...\n", "7.yaml: something follows the end of the saved seed, the line \"...\""},
+		{"unknown key", "\naccel:", "\nacel:", "7.yaml: line 13: unknown key acel"},
+		{"unknown nested key", "  image:", "  imge:", "7.yaml: line 17: unknown key imge"},
+		{"twice", "accel: tcg\n", "accel: tcg\naccel: tcg\n", `7.yaml: line 14: mapping key "accel" already defined at line 13`},
+		{"not YAML", "accel: tcg", "accel: [tcg", "7.yaml: line 12: did not find expected ',' or ']'"}, // yaml.v3 counts so
+		{"a list", "unlucky: 1\n", "unlucky: 1\n- 1\n", "7.yaml: line 2: did not find expected key"},
+		{"seed", "seed: 7", "seed: -7", `7.yaml: line 4: "-7" is neither baseline nor a seed (0 to 4294967295)`},
+		{"seed a list", "seed: 7", "seed: [7]", `7.yaml: line 4: "" is neither baseline nor a seed (0 to 4294967295)`},
+		{"no seed", "seed: 7\n", "", "7.yaml: seed: this key is missing"},
+		{"seed of nothing", "seed: 7\n", "seed:\n", "7.yaml: seed: this key is missing"},
+		{"no scenario", good[strings.Index(good, "\nscenario:"):], "\n...\n", "7.yaml: scenario: this key is missing"},
+		{"auto", "strategy: text/1", "strategy: auto/1", `7.yaml: line 5: strategy: "auto/1" is not a strategy with its version, like text/1`},
+		{"no strategy version", "strategy: text/1", "strategy: text", `7.yaml: line 5: strategy: "text" is not a strategy with its version, like text/1`},
+		{"kind", "kind: crash", "kind: infra", `7.yaml: line 6: kind: "infra" is none of crash, hang, pass`},
+		{"no title", "title: 'BUG: unable to handle kernel paging request in do_one_initcall'\n", "", "7.yaml: title: a crash has a title"},
+		{"escape in title", "title: 'BUG: unable", `title: "\e[2J" #`, `7.yaml: line 7: title: "\x1b[2J" is not printable ASCII`},
+		{"escape in titles", "'hang: no", `"\x07": 1 #`, `7.yaml: line 11: titles: "\a" is not a title in printable ASCII`},
+		{"count of a title", "initcall': 2", "initcall': 4", `7.yaml: line 11: titles: "BUG: unable to handle kernel paging request in do_one_initcall": 4 is not between 1 and the 3 boots`},
+		{"boots", "boots: 3", "boots: three", "7.yaml: line 8: cannot unmarshal !!str `three` into int"},
+		{"no boots", "boots: 3", "boots: 0", "7.yaml: line 8: boots: 0 is less than 1"},
+		{"crashes", "crashes: 3", "crashes: 4", "7.yaml: line 9: crashes: 4 is not between 0 and the 3 boots"},
+		{"accel", "accel: tcg", "accel: hvf", `7.yaml: line 13: accel: "hvf" is neither kvm nor tcg`},
+		{"digest", "fefefefe", "FEfefefe", `7.yaml: line 17: digests.image: "FEfefefe` + strings.Repeat("fe", 28) + `" is not a SHA-256 in 64 lower-case hex digits`},
+		{"no digest", "  image: " + strings.Repeat("fe", 32) + "\n", "", `7.yaml: digests.image: "" is not a SHA-256 in 64 lower-case hex digits`},
+		{"found", "found: 2026", "found: 0001", "7.yaml: line 24: found: 0001-05-17 03:04:05 +0000 UTC is not a time of a find"},
+		{"no time", "found: 2026-05-17T03:04:05Z", "found: 7", `7.yaml: line 24: found: "7" is not a time like 2006-01-02T15:04:05Z`},
+		{"text that YAML loses", "    init: |\n", "    init: |\n\n", "7.yaml: saved seed: YAML does not keep a text of it: does one begin with an empty line?"},
+		// The rest of these is scenarios' own.
+		{"scenario's key", "    memory:", "    memry:", "7.yaml: line 50: guest.memry: ..."},
+		{"scenario's value", "memory: 128M", "memory: 128", "7.yaml: line 50: guest.memory: ..."},
+		{"scenario without its patch", "        text: |\n", "        tested: |\n", "7.yaml: line 33: ..."},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := test.new
+			if test.old != "" {
+				if text = strings.Replace(good, test.old, test.new, 1); text == good {
+					t.Fatalf("%q is not in the file", test.old)
+				}
+			}
+			_, err := parse([]byte(text), "7.yaml")
+			if err == nil {
+				t.Fatalf("no error, want %q", test.want)
+			}
+			want, open := strings.CutSuffix(test.want, "...")
+			if got := err.Error(); got != test.want && !(open && strings.HasPrefix(got, want)) {
+				t.Errorf("error:\n  %s\nwant:\n  %s", got, test.want)
+			}
+		})
+	}
+	if _, err := Read(filepath.Join(t.TempDir(), "none.yaml")); !os.IsNotExist(err) {
+		t.Errorf("no file at all: %v", err)
+	}
+}
+
+// What Read would refuse is not written in the first place.
+func TestMarshalErrors(t *testing.T) {
+	for name, spoil := range map[string]func(*File){
+		"strategy":           func(f *File) { f.Strategy = "auto" },
+		"kind":               func(f *File) { f.Kind = qemu.LinkFailed },
+		"title":              func(f *File) { f.Title = "a\nunlucky: 2" },
+		"boots":              func(f *File) { f.Boots = 0 },
+		"found":              func(f *File) { f.Found = time.Time{} },
+		"digests":            func(f *File) { f.Digests.Plan = "none" },
+		"YAML does not keep": func(f *File) { f.Scenario.Guest.Init = "\n" + f.Scenario.Guest.Init },
+	} {
+		f := example(t)
+		spoil(&f)
+		if _, err := f.Marshal(); err == nil || !strings.Contains(err.Error(), "saved seed: "+name) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+// FuzzRead: whatever is read, marshals, and from then on reads and marshals to
+// the same bytes for ever.
+func FuzzRead(f *testing.F) {
+	golden, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(golden) < len(examples(f)) {
+		f.Fatalf("the goldens in testdata: %d, %v", len(golden), err)
+	}
+	for _, name := range golden {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	head, tail := []byte("unlucky: 1\n"), []byte("\n...\n")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := parse(data, "fuzz.yaml")
+		if err != nil { // with its head and tail back, most mutations get further
+			_, body, _ := bytes.Cut(data, head)
+			body, _ = bytes.CutSuffix(body, tail)
+			if file, err = parse(slices.Concat(head, body, tail), "fuzz.yaml"); err != nil {
+				return
+			}
+		}
+		once, err := file.Marshal()
+		if err != nil {
+			t.Fatalf("read, but does not marshal: %v", err)
+		}
+		back, err := parse(once, "once.yaml")
+		if err != nil {
+			t.Fatalf("marshals to what is not read: %v\n%s", err, once)
+		}
+		if d := cmp.Diff(file, back, same); d != "" {
+			t.Fatalf("values lost:\n%s", d)
+		}
+		twice, err := back.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(once, twice) {
+			t.Fatalf("marshals differently:\n%s\n%s", once, twice)
+		}
+	})
+}
+
+// FuzzMarshal: whatever text stands in a saved seed, it is read back as it was.
+func FuzzMarshal(f *testing.F) {
+	for _, text := range []string{"", " ", "\n", "\n\n  a\n b\n\n", "\ta\n", "a\r\nb\n", "...", "\n...\n", "---\n", "<<", "~", "7", "0x7", "2026-05-17", "yes", "# a", "'\"", "\x1b[2J", "\xff", "\u2028\ufeff", "a: b", "- a", "&a *a"} {
+		f.Add("hang: "+text, text, text)
+		f.Add(text, "a "+text, "b\n"+text)
+	}
+	f.Fuzz(func(t *testing.T, title, command, text string) {
+		f := example(t)
+		f.Title, f.Titles = title, map[string]int{title: 1}
+		f.Command, f.Tools.Clang = command, command
+		f.Plan = &linker.Plan{Paddings: []linker.Padding{{Section: command, Bytes: 1 << 63}}}
+		f.Scenario.Description = text
+		f.Scenario.Kernel.Patches[0].Text += text
+		f.Scenario.Guest.Init = "#!/bin/sh\n" + text
+		f.Scenario.Guest.Append = command
+		data, err := f.Marshal()
+		if err != nil {
+			return
+		}
+		back, err := parse(data, "fuzz.yaml")
+		if err != nil {
+			t.Fatalf("marshals to what is not read: %v\n%q", err, data)
+		}
+		if d := cmp.Diff(f, back, same); d != "" {
+			t.Fatalf("another value is read (-want +got):\n%s\n%q", d, data)
+		}
+	})
+}

@@ -1,0 +1,345 @@
+package seeds
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"unlucky/qemu"
+)
+
+// journalMagic starts the first line of every journal; its version follows.
+const (
+	journalMagic   = "unlucky-journal "
+	journalVersion = journalMagic + "1\n"
+)
+
+// Header says which sweep a journal belongs to. Verdicts are comparable only
+// where all of it is equal. Digests are SHA-256 in hex.
+type Header struct {
+	Scenario string `json:"scenario"` // name
+	Strategy string `json:"strategy"` // with its version, "text/1"; never auto
+	Accel    string `json:"accel"`    // kvm or tcg
+	QEMU     string `json:"qemu"`     // version
+	LLD      string `json:"lld"`      // version: another lld may lay out another image
+	Object   string `json:"object"`   // digest of vmlinux.o
+	Initrd   string `json:"initrd"`   // digest
+	Argv     string `json:"argv"`     // digest of QEMU's arguments, without paths that depend on the layout
+	Rules    string `json:"rules"`    // digest of the verdict's rules
+}
+
+// diff lists in words how the header now differs from h, the journal's.
+func (h Header) diff(now Header) []string {
+	var out []string
+	for _, f := range []struct{ name, was, is string }{
+		{"scenario", h.Scenario, now.Scenario},
+		{"strategy", h.Strategy, now.Strategy},
+		{"accelerator", h.Accel, now.Accel},
+		{"QEMU", h.QEMU, now.QEMU},
+		{"lld", h.LLD, now.LLD},
+		{"vmlinux.o", h.Object, now.Object},
+		{"initrd", h.Initrd, now.Initrd},
+		{"QEMU arguments", h.Argv, now.Argv},
+		{"verdict rules", h.Rules, now.Rules},
+	} {
+		if f.was != f.is {
+			out = append(out, fmt.Sprintf("%s (was %s, is %s)", f.name, brief(f.was), brief(f.is)))
+		}
+	}
+	return out
+}
+
+// brief shortens a digest for a message.
+func brief(s string) string {
+	if isDigest(s) {
+		return s[:12]
+	}
+	return strconv.Quote(s)
+}
+
+// Record is what the sweep learnt of one layout.
+type Record struct {
+	Layout  Layout         `json:"layout"`
+	Kind    qemu.Kind      `json:"kind"`
+	Title   string         `json:"title,omitempty"` // of the first boot
+	Found   bool           `json:"found,omitempty"` // the crash looked for
+	Boots   int            `json:"boots,omitempty"`
+	Crashes int            `json:"crashes,omitempty"` // boots that showed it
+	Titles  map[string]int `json:"titles,omitempty"`  // the faces met, and in how many boots
+	Plan    string         `json:"plan,omitempty"`    // digest, SHA-256 in hex
+	Image   string         `json:"image,omitempty"`   // digest, SHA-256 in hex
+	Path    string         `json:"path,omitempty"`    // of the saved seed, relative to the store's folder
+	Millis  int64          `json:"millis"`            // wall-clock time spent on the layout
+	Note    string         `json:"note,omitempty"`    // one line for the reader: the linker's words, for instance
+}
+
+// Journal is the append-only record of one sweep: a version line, the
+// header, then one line a layout in the order of completion. A line is the
+// CRC-32 (IEEE) of its JSON in eight hex digits, a space, and the JSON.
+//
+// A process that dies at any moment, or a machine that loses its power, costs
+// at most the record that was being written: it is dropped when the journal
+// is opened again.
+type Journal struct {
+	path string
+
+	mu      sync.Mutex
+	file    file
+	size    int64 // of the good part: where the next line goes
+	records []Record
+	failed  error // set once what is on the disk is no longer known
+}
+
+// file is the part of *os.File that a journal writes through; tests stand a
+// full disk in its place.
+type file interface {
+	io.WriterAt
+	io.Closer
+	Truncate(size int64) error
+	Sync() error
+}
+
+// ReadHeader returns the header of a journal, nil where there is none yet: a
+// sweep that goes on keeps what an earlier run decided.
+func ReadHeader(path string) (*Header, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	h, _, good, err := parseJournal(data)
+	if err != nil {
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
+	if good == 0 {
+		return nil, nil
+	}
+	return &h, nil
+}
+
+// OpenJournal opens the journal at path, or creates it together with its
+// folder. The journal stays locked until Close, so two sweeps never share
+// one. A half-written or broken last line is dropped from the file. A journal
+// with another header, of a newer version, or broken before its last line is
+// an error and stays as it is.
+func OpenJournal(path string, h Header) (*Journal, error) {
+	if err := mkdirAll(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j := &Journal{path: path, file: f}
+	if err := j.load(f, h); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
+	return j, nil
+}
+
+// load locks and reads the journal, mends its end and writes the header of a
+// new one.
+func (j *Journal) load(f *os.File, h Header) error {
+	// The lock is on the open file itself and ends with the process, however
+	// that dies.
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("another sweep is writing it; wait for that to end, or use another -o")
+	}
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	have, records, good, err := parseJournal(data)
+	if err != nil {
+		return err
+	}
+	if good > 0 {
+		if d := have.diff(h); len(d) > 0 {
+			return fmt.Errorf("belongs to another sweep, which differs in %s; sweep with the old settings, or use another -o", strings.Join(d, ", "))
+		}
+	}
+	j.records, j.size = records, int64(good)
+	if good < len(data) {
+		if err := f.Truncate(j.size); err != nil {
+			return fmt.Errorf("drop the half-written last line: %w", err)
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if good > 0 {
+		return nil
+	}
+	line, err := encodeLine(h)
+	if err != nil {
+		return err
+	}
+	if err := j.write(append([]byte(journalVersion), line...)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(j.path))
+}
+
+// Records returns what is known of each layout: of several records of one
+// layout the last, in the order of the file. Layouts whose last record is
+// infra are left out: nothing was learnt, and they are to be done again.
+func (j *Journal) Records() []Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	last := make(map[Layout]int, len(j.records))
+	for i, r := range j.records {
+		last[r.Layout] = i
+	}
+	var out []Record
+	for i, r := range j.records {
+		if last[r.Layout] == i && r.Kind != qemu.Infra {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Append writes a record and returns once it is on the disk. After an error
+// (a full disk, for instance) the journal holds what it held before, and may
+// be appended to again unless even that failed. It may be called from several
+// goroutines at once.
+func (j *Journal) Append(r Record) error {
+	line, err := encodeLine(r)
+	if err != nil {
+		return fmt.Errorf("journal %s: layout %s: %w", j.path, r.Layout, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.write(line); err != nil {
+		return fmt.Errorf("journal %s: layout %s is not recorded: %w", j.path, r.Layout, err)
+	}
+	j.records = append(j.records, r)
+	return nil
+}
+
+// write puts data behind the good part and syncs it. On failure it takes the
+// half-written rest away again.
+func (j *Journal) write(data []byte) error {
+	if j.failed != nil {
+		return fmt.Errorf("an earlier write failed: %w", j.failed)
+	}
+	_, err := j.file.WriteAt(data, j.size)
+	if err == nil {
+		if err = j.file.Sync(); err != nil {
+			// After a failed fsync the kernel may have thrown the pages
+			// away: only a new reading tells what is on the disk.
+			j.failed = err
+		}
+	}
+	if err != nil {
+		if terr := errors.Join(j.file.Truncate(j.size), j.file.Sync()); terr != nil {
+			j.failed = err
+		}
+		return err
+	}
+	j.size += int64(len(data))
+	return nil
+}
+
+// Close releases the journal. Nothing is lost without it: every record is on
+// the disk already.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if errors.Is(j.failed, os.ErrClosed) {
+		return nil
+	}
+	j.failed = os.ErrClosed
+	return j.file.Close()
+}
+
+// encodeLine returns v as one checksummed line of the journal.
+func encodeLine(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	text := b.Bytes() // ends in the only line feed: JSON escapes all others
+	return fmt.Appendf(nil, "%08x %s", crc32.ChecksumIEEE(text[:len(text)-1]), text), nil
+}
+
+// decodeLine reads what encodeLine wrote, without the line feed.
+func decodeLine(line []byte, v any) error {
+	if len(line) < 9 || line[8] != ' ' ||
+		string(line[:8]) != fmt.Sprintf("%08x", crc32.ChecksumIEEE(line[9:])) {
+		return errors.New("the checksum does not match")
+	}
+	dec := json.NewDecoder(bytes.NewReader(line[9:]))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("something follows the record")
+	}
+	return nil
+}
+
+// parseJournal reads a journal. good is the length of its whole lines, 0
+// where not even the header was written whole: such a file is as good as
+// none. What lies behind good is the last line, half-written or broken.
+func parseJournal(data []byte) (h Header, records []Record, good int, err error) {
+	if !bytes.HasPrefix(data, []byte(journalVersion)) {
+		if strings.HasPrefix(journalVersion, string(data)) {
+			return h, nil, 0, nil // empty, or cut within its first line
+		}
+		line, _, _ := bytes.Cut(data, []byte("\n"))
+		if v, ok := bytes.CutPrefix(line, []byte(journalMagic)); ok {
+			return h, nil, 0, fmt.Errorf("its version is %.20q, and this unlucky writes version 1; use the unlucky that wrote it, or another -o", v)
+		}
+		return h, nil, 0, errors.New("is not a journal of unlucky; use another -o")
+	}
+	pos := len(journalVersion)
+	for n := 2; pos < len(data); n++ {
+		line, rest, whole := bytes.Cut(data[pos:], []byte("\n"))
+		if !whole {
+			break
+		}
+		var err error
+		var r Record
+		if n == 2 {
+			err = decodeLine(line, &h)
+		} else {
+			err = decodeLine(line, &r)
+		}
+		if err != nil {
+			if len(rest) == 0 {
+				break
+			}
+			if n == 2 {
+				return h, nil, 0, fmt.Errorf("line 2, the header, is damaged: %w; restore the file, or use another -o", err)
+			}
+			return h, nil, 0, fmt.Errorf("line %d is damaged: %w; delete that line to have its layout done again, or use another -o", n, err)
+		}
+		if n > 2 {
+			records = append(records, r)
+		}
+		pos = len(data) - len(rest)
+		good = pos
+	}
+	return h, slices.Clip(records), good, nil
+}

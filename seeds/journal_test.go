@@ -1,0 +1,519 @@
+package seeds
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"unlucky/qemu"
+)
+
+// header fills every field, so that a new one takes part in the tests.
+func header() Header {
+	var h Header
+	v := reflect.ValueOf(&h).Elem()
+	for i := range v.NumField() {
+		v.Field(i).SetString(v.Type().Field(i).Name + " of old")
+	}
+	return h
+}
+
+func someRecords() []Record {
+	return []Record{
+		{Layout: Baseline, Kind: qemu.Pass, Boots: 1, Plan: "p0", Image: "i0", Path: "twin-baseline.yaml", Millis: 700},
+		{Layout: Seed(2), Kind: qemu.LinkFailed, Note: "ld.lld: error: <vmlinux.lds>:51: \"x\"\nunable\x1b[2J — größe", Millis: 150},
+		{Layout: Seed(0), Kind: qemu.Crash, Title: "int3 in f", Found: true, Boots: 3, Crashes: 2,
+			Titles: map[string]int{"int3 in f": 1, "unexpected exit": 1}, Plan: "p1", Image: "i1", Path: "int3-in-f/0.yaml", Millis: 2100},
+		{Layout: Seed(1), Kind: qemu.Hang, Title: "hang: no output after x", Boots: 2, Crashes: 2, Millis: 60000},
+	}
+}
+
+// writeJournal makes a journal of the records and returns its path.
+func writeJournal(t testing.TB, records []Record) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "a", "b", "sweep.journal")
+	j := open(t, path)
+	for _, r := range records {
+		if err := j.Append(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(records, j.Records(), layouts); d != "" {
+		t.Errorf("records of an open journal (-want +got):\n%s", d)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func open(t testing.TB, path string) *Journal {
+	t.Helper()
+	j, err := OpenJournal(path, header())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+// layouts lets cmp look into a Layout.
+var layouts = cmp.AllowUnexported(Layout{})
+
+func TestJournal(t *testing.T) {
+	records := someRecords()
+	path := writeJournal(t, records)
+	golden := filepath.Join("testdata", "sweep.journal")
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s (-want +got), -update rewrites it:\n%s", golden, d)
+	}
+	j := open(t, path)
+	if d := cmp.Diff(records, j.Records(), layouts); d != "" {
+		t.Errorf("records read back (-want +got):\n%s", d)
+	}
+	if err := j.Append(Record{Layout: Seed(3), Kind: qemu.Pass}); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	if got := len(open(t, path).Records()); got != len(records)+1 {
+		t.Errorf("%d records after one more append", got)
+	}
+}
+
+// Of several records of a layout the last counts, and infra is to be redone.
+func TestJournalRecords(t *testing.T) {
+	for _, test := range []struct{ name, in, want string }{
+		{"none", "", ""},
+		{"order of the file", "3 pass, 1 crash, baseline pass, 2 pass", "3 pass, 1 crash, baseline pass, 2 pass"},
+		{"infra", "1 pass, 2 infra, 3 pass", "1 pass, 3 pass"},
+		{"infra redone", "1 infra, 2 pass, 1 crash", "2 pass, 1 crash"},
+		{"last wins", "1 pass, 2 pass, 1 crash", "2 pass, 1 crash"},
+		{"infra wins too", "1 pass, 2 pass, 1 infra", "2 pass"},
+		{"baseline is not seed 0", "baseline infra, 0 pass", "0 pass"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "sweep.journal")
+			j := open(t, path)
+			for s := range strings.SplitSeq(test.in, ", ") {
+				layout, kind, ok := strings.Cut(s, " ")
+				if !ok {
+					continue
+				}
+				l, err := ParseLayout(layout)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := j.Append(Record{Layout: l, Kind: qemu.Kind(kind)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			show := func(j *Journal) string {
+				var out []string
+				for _, r := range j.Records() {
+					out = append(out, r.Layout.String()+" "+string(r.Kind))
+				}
+				return strings.Join(out, ", ")
+			}
+			if got := show(j); got != test.want {
+				t.Errorf("while open: %q, want %q", got, test.want)
+			}
+			j.Close()
+			if got := show(open(t, path)); got != test.want {
+				t.Errorf("opened again: %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestJournalOtherHeader(t *testing.T) {
+	path := writeJournal(t, someRecords())
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := reflect.TypeFor[Header]()
+	if v.NumField() == 0 {
+		t.Fatal("the header has no fields")
+	}
+	for i := range v.NumField() {
+		h := header()
+		f := reflect.ValueOf(&h).Elem().Field(i)
+		f.SetString("new")
+		_, err := OpenJournal(path, h)
+		if err == nil {
+			t.Errorf("another %s is not refused", v.Field(i).Name)
+			continue
+		}
+		for _, want := range []string{path, fmt.Sprintf(`(was %q, is "new")`, v.Field(i).Name+" of old"), "use another -o"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("another %s: %q does not say %q", v.Field(i).Name, err, want)
+			}
+		}
+	}
+	h := header()
+	h.Object, h.QEMU, h.Strategy = strings.Repeat("0a", 32), "8.0", "lld/1"
+	_, err = OpenJournal(path, h)
+	want := fmt.Sprintf(`journal %s: belongs to another sweep, which differs in strategy (was "Strategy of old", is "lld/1"), QEMU (was "QEMU of old", is "8.0"), vmlinux.o (was "Object of old", is 0a0a0a0a0a0a); sweep with the old settings, or use another -o`, path)
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v\nwant %s", err, want)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the journal has changed: %v", err)
+	}
+}
+
+func TestJournalLock(t *testing.T) {
+	path := writeJournal(t, nil)
+	j := open(t, path)
+	if _, err := OpenJournal(path, header()); err == nil || !strings.Contains(err.Error(), "another sweep is writing it") {
+		t.Errorf("a second sweep: %v", err)
+	}
+	if err := j.Append(someRecords()[0]); err != nil {
+		t.Errorf("the first one after it: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Errorf("closed twice: %v", err)
+	}
+	if err := j.Append(someRecords()[0]); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("append after close: %v", err)
+	}
+	open(t, path)
+}
+
+// A process that dies leaves a journal cut at any byte. It opens, holds a
+// prefix of the records, and goes on.
+func TestJournalCutAnywhere(t *testing.T) {
+	records := someRecords()[:2]
+	whole, err := os.ReadFile(writeJournal(t, records))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	more := Record{Layout: Seed(99), Kind: qemu.Pass}
+	for n := range len(whole) + 1 {
+		path := filepath.Join(dir, fmt.Sprint(n))
+		if err := os.WriteFile(path, whole[:n], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		j, err := OpenJournal(path, header())
+		if err != nil {
+			t.Fatalf("cut at %d: %v", n, err)
+		}
+		left := records[:max(0, bytes.Count(whole[:n], []byte("\n"))-2)]
+		if d := cmp.Diff(left, j.Records(), layouts, emptyIsNil); d != "" {
+			t.Fatalf("cut at %d (-want +got):\n%s", n, d)
+		}
+		if err := j.Append(more); err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+		if j, err = OpenJournal(path, header()); err != nil {
+			t.Fatalf("cut at %d, continued: %v", n, err)
+		}
+		if d := cmp.Diff(append(slices.Clip(left), more), j.Records(), layouts); d != "" {
+			t.Fatalf("cut at %d, continued (-want +got):\n%s", n, d)
+		}
+		j.Close()
+	}
+}
+
+// After a loss of power a block that was not written reads as zeros.
+func TestJournalZerosAtEnd(t *testing.T) {
+	path := writeJournal(t, someRecords())
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := len(journalVersion); n <= len(whole); n++ {
+		data := append(slices.Clone(whole[:n]), make([]byte, 4096)...)
+		_, records, good, err := parseJournal(data)
+		if want := max(0, bytes.Count(whole[:n], []byte("\n"))-2); err != nil || len(records) != want || good > n {
+			t.Fatalf("zeros from %d: %d records in %d bytes, %v; want %d", n, len(records), good, err, want)
+		}
+	}
+}
+
+var emptyIsNil = cmp.Transformer("nil", func(r []Record) []Record { return append([]Record{}, r...) })
+
+// The middle of a journal is not broken by dying, but by hand or by the disk:
+// any changed byte before the last line is an error that names the line.
+func TestJournalDamaged(t *testing.T) {
+	records := someRecords()
+	whole, err := os.ReadFile(writeJournal(t, records))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bytes.LastIndexByte(whole[:len(whole)-1], '\n') + 1
+	for n := range whole {
+		data := slices.Clone(whole)
+		data[n] ^= 1
+		_, got, _, err := parseJournal(data)
+		if n >= last-1 {
+			want := len(records) - 1
+			if n < last {
+				want-- // the last two lines have become one
+			}
+			if err != nil || len(got) != want {
+				t.Fatalf("byte %d changed, in the last line: %d records, %v; want %d", n, len(got), err, want)
+			}
+			continue
+		}
+		line := bytes.Count(whole[:n], []byte("\n")) + 1
+		if err == nil || line > 1 && !strings.HasPrefix(err.Error(), fmt.Sprintf("line %d", line)) {
+			t.Fatalf("byte %d changed: error %v does not name line %d", n, err, line)
+		}
+	}
+}
+
+func TestJournalRefused(t *testing.T) {
+	path := writeJournal(t, someRecords())
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	for _, test := range []struct{ name, data, want string }{
+		{"another program's", "hello\n", "is not a journal of unlucky; use another -o"},
+		{"a line without its end", "hello", "is not a journal of unlucky; use another -o"},
+		{"newer", "unlucky-journal 2\nwhatever\n", `its version is "2", and this unlucky writes version 1; use the unlucky that wrote it, or another -o`},
+		{"edited record", strings.Replace(string(whole), "int3 in f", "int3 in g", 1), "line 5 is damaged: the checksum does not match; delete that line to have its layout done again, or use another -o"},
+		{"edited header", strings.Replace(string(whole), "Accel of old", "Accel of mine", 1), "line 2, the header, is damaged: the checksum does not match; restore the file, or use another -o"},
+		{"empty line", string(bytes.Join([][]byte{lines[0], lines[1], []byte("\n"), lines[2]}, nil)), "line 3 is damaged: the checksum does not match; delete that line to have its layout done again, or use another -o"},
+		{"unknown key", string(lines[0]) + string(lines[1]) + line(t, map[string]any{"layout": "7", "novelty": 1}) + string(lines[2]), `line 3 is damaged: json: unknown field "novelty"; delete that line to have its layout done again, or use another -o`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := os.WriteFile(path, []byte(test.data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := OpenJournal(path, header())
+			if want := "journal " + path + ": " + test.want; err == nil || err.Error() != want {
+				t.Errorf("error %v\nwant  %s", err, want)
+			}
+			if after, err := os.ReadFile(path); err != nil || string(after) != test.data {
+				t.Errorf("the file was written: %q, %v", after, err)
+			}
+		})
+	}
+	// What the message advises works.
+	if err := os.WriteFile(path, bytes.Join(slices.Delete(lines, 3, 4), nil), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, path).Records(); len(got) != len(someRecords())-1 {
+		t.Errorf("with a line deleted by hand: %v", got)
+	}
+}
+
+func line(t testing.TB, v any) string {
+	data, err := encodeLine(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// brokenDisk is a file whose writes stop halfway while full is set.
+type brokenDisk struct {
+	*os.File
+	full, noSync, noTruncate bool
+}
+
+func (d *brokenDisk) WriteAt(p []byte, off int64) (int, error) {
+	if d.full {
+		n, _ := d.File.WriteAt(p[:len(p)/2], off)
+		return n, syscall.ENOSPC
+	}
+	return d.File.WriteAt(p, off)
+}
+
+func (d *brokenDisk) Sync() error {
+	if d.noSync {
+		return syscall.EIO
+	}
+	return d.File.Sync()
+}
+
+func (d *brokenDisk) Truncate(size int64) error {
+	if d.noTruncate {
+		return syscall.EIO
+	}
+	return d.File.Truncate(size)
+}
+
+// Whatever a disk does to a write, a resume finds every record that was
+// acknowledged and none that was not.
+func TestJournalDiskFails(t *testing.T) {
+	r := someRecords()
+	for _, test := range []struct {
+		name    string
+		disk    brokenDisk
+		want    error
+		goesOn  bool // once the disk is well again
+		records []Record
+	}{
+		{"full", brokenDisk{full: true}, syscall.ENOSPC, true, []Record{r[0], r[2]}},
+		{"full and stuck", brokenDisk{full: true, noTruncate: true}, syscall.ENOSPC, false, r[:1]},
+		{"no sync", brokenDisk{noSync: true}, syscall.EIO, false, r[:1]},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := writeJournal(t, r[:1])
+			j := open(t, path)
+			disk := test.disk
+			disk.File = j.file.(*os.File)
+			j.file = &disk
+			err := j.Append(r[1])
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), path+": layout 2 is not recorded: ") {
+				t.Errorf("error %v", err)
+			}
+			disk = brokenDisk{File: disk.File}
+			if err := j.Append(r[2]); (err == nil) != test.goesOn {
+				t.Errorf("the next append: %v", err)
+			}
+			if d := cmp.Diff(test.records, j.Records(), layouts); d != "" {
+				t.Errorf("records while open (-want +got):\n%s", d)
+			}
+			j.Close()
+			if d := cmp.Diff(test.records, open(t, path).Records(), layouts); d != "" {
+				t.Errorf("records read back (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestJournalConcurrent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sweep.journal")
+	j := open(t, path)
+	const workers, each = 4, 25
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := range each {
+				if err := j.Append(Record{Layout: Seed(uint32(w*each + i)), Kind: qemu.Pass}); err != nil {
+					t.Error(err)
+				}
+				j.Records()
+			}
+		})
+	}
+	wg.Wait()
+	j.Close()
+	if got := open(t, path).Records(); len(got) != workers*each {
+		t.Errorf("%d records, want %d", len(got), workers*each)
+	}
+}
+
+// FuzzJournal: no bytes make the reader panic, and what it takes as good
+// reads again as the same; a journal cut anywhere holds a prefix of its
+// records. With sum, every line gets its checksum, so that what is behind the
+// checksum is met too.
+func FuzzJournal(f *testing.F) {
+	path := writeJournal(f, someRecords())
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	bare := regexp.MustCompile("(?m)^[0-9a-f]{8} ").ReplaceAll(whole[len(journalVersion):], nil)
+	f.Add(whole, uint(len(whole)), false)
+	f.Add(whole[:len(whole)-3], uint(70), false)
+	f.Add([]byte("unlucky-journal 2\n"), uint(3), false)
+	f.Add(bare, uint(300), true)
+	f.Add([]byte("{}\n{}\n{}"), uint(60), true)
+	f.Fuzz(func(t *testing.T, data []byte, cut uint, sum bool) {
+		if sum {
+			text := journalVersion
+			for line := range bytes.Lines(data) {
+				text += fmt.Sprintf("%08x %s", crc32.ChecksumIEEE(bytes.TrimSuffix(line, []byte("\n"))), line)
+			}
+			data = []byte(text)
+		}
+		h, records, good, err := parseJournal(data)
+		if err != nil {
+			return
+		}
+		if good > len(data) {
+			t.Fatalf("%d of %d bytes are good", good, len(data))
+		}
+		_, again, goodAgain, err := parseJournal(data[:good])
+		if err != nil || goodAgain != good {
+			t.Fatalf("the good part alone: %d of %d bytes, %v", goodAgain, good, err)
+		}
+		if d := cmp.Diff(records, again, layouts); d != "" {
+			t.Fatalf("the good part alone (-want +got):\n%s", d)
+		}
+		n := int(cut % uint(good+1))
+		hcut, prefix, _, err := parseJournal(data[:n])
+		if err != nil {
+			t.Fatalf("cut at %d: %v", n, err)
+		}
+		if len(prefix) > 0 && hcut != h || len(prefix) > len(records) {
+			t.Fatalf("cut at %d: another header, or more records", n)
+		}
+		if d := cmp.Diff(slices.Clip(records[:len(prefix)]), prefix, layouts, emptyIsNil); d != "" {
+			t.Fatalf("cut at %d (-want +got):\n%s", n, d)
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	j := open(b, filepath.Join(b.TempDir(), "sweep.journal"))
+	r := someRecords()[2]
+	for b.Loop() {
+		if err := j.Append(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestReadHeader(t *testing.T) {
+	path := writeJournal(t, someRecords())
+	if h, err := ReadHeader(path); err != nil || h == nil || *h != header() {
+		t.Errorf("header %v, %v", h, err)
+	}
+	open(t, path) // a sweep that writes it is no obstacle
+	if h, err := ReadHeader(path); err != nil || h == nil {
+		t.Errorf("while it is open: %v, %v", h, err)
+	}
+	for name, data := range map[string]string{"empty": "", "cut": journalVersion + "0123"} {
+		if err := os.WriteFile(path+name, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"empty", "cut", "none"} {
+		if h, err := ReadHeader(path + name); h != nil || err != nil {
+			t.Errorf("%s: %v, %v", name, h, err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("hello\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := ReadHeader(path); h != nil || err == nil || !strings.Contains(err.Error(), path+": is not a journal") {
+		t.Errorf("another file: %v, %v", h, err)
+	}
+}

@@ -1,0 +1,194 @@
+package seeds
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/google/renameio/v2"
+
+	"unlucky/qemu"
+)
+
+// Store is the folder of one sweep, DIR/SCENARIO. Saved seeds lie in it by
+// title, SLUG/SEED.yaml, and twins at its top, twin-SEED.yaml; the console of
+// each is beside it. A Store may be used from several goroutines at once.
+type Store struct {
+	dir string
+	mu  sync.Mutex // Save removes what it replaces, and folders left empty
+}
+
+// Open returns the store of a scenario in the folder dir. Nothing is made
+// before the first Save.
+func Open(dir, scenario string) (*Store, error) {
+	if scenario == "" || strings.HasPrefix(scenario, ".") || strings.ContainsAny(scenario, "/\\\x00") {
+		return nil, fmt.Errorf("scenario %q: its name cannot be the name of a folder", scenario)
+	}
+	return &Store{dir: filepath.Join(dir, scenario)}, nil
+}
+
+// Dir is the store's folder, DIR/SCENARIO. Other files of the sweep, the
+// journal among them, may lie in it under names with a dot inside: no title's
+// slug is like that.
+func (s *Store) Dir() string { return s.dir }
+
+// Save writes f and the console of its first boot, and returns the path of
+// the seed file. Both are replaced atomically and are on the disk when it
+// returns. A layout has one seed file in a store, and a minimized plan of it
+// beside that: where it was saved before under another title, or as a twin,
+// the older file is removed once the new one is safe. On an error no file is
+// half-written and the older ones are still there.
+func (s *Store) Save(f File, console []byte) (path string, err error) {
+	data, err := f.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("save layout %s: %w", f.Layout, err)
+	}
+	path = s.path(f)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The console first: where the seed file is, its console is too.
+	if err := writeFile(consolePath(path), console); err != nil {
+		return "", fmt.Errorf("save layout %s: %w", f.Layout, err)
+	}
+	if err := writeFile(path, data); err != nil {
+		return "", fmt.Errorf("save layout %s: %w", f.Layout, err)
+	}
+	if f.Plan != nil {
+		return path, nil
+	}
+	if err := s.removeOlder(f.Layout, path); err != nil {
+		return path, fmt.Errorf("layout %s is saved, but its older file is still there: %w", f.Layout, err)
+	}
+	return path, nil
+}
+
+// path is where f belongs in the store.
+func (s *Store) path(f File) string {
+	if f.Kind == qemu.Pass {
+		return filepath.Join(s.dir, f.name())
+	}
+	return filepath.Join(s.dir, Slug(f.Title), f.name())
+}
+
+// removeOlder removes the seed files of layout l other than that at keep.
+// Only what Save itself would have put there is touched: a copy that the user
+// made in a folder of their own stays.
+func (s *Store) removeOlder(l Layout, keep string) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	candidates := []string{filepath.Join(s.dir, "twin-"+l.String()+".yaml")}
+	for _, e := range entries {
+		if e.IsDir() {
+			candidates = append(candidates, filepath.Join(s.dir, e.Name(), l.String()+".yaml"))
+		}
+	}
+	for _, path := range candidates {
+		if path == keep {
+			continue
+		}
+		old, err := Read(path)
+		if err != nil || s.path(old) != path {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		if err := os.Remove(consolePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if dir := filepath.Dir(path); dir != s.dir {
+			os.Remove(dir) // fails where something else is in it, and rightly
+		}
+	}
+	return nil
+}
+
+// consolePath is where the console of the seed file at path lies.
+func consolePath(path string) string { return strings.TrimSuffix(path, ".yaml") + ".console" }
+
+// maxSlug bounds a slug: a file name may have 255 bytes, and paths should
+// stay readable.
+const maxSlug = 80
+
+// Slug turns a title into the name of a folder: "BUG: soft lockup in f" into
+// "BUG--soft-lockup-in-f". Letters, digits and underscores stay, a space
+// becomes "-" and a colon before a space another. A title that this does not
+// tell from every other gets a dot and eight hex digits of its SHA-256 added.
+// A slug is never empty and never starts with a dot or a dash.
+func Slug(title string) string {
+	var b strings.Builder
+	lossy := false
+	for i, r := range title {
+		switch {
+		case r == '_', '0' <= r && r <= '9', 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z':
+			b.WriteRune(r)
+		case r == ' ' && i > 0 && title[i-1] != ' ', r == ':' && strings.HasPrefix(title[i:], ": "):
+			b.WriteByte('-')
+		default:
+			b.WriteByte('-')
+			lossy = true
+		}
+	}
+	slug := b.String()
+	if short := strings.Trim(slug[:min(len(slug), maxSlug)], "-"); short != slug || slug == "" {
+		slug, lossy = short, true
+	}
+	if lossy {
+		slug = fmt.Sprintf("%s.%.4x", slug, sha256.Sum256([]byte(title)))
+	}
+	if strings.HasPrefix(slug, ".") {
+		slug = "title" + slug
+	}
+	return slug
+}
+
+// writeFile replaces the file at path atomically, makes its folder if need
+// be, and returns once both are on the disk.
+func writeFile(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := mkdirAll(dir); err != nil {
+		return err
+	}
+	// The temporary file must lie beside the real one: renameio would try the
+	// system's folder first, and that may be another disk after all.
+	if err := renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// mkdirAll is os.MkdirAll whose folders survive a loss of power.
+func mkdirAll(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := mkdirAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		if info, serr := os.Stat(dir); serr == nil && info.IsDir() {
+			return nil // another goroutine was faster
+		}
+		return err
+	}
+	return syncDir(parent)
+}
+
+// syncDir makes the names in a folder survive a loss of power.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
