@@ -1,0 +1,579 @@
+// Package fuzz is the engine: it turns seeds into plans, has each linked and
+// booted, and keeps the unlucky ones. It knows nothing of ELF, of linker
+// scripts or of QEMU's command line.
+package fuzz
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+	"unlucky/seeds"
+)
+
+// Sweep tries the layouts of a range of seeds, the baseline first.
+type Sweep struct {
+	Kernel   Kernel
+	Guest    *Guest
+	Strategy Strategy // may be Auto
+	// Saved is what every saved seed of this sweep has in common: the
+	// scenario, the digests of vmlinux.o and initrd, the tools' versions.
+	Saved       seeds.File
+	Dir         string // the folder of all results; this sweep's are in one named by the scenario
+	First, Last uint32 // seeds, both included
+	Workers     int    // layouts linked and booted at the same time
+	StopAfter   int    // finds, in the order of seeds, after which to stop; 0 for never
+	Stop        <-chan struct{}
+
+	// Note is told what a person would want to know, in lines.
+	Note func(format string, a ...any)
+	// Step is told how far the sweep is, after the baseline and each layout.
+	Step func(Tally)
+	// Found is called once, with the saved seed of the first find.
+	Found func(path string)
+
+	store   *seeds.Store
+	journal *seeds.Journal
+
+	mu     sync.Mutex
+	images map[string]seeds.Layout // image digest -> the layout that has it
+	twins  int
+	found  bool
+}
+
+// Tally is how far a sweep is.
+type Tally struct {
+	Done, Total int // layouts, without the baseline
+	Unlucky     int
+	Tried       int // layouts of this run, without those of an earlier one that it continues
+}
+
+// Report is what a sweep has found.
+type Report struct {
+	Scenario string         `json:"scenario"`
+	Dir      string         `json:"dir"` // Record.Path is relative to it
+	Strategy Strategy       `json:"strategy"`
+	Accel    string         `json:"accel"`
+	Baseline seeds.Record   `json:"baseline"`
+	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
+	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
+	Tried    int            `json:"tried"`   // layouts of this run
+	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
+}
+
+// maxTwins is how many passing layouts are saved: one is enough to compare
+// with, and minimizing likes a choice.
+const maxTwins = 3
+
+// alike is how many layouts must agree before the sweep doubts that the crash
+// depends on the layout at all.
+const alike = 16
+
+// Run sweeps. Interrupted by ctx it returns the report of what was done, and
+// no error; the same sweep run again continues there. Whatever was found has
+// been saved when Run returns, with or without an error.
+func (s *Sweep) Run(ctx context.Context) (*Report, error) {
+	var err error
+	if s.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
+		return nil, err
+	}
+	report := &Report{Scenario: s.Saved.Scenario.Name, Dir: s.store.Dir()}
+	layout, err := s.Kernel.Layout(ctx)
+	if err != nil {
+		return nil, err
+	}
+	baseline, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.journal.Close()
+	report.Strategy, report.Accel, report.Baseline = s.Strategy, s.Guest.Machine.Accel, baseline
+
+	done := map[seeds.Layout]seeds.Record{}
+	for _, r := range s.journal.Records() {
+		done[r.Layout] = r
+		s.images[r.Image] = r.Layout
+		if r.Kind == qemu.Pass && r.Path != "" {
+			s.twins++
+		}
+		s.found = s.found || r.Found
+	}
+	begin := time.Now()
+	end, err := s.sweep(ctx, layout, done, report)
+	report.Elapsed = time.Since(begin)
+	for _, r := range done {
+		seed, ok := r.Layout.Seed()
+		switch {
+		case !ok || seed < s.First || seed > s.Last:
+		case seed > end:
+			report.Beyond++
+		default:
+			report.Layouts = append(report.Layouts, r)
+		}
+	}
+	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
+	}
+	return report, err
+}
+
+// sweep tries the seeds that are not in done and adds them to it. It returns
+// the last seed that counts.
+func (s *Sweep) sweep(ctx context.Context, layout []linker.Section, done map[seeds.Layout]seeds.Record, report *Report) (uint32, error) {
+	type outcome struct {
+		record seeds.Record
+		err    error
+	}
+	todo, outcomes := make(chan uint32), make(chan outcome)
+	enough := make(chan struct{}) // closed when no further seed is to be tried
+	stop := sync.OnceFunc(func() { close(enough) })
+
+	// The feeder reads done; what comes in is kept apart until it has ended.
+	fresh := map[seeds.Layout]seeds.Record{}
+	tally := Tally{Total: int(s.Last-s.First) + 1}
+	next, finds, end := uint64(s.First), 0, s.Last
+	fails, links := 0, 0
+	commit := func() { // in the order of seeds, as far as they are known
+		for ; next <= uint64(s.Last); next++ {
+			r, ok := fresh[seeds.Seed(uint32(next))]
+			if !ok {
+				if r, ok = done[seeds.Seed(uint32(next))]; !ok {
+					return
+				}
+			}
+			if r.Kind != qemu.LinkFailed {
+				if links++; r.Kind != qemu.Pass {
+					fails++
+				}
+				if links == alike {
+					s.compare(report.Baseline, fails)
+				}
+			}
+			if r.Found {
+				if finds++; finds == s.StopAfter && end == s.Last {
+					end = uint32(next)
+					stop()
+				}
+			}
+		}
+	}
+	for _, r := range done {
+		if seed, ok := r.Layout.Seed(); ok && s.First <= seed && seed <= s.Last {
+			tally.Done++
+			if r.Found {
+				tally.Unlucky++
+			}
+		}
+	}
+	if tally.Done > 0 {
+		s.Note("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
+	}
+	s.Step(tally)
+	commit()
+
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		defer close(todo)
+		for seed := uint64(s.First); seed <= uint64(s.Last); seed++ {
+			if _, ok := done[seeds.Seed(uint32(seed))]; ok {
+				continue
+			}
+			select {
+			case <-enough:
+				return
+			case <-s.Stop:
+				return
+			case <-ctx.Done():
+				return
+			default:
+			}
+			select {
+			case todo <- uint32(seed):
+			case <-enough:
+				return
+			case <-s.Stop:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var workers sync.WaitGroup
+	for range max(1, s.Workers) {
+		workers.Go(func() {
+			l, err := s.Kernel.Linker()
+			if err != nil {
+				outcomes <- outcome{err: err}
+				return
+			}
+			defer l.Close()
+			for seed := range todo {
+				r, err := s.try(ctx, l, seeds.Seed(seed), s.Strategy.Plan(seed, layout), s.Guest.Boot)
+				outcomes <- outcome{r, err}
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	go func() { workers.Wait(); close(outcomes) }()
+
+	var first error
+	for o := range outcomes {
+		if o.err != nil {
+			stop()
+			if first == nil || errors.Is(first, context.Canceled) {
+				first = o.err
+			}
+			continue
+		}
+		fresh[o.record.Layout] = o.record
+		tally.Done++
+		tally.Tried++
+		if o.record.Found {
+			tally.Unlucky++
+		}
+		s.Step(tally)
+		commit()
+	}
+	stop()
+	<-fed
+	report.Tried = tally.Tried
+	for l, r := range fresh {
+		done[l] = r
+	}
+	return end, first
+}
+
+// compare says whether the first layouts give reason to believe in a layout bug.
+func (s *Sweep) compare(baseline seeds.Record, fails int) {
+	switch {
+	case fails == alike && baseline.Kind != qemu.Pass:
+		s.Note("%d of %d layouts fail alike: probably not a layout bug", alike, alike)
+	case fails == 0 && baseline.Kind == qemu.Pass:
+		s.Note("nothing found so far: %d of %d layouts pass", alike, alike)
+	}
+}
+
+// begin decides the strategy and the accelerator, opens the journal, and
+// tries the baseline unless the journal has it.
+func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
+	path := filepath.Join(s.store.Dir(), "journal")
+	s.images = map[string]seeds.Layout{}
+	// An earlier run has decided what auto stands for.
+	earlier, err := seeds.ReadHeader(path)
+	if err != nil {
+		return baseline, err
+	}
+	if earlier != nil && s.Strategy == Auto {
+		s.Strategy = Strategy(earlier.Strategy)
+	}
+	if earlier != nil && s.Guest.Machine.Accel == "auto" {
+		s.Guest.Machine.Accel = earlier.Accel
+	}
+	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
+		return baseline, err
+	}
+	l, err := s.Kernel.Linker()
+	if err != nil {
+		return baseline, err
+	}
+	defer l.Close()
+
+	boot := s.Guest.Boot
+	if s.Guest.Machine.Accel == "auto" {
+		// Its verdict is needed before the journal can be opened.
+		image, err := l.Link(ctx, linker.Plan{})
+		if err != nil {
+			return baseline, fmt.Errorf("linking the baseline: %w", err)
+		}
+		first, err := s.Guest.Settle(ctx, image.Path, s.Note)
+		if err != nil {
+			return baseline, err
+		}
+		boot = func(ctx context.Context, image string) (qemu.Result, error) {
+			boot = s.Guest.Boot
+			return first, nil
+		}
+	}
+	if s.journal, err = seeds.OpenJournal(path, s.header()); err != nil {
+		return baseline, err
+	}
+	defer func() {
+		if err != nil {
+			s.journal.Close()
+		}
+	}()
+	for _, r := range s.journal.Records() {
+		if r.Layout == seeds.Baseline {
+			return r, nil
+		}
+	}
+	baseline, err = s.try(ctx, l, seeds.Baseline, linker.Plan{}, func(ctx context.Context, image string) (qemu.Result, error) {
+		return boot(ctx, image)
+	})
+	if err == nil && baseline.Kind == qemu.LinkFailed {
+		err = fmt.Errorf("the baseline does not link: %s", baseline.Note)
+	}
+	return baseline, err
+}
+
+// header identifies the sweep: what must be the same for its verdicts to
+// stand in one journal.
+func (s *Sweep) header() seeds.Header {
+	m := s.Guest.Machine
+	m.Kernel, m.Initrd = "vmlinux", "initrd"
+	v := s.Saved.Scenario.Verdict
+	return seeds.Header{
+		Scenario: s.Saved.Scenario.Name,
+		Strategy: string(s.Strategy),
+		Accel:    m.Accel,
+		QEMU:     s.Saved.Tools.QEMU,
+		LLD:      s.Saved.Tools.LLD,
+		Object:   s.Saved.Digests.Object,
+		Initrd:   s.Saved.Digests.Initrd,
+		Argv:     digest(m.Argv()...),
+		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), s.Guest.Expect.Limit.String()),
+	}
+}
+
+func digest(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%q\n", p)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// try links and boots one layout, saves it if it is unlucky, confirms that,
+// and writes it into the journal. An error is one of the machine, not of the
+// layout.
+func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan, boot func(context.Context, string) (qemu.Result, error)) (seeds.Record, error) {
+	begin := time.Now()
+	r := seeds.Record{Layout: layout, Plan: plan.Digest()}
+	image, err := l.Link(ctx, plan)
+	var failed *linker.LinkError
+	switch {
+	case errors.As(err, &failed):
+		r.Kind, r.Note = qemu.LinkFailed, failed.Reason
+		r.Millis = time.Since(begin).Milliseconds()
+		return r, s.journal.Append(r)
+	case err != nil:
+		return r, fmt.Errorf("linking %s: %w", nameOf(layout), err)
+	}
+	r.Image = image.Digest
+	if err := s.distinct(layout, image.Digest); err != nil {
+		return r, err
+	}
+	first, err := boot(ctx, image.Path)
+	if err == nil {
+		err = infra(layout, first)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
+	if r.Kind == qemu.Pass {
+		err = s.keepTwin(&r, first)
+	} else {
+		r.Found = Shows(s.Saved.Scenario.Verdict, first)
+		r.Crashes, r.Titles = 1, map[string]int{r.Title: 1}
+		err = s.keep(ctx, &r, image.Path, first)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Millis = time.Since(begin).Milliseconds()
+	return r, s.journal.Append(r)
+}
+
+// keep saves a layout that failed, as soon as it has, and again with the rate
+// that its confirming boots show.
+func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first qemu.Result) error {
+	if err := s.save(r, first); err != nil {
+		return err
+	}
+	path := filepath.Join(s.store.Dir(), r.Path)
+	s.mu.Lock()
+	tell := r.Found && !s.found && r.Layout != seeds.Baseline
+	s.found = s.found || tell
+	s.mu.Unlock()
+	if tell && s.Found != nil {
+		s.Found(path)
+	}
+	for range s.Saved.Scenario.Verdict.Confirm {
+		again, err := s.Guest.Boot(ctx, image)
+		if err == nil {
+			err = infra(r.Layout, again)
+		}
+		if err != nil {
+			return err
+		}
+		r.Boots++
+		if again.Kind == qemu.Pass || r.Found && !Shows(s.Saved.Scenario.Verdict, again) {
+			continue
+		}
+		r.Crashes++
+		r.Titles[again.Title]++
+	}
+	what := "unlucky"
+	if !r.Found {
+		what = "another crash"
+	}
+	s.Note("%s: %s: %s (%d of %d boots)", nameOf(r.Layout), what, r.Title, r.Crashes, r.Boots)
+	return s.save(r, first)
+}
+
+// keepTwin saves the first few layouts that pass.
+func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
+	if r.Layout == seeds.Baseline {
+		return nil
+	}
+	s.mu.Lock()
+	keep := s.twins < maxTwins
+	if keep {
+		s.twins++
+	}
+	s.mu.Unlock()
+	if !keep {
+		return nil
+	}
+	return s.save(r, first)
+}
+
+// save writes the record as a saved seed, with the console of its first boot.
+func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
+	m := s.Guest.Machine
+	m.Kernel, m.Initrd = "vmlinux", "initrd"
+	f := s.Saved
+	f.Version = seeds.Version
+	f.Layout, f.Strategy = r.Layout, string(s.Strategy)
+	f.Kind, f.Title, f.Titles = r.Kind, r.Title, r.Titles
+	f.Boots, f.Crashes = r.Boots, r.Crashes
+	f.Accel = m.Accel
+	f.Digests.Plan, f.Digests.Image = r.Plan, r.Image
+	f.Command = qemu.Quote(m.Argv())
+	f.Found = time.Now().UTC().Truncate(time.Second)
+	path, err := s.store.Save(f, first.Console)
+	if err != nil {
+		return err
+	}
+	r.Path, err = filepath.Rel(s.store.Dir(), path)
+	return err
+}
+
+// distinct refuses two layouts that are one: padding that silently does
+// nothing would make a sweep of a thousand seeds a test of one.
+func (s *Sweep) distinct(layout seeds.Layout, image string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if same, ok := s.images[image]; ok && same != layout {
+		return fmt.Errorf("layout of %s equals %s: the padding did nothing", nameOf(layout), nameOf(same))
+	}
+	s.images[image] = layout
+	return nil
+}
+
+// infra turns a boot from which nothing was learnt into an error.
+func infra(layout seeds.Layout, r qemu.Result) error {
+	if r.Kind != qemu.Infra {
+		return nil
+	}
+	return &InfraError{layout, r.Reason}
+}
+
+// InfraError is QEMU or KVM failing again and again: no verdict.
+type InfraError struct {
+	Layout seeds.Layout
+	Reason string
+}
+
+func (e *InfraError) Error() string {
+	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", nameOf(e.Layout), 1+retries, e.Reason)
+}
+
+// Shows tells whether a boot shows the crash that a scenario looks for.
+func Shows(v scenarios.Verdict, r qemu.Result) bool {
+	if r.Kind == qemu.Pass || r.Kind == qemu.Infra {
+		return false
+	}
+	return v.Crash.Regexp == nil || v.Crash.MatchString(r.Title) || v.Crash.Match(r.Console)
+}
+
+func nameOf(l seeds.Layout) string {
+	if l == seeds.Baseline {
+		return "the baseline"
+	}
+	return "seed " + l.String()
+}
+
+// Unlucky are the finds of a sweep by title, the most frequent title first.
+func (r *Report) Unlucky() []Finding { return r.findings(true) }
+
+// Others are the layouts that failed, but not as looked for.
+func (r *Report) Others() []Finding { return r.findings(false) }
+
+// Finding is one title and the layouts that showed it at their first boot.
+type Finding struct {
+	Title   string
+	Layouts []seeds.Record
+}
+
+func (r *Report) findings(found bool) []Finding {
+	var out []Finding
+	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
+		if l.Found != found || l.Kind != qemu.Crash && l.Kind != qemu.Hang {
+			continue
+		}
+		i := slices.IndexFunc(out, func(f Finding) bool { return f.Title == l.Title })
+		if i < 0 {
+			out = append(out, Finding{Title: l.Title})
+			i = len(out) - 1
+		}
+		out[i].Layouts = append(out[i].Layouts, l)
+	}
+	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Compare(len(b.Layouts), len(a.Layouts)) })
+	return out
+}
+
+// Count is the number of layouts, without the baseline, of a kind.
+func (r *Report) Count(k qemu.Kind) int {
+	n := 0
+	for _, l := range r.Layouts {
+		if l.Kind == k {
+			n++
+		}
+	}
+	return n
+}
+
+// Finds is the number of unlucky layouts, without the baseline.
+func (r *Report) Finds() int {
+	n := 0
+	for _, l := range r.Layouts {
+		if l.Found {
+			n++
+		}
+	}
+	return n
+}
+
+// PerHour is how many layouts an hour this run has tried.
+func (r *Report) PerHour() float64 {
+	if r.Elapsed <= 0 {
+		return 0
+	}
+	return float64(r.Tried) / r.Elapsed.Hours()
+}

@@ -1,0 +1,506 @@
+package fuzz_test
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"unlucky/fuzz"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+	"unlucky/seeds"
+)
+
+// kernel makes a *linker.Kernel a fuzz.Kernel.
+type kernel struct{ *linker.Kernel }
+
+func (k kernel) Linker() (fuzz.Linker, error) { return k.NewWorker() }
+
+// tiny prepares linker/testdata/tiny, a kernel tree in small whose guest
+// crashes at shutdown for some addresses of one of its functions, if "canary"
+// stands on its command line. edit may change its files first.
+func tiny(t testing.TB, edit func(dir string)) kernel {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "tiny")
+	if err := os.CopyFS(dir, os.DirFS("../linker/testdata/tiny")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "scripts/link-vmlinux.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if edit != nil {
+		edit(dir)
+	}
+	k, err := linker.Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: dir, Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	return kernel{k}
+}
+
+// scenario is one for tiny.
+func scenario(append string) scenarios.Scenario {
+	return scenarios.Scenario{
+		Name:   "tiny",
+		Kernel: scenarios.Kernel{Dir: "/tiny", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"},
+		Guest: scenarios.Guest{Init: "true\n", Memory: 64 << 20, CPUs: 1, Machine: "microvm,acpi=off", CPU: "max", Accel: "tcg",
+			Append: append, Limit: scenarios.Duration(20 * time.Second)},
+		Verdict: scenarios.Verdict{Pass: scenarios.Regexp{Regexp: regexp.MustCompile("tiny: goodbye")}, Confirm: 1},
+	}
+}
+
+// sweep is a sweep of tiny with its results in dir.
+func sweep(k kernel, s scenarios.Scenario, dir string, first, last uint32, workers int) *fuzz.Sweep {
+	g := fuzz.NewGuest(s, "")
+	return &fuzz.Sweep{
+		Kernel: k, Guest: g, Strategy: fuzz.Text, Dir: dir, First: first, Last: last, Workers: workers,
+		Saved: seeds.File{Scenario: s, Tools: seeds.Tools{Clang: k.Clang, LLD: k.LLD, QEMU: "7.2"},
+			Digests: seeds.Digests{Object: k.Digest, Initrd: strings.Repeat("0", 64)}},
+		Note: func(string, ...any) {}, Step: func(fuzz.Tally) {},
+	}
+}
+
+// verdicts is what must not depend on how a sweep was run.
+func verdicts(r *fuzz.Report) string {
+	var b strings.Builder
+	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
+		fmt.Fprintf(&b, "%s %s %q found=%v %d/%d %.8s %.8s\n", l.Layout, l.Kind, l.Title, l.Found, l.Crashes, l.Boots, l.Plan, l.Image)
+	}
+	return b.String()
+}
+
+func TestSweep(t *testing.T) {
+	k := tiny(t, nil)
+	dir := t.TempDir()
+	s := sweep(k, scenario("canary"), dir, 0, 31, 2)
+	var notified []string
+	s.Found = func(path string) { notified = append(notified, path) }
+	var last fuzz.Tally
+	s.Step = func(tally fuzz.Tally) { last = tally }
+	r, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Layouts) != 32 || last.Done != 32 || last.Total != 32 || last.Tried != 32 || last.Unlucky != r.Finds() {
+		t.Errorf("%d layouts, tally %+v, want 32", len(r.Layouts), last)
+	}
+	if r.Finds() == 0 || r.Count(qemu.Pass) == 0 || r.Finds()+r.Count(qemu.Pass) != 32 {
+		t.Fatalf("%d finds and %d passes of 32, want some of both:\n%s", r.Finds(), r.Count(qemu.Pass), verdicts(r))
+	}
+	if len(notified) != 1 {
+		t.Errorf("the first find was told %d times", len(notified))
+	}
+	// The image itself says which layouts crash.
+	l, err := k.Linker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	twins := 0
+	for _, rec := range r.Layouts {
+		seed, _ := rec.Layout.Seed()
+		layout, err := k.Layout(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		image, err := l.Link(t.Context(), fuzz.Text.Plan(seed, layout))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at := symbols(t, image.Path)["victim"]; rec.Found != (at%64 == 0x20) {
+			t.Errorf("seed %d: victim is at %#x, found %v", seed, at, rec.Found)
+		}
+		if rec.Found && (rec.Title != "invalid opcode in canary_reboot" || rec.Boots != 2 || rec.Crashes != 2) {
+			t.Errorf("seed %d: %+v", seed, rec)
+		}
+		if rec.Path == "" {
+			if rec.Found {
+				t.Errorf("seed %d was not saved", seed)
+			}
+			continue
+		}
+		path := filepath.Join(r.Dir, rec.Path)
+		f, err := seeds.Read(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if rec.Kind == qemu.Pass {
+			twins++
+		}
+		console, err := os.ReadFile(strings.TrimSuffix(path, ".yaml") + ".console")
+		if err != nil || !strings.Contains(string(console), "tiny: hello") {
+			t.Errorf("seed %d: its console is %q, %v", seed, console, err)
+		}
+		// Each saved seed is linked again to the same image, and shows the same.
+		image, err = fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Saved.Tools)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		again, err := fuzz.Replay(t.Context(), f, s.Guest, image.Path, 2, func(qemu.Result) {})
+		if err != nil || again.Shown != 2 || again.Boots != 2 {
+			t.Errorf("seed %d: replayed %+v, %v", seed, again, err)
+		}
+	}
+	if twins != 3 {
+		t.Errorf("%d twins are saved, want 3", twins)
+	}
+
+	t.Run("again", func(t *testing.T) {
+		s := sweep(k, scenario("canary"), dir, 0, 31, 1)
+		again, err := s.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.Tried != 0 || verdicts(again) != verdicts(r) {
+			t.Errorf("%d layouts tried again; verdicts\n%swant\n%s", again.Tried, verdicts(again), verdicts(r))
+		}
+	})
+	t.Run("another sweep in the same folder", func(t *testing.T) {
+		if _, err := sweep(k, scenario("canary quiet"), dir, 0, 31, 1).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "QEMU arguments") {
+			t.Errorf("error %v, want one that names what differs", err)
+		}
+	})
+	t.Run("one worker", func(t *testing.T) {
+		one, err := sweep(k, scenario("canary"), t.TempDir(), 0, 31, 1).Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if verdicts(one) != verdicts(r) {
+			t.Errorf("verdicts depend on the number of workers:\n%swant\n%s", verdicts(one), verdicts(r))
+		}
+	})
+	t.Run("stop after", func(t *testing.T) {
+		var want []seeds.Record
+		for _, rec := range r.Layouts {
+			if want = append(want, rec); rec.Found {
+				break
+			}
+		}
+		for _, workers := range []int{1, 3} {
+			s := sweep(k, scenario("canary"), t.TempDir(), 0, 31, workers)
+			s.StopAfter = 1
+			got, err := s.Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Layouts) != len(want) || got.Finds() != 1 || got.Tried > len(want)+2*workers {
+				t.Errorf("%d workers: stopped with %d layouts of %d tried and %d finds, want %d layouts", workers, len(got.Layouts), got.Tried, got.Finds(), len(want))
+			}
+		}
+	})
+	t.Run("healthy", func(t *testing.T) {
+		var notes []string
+		s := sweep(k, scenario("off"), t.TempDir(), 0, 31, 2)
+		s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+		healthy, err := s.Run(t.Context())
+		if err != nil || healthy.Count(qemu.Pass) != 32 {
+			t.Fatalf("%v\n%s", err, verdicts(healthy))
+		}
+		if !slices.Contains(notes, "nothing found so far: 16 of 16 layouts pass") {
+			t.Errorf("notes %q", notes)
+		}
+	})
+}
+
+// Interrupted anywhere and run again, a sweep gives what an uninterrupted one
+// gives, and tries no layout twice.
+func TestInterrupted(t *testing.T) {
+	k := tiny(t, nil)
+	whole, err := sweep(k, scenario("canary"), t.TempDir(), 1, 12, 2).Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, workers := range []int{1, 2} {
+		dir := t.TempDir()
+		tried, runs := 0, 0
+		for ; ; runs++ {
+			if runs > 40 {
+				t.Fatal("it does not get on")
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			s := sweep(k, scenario("canary"), dir, 1, 12, workers)
+			boots, run := 0, s.Guest.Run
+			var mu sync.Mutex
+			s.Guest.Run = func(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
+				mu.Lock()
+				boots++
+				if boots == 2+runs%5 {
+					cancel() // in the middle of a boot, of the baseline too
+				}
+				mu.Unlock()
+				return run(m, ctx, e)
+			}
+			r, err := s.Run(ctx)
+			done := ctx.Err() == nil
+			cancel()
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if r != nil {
+				tried += r.Tried
+			}
+			if done {
+				if verdicts(r) != verdicts(whole) {
+					t.Errorf("%d workers, %d runs:\n%swant\n%s", workers, runs, verdicts(r), verdicts(whole))
+				}
+				break
+			}
+		}
+		if tried != 12 {
+			t.Errorf("%d workers: %d layouts were tried in %d runs, want each of 12 once", workers, tried, runs)
+		}
+	}
+}
+
+// The layout that one has can be the bad one.
+func TestUnluckyBaseline(t *testing.T) {
+	k := tiny(t, func(dir string) {
+		path := filepath.Join(dir, "main.c")
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.WriteFile(path, []byte(strings.Replace(string(source), "at % 64 == 0x20", "at % 64 != 0x20", 1)), 0o644)
+	})
+	r, err := sweep(k, scenario("canary"), t.TempDir(), 1, 16, 2).Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Baseline.Found || r.Count(qemu.Pass) == 0 {
+		t.Fatalf("want an unlucky baseline and some layouts that pass:\n%s", verdicts(r))
+	}
+	f, err := seeds.Read(filepath.Join(r.Dir, r.Baseline.Path))
+	if err != nil || f.Layout != seeds.Baseline {
+		t.Errorf("the baseline was saved as %+v, %v", f.Layout, err)
+	}
+}
+
+// A crash of no layout in particular is doubted, and one other than the crash
+// looked for is kept apart.
+func TestAlikeAndOthers(t *testing.T) {
+	k := tiny(t, func(dir string) {
+		path := filepath.Join(dir, "main.c")
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.WriteFile(path, []byte(strings.Replace(string(source), "at % 64 == 0x20", "at", 1)), 0o644)
+	})
+	var notes []string
+	s := sweep(k, scenario("canary"), t.TempDir(), 1, 16, 2)
+	s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+	if _, err := s.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(notes, "16 of 16 layouts fail alike: probably not a layout bug") {
+		t.Errorf("notes %q", notes)
+	}
+	other := scenario("canary")
+	other.Verdict.Crash.Regexp = regexp.MustCompile("double fault")
+	r, err := sweep(k, other, t.TempDir(), 1, 3, 1).Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Finds() != 0 || len(r.Others()) != 1 || len(r.Others()[0].Layouts) != 4 {
+		t.Fatalf("%d finds, others %+v", r.Finds(), r.Others())
+	}
+	for _, l := range r.Others()[0].Layouts {
+		if f, err := seeds.Read(filepath.Join(r.Dir, l.Path)); err != nil || f.Title != "invalid opcode in canary_reboot" {
+			t.Errorf("saved as %q, %v", f.Title, err)
+		}
+	}
+}
+
+// lld's own padding and the emulation of it move functions alike.
+func TestTextIsLLD(t *testing.T) {
+	k := tiny(t, nil)
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := k.Linker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	compared := 0
+	for _, seed := range []uint32{0, 1, 2, 3, 7, 1000, math.MaxUint32} {
+		var functions [2]map[string]uint64
+		for i, strategy := range []fuzz.Strategy{fuzz.Text, fuzz.LLD} {
+			image, err := l.Link(t.Context(), strategy.Plan(seed, layout))
+			if err != nil {
+				t.Fatal(err)
+			}
+			functions[i] = symbols(t, image.Path)
+		}
+		for name, at := range functions[0] {
+			if strings.HasPrefix(name, "fill") || name == "victim" || name == "run" {
+				compared++
+				text, lld := at-functions[0]["fill110"], functions[1][name]-functions[1]["fill110"]
+				if text != lld {
+					t.Errorf("seed %d: %s is %#x behind the first function by strategy text, %#x by lld", seed, name, text, lld)
+				}
+			}
+		}
+	}
+	if compared < 7*300 {
+		t.Errorf("only %d functions were compared", compared)
+	}
+}
+
+// symbols are the addresses of an image's functions.
+func symbols(t testing.TB, path string) map[string]uint64 {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	list, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]uint64{}
+	for _, s := range list {
+		out[s.Name] = s.Value
+	}
+	return out
+}
+
+// What auto stands for is decided by a real link.
+func TestAuto(t *testing.T) {
+	edit := func(from, to string) func(string) {
+		return func(dir string) {
+			path := filepath.Join(dir, "vmlinux.lds")
+			script, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(script), from) {
+				t.Fatalf("the linker script has no %q", from)
+			}
+			os.WriteFile(path, []byte(strings.Replace(string(script), from, to, 1)), 0o644)
+		}
+	}
+	for _, test := range []struct {
+		name string
+		edit func(string)
+		ask  fuzz.Strategy
+		want fuzz.Strategy
+		note string
+	}{
+		{"links", nil, fuzz.Auto, fuzz.LLD, ""},
+		{"location counter", edit("*(.text..by_hand)", ". = _stext + 0x4700; *(.text..by_hand)"), fuzz.Auto, fuzz.Text, "unable to move location counter"},
+		{"assertion", edit("/DISCARD/", `ASSERT(_etext - _stext < 0x4660, "SRSO function pair won't alias") /DISCARD/`), fuzz.Auto, fuzz.Text, "SRSO function pair won't alias"},
+		{"tables", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), fuzz.Auto, fuzz.Text, "the 1 tables that the linker builds"},
+		{"tables, by hand", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), fuzz.LLD, fuzz.LLD, "expect false crashes"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var notes []string
+			s := sweep(tiny(t, test.edit), scenario("off"), t.TempDir(), 1, 1, 1)
+			s.Strategy = test.ask
+			s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+			r, err := s.Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Strategy != test.want || !strings.Contains(strings.Join(notes, "\n"), test.note) {
+				t.Errorf("strategy %s, notes %q; want %s, %q", r.Strategy, notes, test.want, test.note)
+			}
+		})
+	}
+}
+
+// A flag that silently does nothing would make every layout the baseline.
+func TestPaddingThatDoesNothing(t *testing.T) {
+	k := tiny(t, func(dir string) {
+		path := filepath.Join(dir, "scripts/link-vmlinux.sh")
+		script, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An lld that knows the flag and does not act on it.
+		os.WriteFile(path, []byte(strings.Replace(string(script), "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
+			"${LD} ${KBUILD_LDFLAGS} $(echo ${LDFLAGS_vmlinux} | sed s/--randomize-section-padding=.*//)", 1)), 0o755)
+	})
+	s := sweep(k, scenario("off"), t.TempDir(), 7, 7, 1)
+	s.Strategy = fuzz.LLD
+	if _, err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "layout of seed 7 equals the baseline") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Changed tools, objects and files are what a replay that differs is explained by.
+func TestRelinkExplains(t *testing.T) {
+	k := tiny(t, nil)
+	s := sweep(k, scenario("canary"), t.TempDir(), 1, 8, 1)
+	r, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Layouts, func(l seeds.Record) bool { return l.Path != "" })
+	saved, err := seeds.Read(filepath.Join(r.Dir, r.Layouts[i].Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := k.Linker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, test := range []struct {
+		name, want string
+		edit       func(*seeds.File)
+	}{
+		{"object", "clang was 21.1.0 and is " + k.Clang, func(f *seeds.File) { f.Digests.Object, f.Tools.Clang = strings.Repeat("1", 64), "21.1.0" }},
+		{"object, same tools", "source", func(f *seeds.File) { f.Digests.Object = strings.Repeat("1", 64) }},
+		{"plan", "edited", func(f *seeds.File) { f.Layout = seeds.Seed(99) }},
+		{"image", "lld was 21.1.0 and is " + k.LLD, func(f *seeds.File) { f.Digests.Image, f.Tools.LLD = strings.Repeat("1", 64), "21.1.0" }},
+	} {
+		f := saved
+		test.edit(&f)
+		if _, err := fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Saved.Tools); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", test.name, err, test.want)
+		}
+	}
+	// A plan that is written out and read back is linked without its seed.
+	plan, err := fuzz.PlanOf(t.Context(), saved, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	explicit := saved
+	explicit.Plan, explicit.Layout = &plan, seeds.Baseline
+	data, err := explicit.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "explicit.yaml")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	back, err := seeds.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(back.Plan, &plan) {
+		t.Error("the plan changed on its way through the file")
+	}
+	if _, err := fuzz.Relink(t.Context(), back, k, l, k.Digest, s.Saved.Tools); err != nil {
+		t.Error(err)
+	}
+}
