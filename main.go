@@ -1,0 +1,162 @@
+// Command unlucky hunts for kernel crashes that depend on where the linker
+// happened to put things: it links a kernel with many layouts, boots each in
+// QEMU, and saves the seeds of those that crash.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/adrg/xdg"
+
+	"unlucky/linker"
+)
+
+const usage = `unlucky finds kernel crashes that depend on the layout of the image.
+
+Usage:
+    unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
+    unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
+    unlucky scenarios                  list the built-in scenarios
+    unlucky scenarios show NAME        print one as YAML, to copy and edit
+    unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
+    unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
+    unlucky classify [-json] FILE|-    print the crash title of a console log
+    unlucky clean                      remove the prepared kernels
+    unlucky COMMAND -h                 print the flags of a command
+
+SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
+build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
+sweep has saved; it is all that a replay needs.
+
+Examples:
+    unlucky sweep kcfi-seal -seeds 1:64
+    unlucky sweep my.yaml -linux ~/src/linux -for 8h -exec 'mail -s "unlucky: $UNLUCKY_TITLE" me <"$UNLUCKY_FILE"'
+    unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10
+    unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
+    git bisect run unlucky sweep my.yaml -linux . -seeds 1:32 -stop-after 1 -bisect
+
+Exit status:
+    0  done
+    1  something failed
+    2  usage
+    3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout
+    125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
+`
+
+// Exit statuses.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNo          = 3
+	exitCannotTell  = 125 // git bisect run: skip this commit
+	exitInterrupted = 130
+)
+
+// exit is an error that only carries an exit status; all has been said.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// usageError is bad input on the command line.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second ^C ends the program at once
+	os.Exit(status(run(ctx, os.Args[1:], os.Stdin, os.Stdout), newScreen(os.Stderr)))
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
+		"sweep": sweep, "replay": replay, "scenarios": listScenarios, "doctor": doctor,
+		"patch": patch, "classify": classify, "clean": clean,
+	}
+	if len(args) == 0 {
+		return usageError{errors.New("no command")}
+	}
+	switch args[0] {
+	case "-h", "-help", "--help", "help":
+		fmt.Fprint(out, usage)
+		return nil
+	}
+	command, ok := commands[args[0]]
+	if !ok {
+		return usageError{fmt.Errorf("there is no command %q", args[0])}
+	}
+	err := command(ctx, args[1:], in, out)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	return err
+}
+
+// status prints an error the way all errors are printed, and returns the exit
+// status.
+func status(err error, s *screen) int {
+	var code exit
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &usageError{}):
+		s.error(err)
+		s.hint("unlucky -h")
+		return exitUsage
+	case errors.Is(err, context.Canceled):
+		s.error(errors.New("interrupted"))
+		return exitInterrupted
+	}
+	s.error(err)
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if h, ok := e.(*linker.HintError); ok {
+			s.hint(h.Hint)
+		}
+	}
+	return exitFailed
+}
+
+// parse parses flags that may stand before and after the arguments, of which
+// there must be min to max.
+func parse(f *flag.FlagSet, args []string, out io.Writer, synopsis string, min, max int) ([]string, error) {
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	var rest []string
+	for {
+		err := f.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintf(out, "Usage: unlucky %s\n\n", synopsis)
+			f.SetOutput(out)
+			f.PrintDefaults()
+			return nil, err
+		}
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%s: %w", f.Name(), err)}
+		}
+		if args = f.Args(); len(args) == 0 {
+			break
+		}
+		rest, args = append(rest, args[0]), args[1:]
+	}
+	if len(rest) < min || len(rest) > max {
+		return nil, usageError{fmt.Errorf("usage: unlucky %s", synopsis)}
+	}
+	return rest, nil
+}
+
+// cacheDir is where prepared kernels are kept.
+func cacheDir() string { return filepath.Join(xdg.CacheHome, "unlucky") }
+
+// indent puts each line of s two columns to the right of what it belongs to.
+func indent(s string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n  ")
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"unlucky/fuzz"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("replay", flag.ContinueOnError)
+	o := new(override)
+	o.guest(f)
+	var (
+		boots  = f.Int("boots", 3, "`N` times to boot the image")
+		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
+		show   = f.Bool("print", false, "print the QEMU command, ready to paste, and do not boot")
+		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd and the consoles in")
+		asJSON = f.Bool("json", false, "print the result as JSON")
+	)
+	rest, err := parse(f, args, out, "replay SEEDFILE [flags]", 1, 1)
+	if err != nil {
+		return err
+	}
+	if *boots < 1 {
+		return usageError{fmt.Errorf("-boots %d: boot it at least once", *boots)}
+	}
+	if *gdb && *show {
+		return usageError{errors.New("-gdb and -print exclude each other")}
+	}
+	saved, err := seeds.Read(rest[0])
+	if err != nil {
+		return err
+	}
+	// What was found under KVM is replayed under KVM where that works.
+	scenario := saved.Scenario
+	if scenario.Guest.Accel = saved.Accel; saved.Accel == "kvm" {
+		scenario.Guest.Accel = "auto"
+	}
+	if err := o.apply(&scenario); err != nil {
+		return err
+	}
+	scr := newScreen(os.Stderr)
+	b, err := prepare(ctx, scenario, scr)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	l, err := b.NewWorker()
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	scr.progress("linking seed "+saved.Layout.String(), 0, 0)
+	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
+	scr.done()
+	if err != nil {
+		return err
+	}
+	if b.saved.Tools.QEMU != saved.Tools.QEMU {
+		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
+	}
+	if b.saved.Digests.Initrd != saved.Digests.Initrd {
+		scr.note("warning: the initrd is another one than was saved (another busybox?)")
+	}
+	if *keep == "" && *show {
+		// The command is for later: its files must outlive this program.
+		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
+			return err
+		}
+	}
+	m := b.guest.Machine
+	m.Kernel = image.Path
+	if *keep != "" {
+		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+			return err
+		}
+	}
+	if m.Accel == "auto" && (*gdb || *show) {
+		m.Accel = "tcg"
+		if qemu.KVM() == nil {
+			m.Accel = "kvm"
+		}
+	}
+	switch {
+	case *show:
+		_, err := fmt.Fprintln(out, qemu.Quote(m.Argv()))
+		return err
+	case *gdb:
+		return debug(ctx, m, in, out)
+	}
+	each := func(n int, r qemu.Result) error {
+		title := r.Title
+		if r.Kind == qemu.Pass {
+			title = "pass"
+		}
+		scr.note("boot %d of %d: %s", n, *boots, title)
+		if *keep == "" {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
+	}
+	if b.guest.Machine.Accel == "auto" {
+		if _, err := b.guest.Settle(ctx, image.Path, scr.note); err != nil {
+			return err
+		}
+	}
+	n := 0
+	var keepErr error
+	result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
+		n++
+		keepErr = errors.Join(keepErr, each(n, r))
+	})
+	if err := errors.Join(err, keepErr); err != nil {
+		return err
+	}
+	if *asJSON {
+		if err := json.NewEncoder(out).Encode(result); err != nil {
+			return err
+		}
+	} else {
+		printReplayed(out, saved, result)
+	}
+	if result.Shown == 0 {
+		return exit(exitNo)
+	}
+	return nil
+}
+
+func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
+	what := f.Title
+	if f.Kind == qemu.Pass {
+		what = "pass"
+	}
+	fmt.Fprintf(out, "seed %s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout, f.Scenario.Name, r.Shown, r.Boots, what)
+	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
+		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
+	}
+}
+
+// keepImage copies what a boot needs, and what a debugger wants, into dir.
+func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", "", err
+	}
+	kernel, keptInitrd = filepath.Join(dir, filepath.Base(image.Path)), filepath.Join(dir, "initrd")
+	symbols := filepath.Join(filepath.Dir(image.Path), "System.map")
+	for from, to := range map[string]string{image.Path: kernel, initrd: keptInitrd, symbols: filepath.Join(dir, "System.map")} {
+		data, err := os.ReadFile(from)
+		if errors.Is(err, os.ErrNotExist) && from == symbols {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(to, data, 0o644)
+		}
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return kernel, keptInitrd, nil
+}
+
+// debug runs QEMU in the foreground, stopped until gdb tells it to go on.
+func debug(ctx context.Context, m qemu.Machine, in io.Reader, out io.Writer) error {
+	m.GDB = true
+	argv := m.Argv()
+	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{m.Kernel}))
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, os.Stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

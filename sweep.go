@@ -1,0 +1,387 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"unlucky/fuzz"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+	"unlucky/seeds"
+)
+
+// cacheLimit keeps prepared kernels from piling up: room for some ten small
+// kernels, or four of a distribution's size.
+const cacheLimit = 20 << 30
+
+func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("sweep", flag.ContinueOnError)
+	o := overrides(f)
+	var (
+		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
+		workers   = f.Int("j", 0, "`layouts` linked and booted at the same time (default: CPUs by the guest's CPUs)")
+		strategy  = f.String("strategy", "auto", "how a seed becomes a layout: `auto, lld or text`")
+		limit     = f.Duration("for", 0, "stop after this `time`, such as 8h")
+		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
+		dir       = f.String("o", "unlucky.out", "`folder` of the results")
+		command   = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
+		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
+		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told")
+		asJSON    = f.Bool("json", false, "print the report as JSON")
+	)
+	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 1, 1)
+	if err != nil {
+		return err
+	}
+	s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter}
+	if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
+		return usageError{err}
+	}
+	if s.Strategy, err = fuzz.ParseStrategy(*strategy); err != nil {
+		return usageError{err}
+	}
+	if *workers < 0 || *stopAfter < 0 || *limit < 0 {
+		return usageError{errors.New("-j, -stop-after and -for take no negative value")}
+	}
+	if *fail && *bisect {
+		return usageError{errors.New("-fail and -bisect exclude each other")}
+	}
+	scr := newScreen(os.Stderr)
+	report, err := runSweep(ctx, s, rest[0], o, *limit, *command, scr)
+	scr.done()
+	if report != nil {
+		if *asJSON {
+			err = errors.Join(err, json.NewEncoder(out).Encode(report))
+		} else {
+			printReport(out, report, s)
+		}
+	}
+	switch {
+	case report != nil && report.Finds() > 0 && (*fail || *bisect):
+		return exit(exitNo)
+	case *bisect && ctx.Err() != nil:
+		return exit(exitInterrupted) // above 127: ends the bisection
+	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
+		if err != nil {
+			scr.error(err)
+		}
+		return exit(exitCannotTell)
+	case err == nil && ctx.Err() != nil:
+		scr.note("interrupted; the same command continues here")
+		return exit(exitInterrupted)
+	}
+	return err
+}
+
+func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limit time.Duration, command string, scr *screen) (*fuzz.Report, error) {
+	scenario, err := scenarios.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.apply(&scenario); err != nil {
+		return nil, err
+	}
+	b, err := prepare(ctx, scenario, scr)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	if s.Workers == 0 {
+		s.Workers = max(1, runtime.NumCPU()/max(1, scenario.Guest.CPUs))
+	}
+	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
+	s.Note = scr.note
+	stop := make(chan struct{})
+	s.Stop = stop
+	if limit > 0 {
+		defer time.AfterFunc(limit, func() { close(stop) }).Stop()
+	}
+	begin := time.Now()
+	s.Step = func(t fuzz.Tally) {
+		text := fmt.Sprintf("%d unlucky so far", t.Unlucky)
+		if t.Tried > 0 {
+			each := time.Since(begin) / time.Duration(t.Tried)
+			text += fmt.Sprintf(", %.0f layouts an hour, %v left", time.Hour.Seconds()/each.Seconds(),
+				(each * time.Duration(t.Total-t.Done)).Round(time.Second))
+		} else {
+			begin = time.Now() // the baseline's time is not the layouts'
+		}
+		scr.tally(t.Done, t.Total, text)
+	}
+	if command != "" {
+		s.Found = func(path string) {
+			if err := notify(ctx, command, path); err != nil {
+				scr.note("warning: -exec: %v", err)
+			}
+		}
+	}
+	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
+	return s.Run(ctx)
+}
+
+// notify runs the user's command for a saved seed.
+func notify(ctx context.Context, command, path string) error {
+	saved, err := seeds.Read(path)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.Env = append(os.Environ(), "UNLUCKY_FILE="+path, "UNLUCKY_TITLE="+saved.Title)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
+}
+
+// parseSeeds reads FIRST:LAST or one seed.
+func parseSeeds(text string) (first, last uint32, err error) {
+	from, to, ok := strings.Cut(text, ":")
+	if !ok {
+		to = from
+	}
+	a, err1 := strconv.ParseUint(from, 10, 32)
+	b, err2 := strconv.ParseUint(to, 10, 32)
+	switch {
+	case err1 != nil || err2 != nil:
+		return 0, 0, fmt.Errorf("-seeds %s: want FIRST:LAST, each from 0 to 4294967295", text)
+	case a > b:
+		return 0, 0, fmt.Errorf("-seeds %s: the first seed is behind the last; did you mean %d:%d?", text, b, a)
+	}
+	return uint32(a), uint32(b), nil
+}
+
+// override is what the command line changes in a scenario.
+type override struct {
+	linux, build, append, cpu, accel string
+	smp                              int
+	qemuArgs                         []string
+}
+
+func overrides(f *flag.FlagSet) *override {
+	o := new(override)
+	f.StringVar(&o.linux, "linux", "", "kernel `tree` to build instead of the scenario's; it is not written to")
+	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
+	o.guest(f)
+	return o
+}
+
+// guest adds the flags that change the guest, not the kernel.
+func (o *override) guest(f *flag.FlagSet) {
+	f.StringVar(&o.append, "append", "", "`arguments` to add to the kernel command line")
+	f.StringVar(&o.cpu, "cpu", "", "QEMU's CPU `model`")
+	f.IntVar(&o.smp, "smp", 0, "`CPUs` of the guest")
+	f.StringVar(&o.accel, "accel", "", "`auto, kvm or tcg`")
+	f.Func("qemu-arg", "further `argument` of QEMU; give it once for each", func(a string) error {
+		o.qemuArgs = append(o.qemuArgs, a)
+		return nil
+	})
+}
+
+func (o *override) apply(s *scenarios.Scenario) error {
+	if o.linux != "" && o.build != "" {
+		return usageError{errors.New("-linux and -build exclude each other")}
+	}
+	for flag, to := range map[*string]*string{&o.linux: &s.Kernel.Dir, &o.build: &s.Kernel.Build} {
+		if *flag == "" {
+			continue
+		}
+		dir, err := filepath.Abs(*flag)
+		if err != nil {
+			return err
+		}
+		s.Kernel.Package, s.Kernel.Dir, s.Kernel.Build = "", "", ""
+		*to = dir
+	}
+	if s.Kernel.Build != "" { // it is what it is
+		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set = nil, "", nil
+	}
+	g := &s.Guest
+	if o.append != "" {
+		g.Append = strings.TrimSpace(g.Append + " " + o.append)
+	}
+	if o.cpu != "" {
+		g.CPU = o.cpu
+	}
+	if o.smp < 0 {
+		return usageError{fmt.Errorf("-smp %d: a guest has at least one CPU", o.smp)}
+	}
+	if o.smp > 0 {
+		g.CPUs = o.smp
+	}
+	switch o.accel {
+	case "":
+	case "auto", "kvm", "tcg":
+		g.Accel = o.accel
+	default:
+		return usageError{fmt.Errorf("-accel %s: there are auto, kvm and tcg", o.accel)}
+	}
+	g.QEMUArgs = append(g.QEMUArgs[:len(g.QEMUArgs):len(g.QEMUArgs)], o.qemuArgs...)
+	return nil
+}
+
+// bench is all that is needed to link and boot layouts of one scenario.
+type bench struct {
+	*linker.Kernel
+	guest *fuzz.Guest
+	saved seeds.File // what every saved seed has in common
+	dir   string     // temporary, holds the initrd
+}
+
+// Linker makes a bench a fuzz.Kernel.
+func (b *bench) Linker() (fuzz.Linker, error) { return b.NewWorker() }
+
+func (b *bench) Close() error { return errors.Join(os.RemoveAll(b.dir), b.Kernel.Close()) }
+
+// prepare makes the kernel and the initrd of a scenario.
+func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, err error) {
+	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := initrdOf(s.Guest)
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := linker.Prepare(ctx, cacheDir(), s.Kernel, scr.progress)
+	scr.done()
+	if err != nil {
+		return nil, err
+	}
+	removed, err := linker.Clean(cacheDir(), cacheLimit)
+	for _, k := range removed {
+		scr.note("removed %s (%s), the least recently used prepared kernel", k.Dir, humanize.IBytes(uint64(k.Bytes)))
+	}
+	if err != nil {
+		return nil, errors.Join(err, kernel.Close())
+	}
+	dir, err := os.MkdirTemp("", "unlucky-")
+	if err != nil {
+		return nil, errors.Join(err, kernel.Close())
+	}
+	b := &bench{Kernel: kernel, dir: dir}
+	path := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(path, initrd, 0o644); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	b.guest = fuzz.NewGuest(s, path)
+	sum := sha256.Sum256(initrd)
+	b.saved = seeds.File{
+		Scenario: s,
+		Digests:  seeds.Digests{Object: kernel.Digest, Initrd: hex.EncodeToString(sum[:])},
+		Tools:    seeds.Tools{Clang: kernel.Clang, LLD: kernel.LLD, QEMU: version},
+	}
+	return b, nil
+}
+
+// initrdOf is the user space of a guest.
+func initrdOf(g scenarios.Guest) ([]byte, error) {
+	if g.Rootfs != "" {
+		return os.ReadFile(g.Rootfs)
+	}
+	busybox, err := qemu.FindBusybox()
+	if err != nil {
+		return nil, err
+	}
+	return qemu.Initrd(busybox, g.Init)
+}
+
+// printReport prints what a sweep has found, as one would put it into a mail.
+func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
+		r.Scenario, len(r.Layouts), s.Saved.Digests.Object, r.Strategy, s.Saved.Tools.LLD, s.Saved.Tools.QEMU, r.Accel)
+	switch {
+	case r.Baseline.Kind == qemu.Pass:
+		fmt.Fprintf(&b, "  %-10s %s\n", "baseline", "lucky: it passes")
+	case r.Baseline.Found:
+		fmt.Fprintf(&b, "  %-10s unlucky: %s; so the seeds that pass are the news\n", "baseline", r.Baseline.Title)
+	default:
+		fmt.Fprintf(&b, "  %-10s fails: %s\n", "baseline", r.Baseline.Title)
+	}
+	others := 0
+	for _, f := range r.Others() {
+		others += len(f.Layouts)
+	}
+	for _, row := range []struct {
+		name string
+		n    int
+	}{
+		{"passed", r.Count(qemu.Pass)}, {"unlucky", r.Finds()}, {"other", others}, {"no link", r.Count(qemu.LinkFailed)},
+	} {
+		if row.n > 0 || row.name == "passed" || row.name == "unlucky" {
+			fmt.Fprintf(&b, "  %-10s %d\n", row.name, row.n)
+		}
+	}
+	if r.Beyond > 0 {
+		fmt.Fprintf(&b, "  %-10s %d more were tried, and saved, behind the last that counts\n", "beyond", r.Beyond)
+	}
+	printFindings(&b, "unlucky layouts by title", r.Unlucky(), r.Dir)
+	printFindings(&b, "crashes other than the one looked for", r.Others(), r.Dir)
+	printList(&b, "layouts that do not link", r.Layouts, func(l seeds.Record) (string, bool) {
+		return fmt.Sprintf("seed %s: %s", l.Layout, l.Note), l.Kind == qemu.LinkFailed
+	})
+	printList(&b, "twins: layouts that pass, to compare with", r.Layouts, func(l seeds.Record) (string, bool) {
+		return filepath.Join(r.Dir, l.Path), l.Kind == qemu.Pass && l.Path != ""
+	})
+	if r.Tried > 0 {
+		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
+	}
+	if found := r.Unlucky(); len(found) > 0 {
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", filepath.Join(r.Dir, found[0].Layouts[0].Path))
+	} else if len(r.Layouts) > 0 {
+		_, last := r.Layouts[0], r.Layouts[len(r.Layouts)-1]
+		n, _ := last.Layout.Seed()
+		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example:\n  unlucky sweep %s -seeds %d:%d -o %s\n",
+			r.Scenario, uint64(n)+1, uint64(n)+1000, filepath.Dir(r.Dir))
+	}
+	io.WriteString(out, printable(b.String()))
+}
+
+// printFindings prints the files of each title; of many, the first few.
+func printFindings(out io.Writer, heading string, findings []fuzz.Finding, dir string) {
+	const most = 4
+	if len(findings) == 0 {
+		return
+	}
+	fmt.Fprintf(out, "\n%s:\n", heading)
+	for _, f := range findings {
+		fmt.Fprintf(out, "  %4d  %s\n", len(f.Layouts), f.Title)
+		for i, l := range f.Layouts {
+			if i == most && len(f.Layouts) > most+1 {
+				fmt.Fprintf(out, "        ... and %d more beside these\n", len(f.Layouts)-most)
+				break
+			}
+			rate := fmt.Sprintf("%d of %d boots", l.Crashes, l.Boots)
+			fmt.Fprintf(out, "        %s (%s)\n", filepath.Join(dir, l.Path), rate)
+		}
+	}
+}
+
+func printList(out io.Writer, heading string, layouts []seeds.Record, line func(seeds.Record) (string, bool)) {
+	for _, l := range layouts {
+		text, ok := line(l)
+		if !ok {
+			continue
+		}
+		if heading != "" {
+			fmt.Fprintf(out, "\n%s:\n", heading)
+			heading = ""
+		}
+		fmt.Fprintf(out, "  %s\n", text)
+	}
+}
