@@ -54,10 +54,23 @@ const retries = 2
 // again, and a hang is believed after a second one, alone on the machine and
 // with twice the limit.
 func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
+	r, err := g.Again(ctx, image)
+	if err != nil || r.Kind != qemu.Hang {
+		return r, err
+	}
+	g.alone.Lock()
+	defer g.alone.Unlock()
+	m, patient := g.Machine, g.Expect
+	m.Kernel = image
+	patient.Limit *= 2
+	return g.Run(m, ctx, patient)
+}
+
+// Again is a further boot of an image that has a verdict: what is known to
+// hang is not waited for twice.
+func (g *Guest) Again(ctx context.Context, image string) (r qemu.Result, err error) {
 	m := g.Machine
 	m.Kernel = image
-	var r qemu.Result
-	var err error
 	for range 1 + retries {
 		g.alone.RLock()
 		r, err = g.Run(m, ctx, g.Expect)
@@ -66,14 +79,7 @@ func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
 			break
 		}
 	}
-	if err != nil || r.Kind != qemu.Hang {
-		return r, err
-	}
-	g.alone.Lock()
-	defer g.alone.Unlock()
-	patient := g.Expect
-	patient.Limit *= 2
-	return g.Run(m, ctx, patient)
+	return r, err
 }
 
 // Settle decides what the accelerator auto stands for, by booting an image
@@ -97,9 +103,10 @@ func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...a
 		return tcg(err.Error())
 	}
 	g.Machine.Accel = "kvm"
-	m := g.Machine
+	m, patient := g.Machine, g.Expect
 	m.Kernel = image
-	r, err := g.Run(m, ctx, g.Expect)
+	patient.Limit *= 3 // a nested KVM can take half a minute to fail
+	r, err := g.Run(m, ctx, patient)
 	switch {
 	case err != nil || r.Kind == qemu.Pass || r.Report != (qemu.Report{}):
 		return r, err

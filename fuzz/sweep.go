@@ -270,7 +270,7 @@ func (s *Sweep) compare(baseline seeds.Record, fails int) {
 // begin decides the strategy and the accelerator, opens the journal, and
 // tries the baseline unless the journal has it.
 func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
-	path := filepath.Join(s.store.Dir(), "journal")
+	path := filepath.Join(s.store.Dir(), "sweep.journal")
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
 	earlier, err := seeds.ReadHeader(path)
@@ -414,7 +414,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 		s.Found(path)
 	}
 	for range s.Saved.Scenario.Verdict.Confirm {
-		again, err := s.Guest.Boot(ctx, image)
+		again, err := s.again(ctx, r, image)
 		if err == nil {
 			err = infra(r.Layout, again)
 		}
@@ -434,6 +434,15 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	}
 	s.Note("%s: %s: %s (%d of %d boots)", nameOf(r.Layout), what, r.Title, r.Crashes, r.Boots)
 	return s.save(r, first)
+}
+
+// again boots a layout that failed once more. One that hung is known to hang,
+// any other boot may still prove slow.
+func (s *Sweep) again(ctx context.Context, r *seeds.Record, image string) (qemu.Result, error) {
+	if r.Kind == qemu.Hang {
+		return s.Guest.Again(ctx, image)
+	}
+	return s.Guest.Boot(ctx, image)
 }
 
 // keepTwin saves the first few layouts that pass.
