@@ -43,7 +43,7 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 		dir       = f.String("o", "unlucky.out", "`folder` of the results")
 		command   = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
-		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told")
+		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)
 	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 1, 1)
@@ -64,7 +64,7 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 		return usageError{errors.New("-fail and -bisect exclude each other")}
 	}
 	scr := newScreen(os.Stderr)
-	report, err := runSweep(ctx, s, rest[0], o, *limit, *command, scr)
+	report, err := runSweep(ctx, s, rest[0], o, *limit, *command, *bisect, scr)
 	scr.done()
 	if report != nil {
 		if *asJSON {
@@ -90,7 +90,7 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	return err
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limit time.Duration, command string, scr *screen) (*fuzz.Report, error) {
+func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limit time.Duration, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
 	scenario, err := scenarios.Load(name)
 	if err != nil {
 		return nil, err
@@ -107,6 +107,9 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limi
 		s.Workers = max(1, runtime.NumCPU()/max(1, scenario.Guest.CPUs))
 	}
 	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
+	if bisect { // each commit is another kernel, with results of its own
+		s.Dir = filepath.Join(s.Dir, b.Digest[:12])
+	}
 	s.Note = scr.note
 	stop := make(chan struct{})
 	s.Stop = stop

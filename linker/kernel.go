@@ -187,7 +187,12 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 	default:
 		var s state
 		if s, err = p.readState(); err == nil {
-			if err = p.open(ctx); err == nil && p.Digest == s.Object {
+			whole := p.Image != "bzImage" || exists(filepath.Join(p.Build, "arch/x86/boot/bzImage"))
+			if err = p.open(ctx); err == nil && p.Digest == s.Object && whole {
+				break
+			}
+			if err == nil && p.Digest == s.Object && alone {
+				err = p.build(ctx, k, progress) // of what is there, for the other image
 				break
 			}
 			if !alone {
@@ -506,7 +511,7 @@ func scriptArgs(build string) ([]string, error) {
 	return nil, hint(fmt.Errorf("%s: no .vmlinux.cmd that calls link-vmlinux.sh", build), "the build is not finished: run make vmlinux in it")
 }
 
-var linkCommand = regexp.MustCompile(`(?m)^(?:saved)?cmd_vmlinux(?:\.unstripped)? := \S*link-vmlinux\.sh ([^;\n]*)`)
+var linkCommand = regexp.MustCompile(`(?m)^(?:saved)?cmd_vmlinux(?:\.unstripped)? := (?:\S+ )?\S*link-vmlinux\.sh ([^;\n]*)`)
 
 // linkVariables are the ones of kbuild's environment that link-vmlinux.sh and
 // what it calls need. An allow-list: the environment holds all of the user's.

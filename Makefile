@@ -1,0 +1,50 @@
+# Two targets do everything: make sweep and make test. Each installs what is
+# missing (as root, or with sudo), which takes a minute or two the first time.
+
+GO ?= go
+PACKAGES := clang-22 lld-22 llvm-22 qemu-system-x86 linux-source-6.12 busybox-static \
+	make flex bison bc patch xz-utils libelf-dev libssl-dev
+TEST_PACKAGES := linux-source-6.1 git
+SEEDS ?= 1:64
+
+.PHONY: sweep test short bench fuzz lint install install-test unlucky clean
+
+# Hunt for the real bug of kcfi-seal: some 10 minutes the first time, 4 later.
+sweep: install unlucky
+	./unlucky sweep kcfi-seal -seeds $(SEEDS)
+
+# Every test, three kernel builds included: some 25 minutes.
+test: install-test
+	$(GO) vet ./...
+	$(GO) test -timeout 80m ./...
+
+# The tests that need no kernel build: under a minute.
+short: install
+	$(GO) test -short ./...
+
+# Layouts an hour, step by step: a link, a boot, the classifier, the journal.
+bench: install
+	$(GO) test -run '^$$' -bench . ./...
+
+# Each fuzz target for FUZZTIME. The ELF inputs are those of go-fuzz-corpus.
+FUZZTIME ?= 30s
+fuzz: install
+	./fuzz.sh $(FUZZTIME)
+
+lint:
+	test -z "$$(gofmt -l .)"
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+unlucky:
+	$(GO) build -o $@ .
+
+install:
+	@./install.sh $(PACKAGES)
+
+install-test:
+	@./install.sh $(PACKAGES) $(TEST_PACKAGES)
+
+# The binary; `unlucky clean` removes the prepared kernels.
+clean:
+	rm -f unlucky

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"unlucky/fuzz"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// needKernels says loudly that a test of real kernels is left out. Nothing
+// but -short leaves it out.
+func needKernels(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: what needs a real kernel to be built, some 4 minutes each")
+	}
+}
+
+// unlucky runs a command line in this process and returns its exit status and
+// its standard output.
+func unlucky(t *testing.T, args ...string) (int, string) {
+	t.Helper()
+	t.Logf("unlucky %s", qemu.Quote(args))
+	var out bytes.Buffer
+	code := status(run(t.Context(), args, nil, &out), newScreen(os.Stderr))
+	return code, out.String()
+}
+
+// sweepJSON is a sweep whose report is read back.
+func sweepJSON(t *testing.T, args ...string) fuzz.Report {
+	t.Helper()
+	code, out := unlucky(t, append([]string{"sweep", "-json"}, args...)...)
+	if code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	var r fuzz.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func count(r fuzz.Report) string {
+	return fmt.Sprintf("%d passed, %d unlucky, %d do not link, of %d", r.Count(qemu.Pass), r.Finds(), r.Count(qemu.LinkFailed), len(r.Layouts))
+}
+
+// The real bug of kcfi-seal: found, replayed, gone with cfi=off.
+func TestKCFISeal(t *testing.T) {
+	needKernels(t)
+	r := sweepJSON(t, "kcfi-seal", "-seeds", "1:16", "-o", t.TempDir())
+	t.Log(count(r))
+	if r.Strategy != fuzz.Text {
+		t.Errorf("auto became %s: a kernel's script takes text only", r.Strategy)
+	}
+	if r.Finds() == 0 || r.Count(qemu.Pass) == 0 {
+		t.Fatal("want unlucky layouts and ones that pass")
+	}
+	replayed := 0
+	for _, l := range r.Layouts {
+		if l.Path == "" || replayed == 6 {
+			continue
+		}
+		replayed++
+		path := filepath.Join(r.Dir, l.Path)
+		if code, out := unlucky(t, "replay", path, "-boots", "3"); code != 0 || !strings.Contains(out, "reproduced in 3 of 3 boots") {
+			t.Errorf("exit status %d: %s", code, out)
+		}
+		if !l.Found {
+			continue
+		}
+		code, out := unlucky(t, "replay", path, "-boots", "1", "-append", "cfi=off", "-json")
+		if code != exitNo || !strings.Contains(out, `"titles":{"pass":1}`) {
+			t.Errorf("with cfi=off seed %s: exit status %d: %s", l.Layout, code, out)
+		}
+	}
+
+	t.Run("interrupted", func(t *testing.T) {
+		for _, workers := range []string{"1", "2"} {
+			args := []string{"kcfi-seal", "-seeds", "1:16", "-o", t.TempDir(), "-j", workers}
+			for _, lines := range []int{4, 9} {
+				ctx, cancel := context.WithCancel(t.Context())
+				go cancelAt(filepath.Join(args[4], "kcfi-seal", "sweep.journal"), lines, ctx, cancel)
+				if err := run(ctx, append([]string{"sweep"}, args...), nil, io.Discard); ctx.Err() == nil {
+					t.Fatalf("not interrupted: %v", err)
+				}
+			}
+			if got, want := verdicts(sweepJSON(t, args...)), verdicts(r); got != want {
+				t.Errorf("-j %s, interrupted:\n%swant\n%s", workers, got, want)
+			}
+		}
+	})
+}
+
+// cancelAt cancels once a file has some lines.
+func cancelAt(path string, lines int, ctx context.Context, cancel context.CancelFunc) {
+	for ctx.Err() == nil {
+		if data, _ := os.ReadFile(path); bytes.Count(data, []byte("\n")) >= lines {
+			cancel()
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// verdicts is what must not depend on how a sweep was run.
+func verdicts(r fuzz.Report) string {
+	var b strings.Builder
+	for _, l := range r.Layouts {
+		fmt.Fprintf(&b, "%s %s %v %s\n", l.Layout, l.Kind, l.Found, l.Image)
+	}
+	return b.String()
+}
+
+// A kernel that is prepared in two folders is the same, byte for byte, and
+// its baseline is the vmlinux that make linked.
+func TestReproducible(t *testing.T) {
+	needKernels(t)
+	s, err := scenarios.Load("kcfi-seal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scr := newScreen(os.Stderr)
+	var kernels []*linker.Kernel
+	for _, cache := range []string{cacheDir(), t.TempDir()} {
+		k, err := linker.Prepare(t.Context(), cache, s.Kernel, scr.progress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		kernels = append(kernels, k)
+	}
+	if kernels[0].Source == kernels[1].Source {
+		t.Fatalf("both were built in %s", kernels[0].Source)
+	}
+	if kernels[0].Digest != kernels[1].Digest {
+		t.Errorf("vmlinux.o is %s in one folder and %s in the other", kernels[0].Digest, kernels[1].Digest)
+	}
+	w, err := kernels[0].NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	image, err := w.Link(t.Context(), linker.Plan{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"vmlinux", "System.map"} {
+		got, err1 := os.ReadFile(filepath.Join(filepath.Dir(image.Path), name))
+		want, err2 := os.ReadFile(filepath.Join(kernels[0].Build, name))
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s of the baseline is not the one that make linked", name)
+		}
+	}
+}
+
+// The planted bug, and the same kernel with nothing switched on.
+func TestPlanted(t *testing.T) {
+	needKernels(t)
+	r := sweepJSON(t, "canary", "-seeds", "1:64", "-o", t.TempDir())
+	t.Log(count(r))
+	if r.Finds() == 0 || r.Finds() > 12 {
+		t.Errorf("%d finds in 64 layouts, want a few", r.Finds())
+	}
+	for _, f := range r.Unlucky() {
+		if f.Title != "invalid opcode in canary_reboot" {
+			t.Errorf("unlucky by %q", f.Title)
+		}
+	}
+	for _, cpu := range []string{"max", "Nehalem", "EPYC"} {
+		r := sweepJSON(t, "boot", "-seeds", "1:12", "-cpu", cpu, "-o", t.TempDir())
+		t.Log(cpu, count(r))
+		if r.Count(qemu.Pass) != 12 || r.Baseline.Kind != qemu.Pass {
+			t.Errorf("-cpu %s: %s", cpu, count(r))
+		}
+	}
+}
