@@ -60,7 +60,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		row("ld.lld", tools.LLD+", "+map[bool]string{
 			true:  "has --randomize-section-padding",
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): strategy text only",
-		}[tools.Randomizes])
+		}[tools.Randomizes()])
 	}
 	for _, n := range needs {
 		state, ok := look(ctx, n.name, n.version)

@@ -69,11 +69,10 @@ func (s *screen) progress(step string, done, total int64) {
 	if step != s.step {
 		s.end()
 		s.step, s.last = step, time.Now()
-		if !s.tty || total == 0 && done == 0 {
-			fmt.Fprintln(s.out, step+" ...")
-		}
+		fmt.Fprintln(s.out, step+" ...")
 		if s.tty {
-			s.bar = s.newBar(step, total)
+			short, _, _ := strings.Cut(step, " (")
+			s.bar = s.newBar(short, total)
 		}
 	}
 	if s.tty {
@@ -88,21 +87,21 @@ func (s *screen) progress(step string, done, total int64) {
 	}
 }
 
-func (s *screen) newBar(step string, total int64) *progressbar.ProgressBar {
+func (s *screen) newBar(step string, total int64, more ...progressbar.Option) *progressbar.ProgressBar {
 	if total == 0 {
 		total = -1
 	}
-	return progressbar.NewOptions64(total,
+	return progressbar.NewOptions64(total, append([]progressbar.Option{
 		progressbar.OptionSetWriter(s.out),
 		progressbar.OptionSetDescription(step),
 		progressbar.OptionSetWidth(24),
-		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionShowCount(),
 		progressbar.OptionSpinnerType(14),
 		progressbar.OptionSetPredictTime(total > 0),
 		progressbar.OptionClearOnFinish(),
-		progressbar.OptionFullWidth(),
-	)
+		progressbar.OptionSetElapsedTime(true),
+	}, more...)...)
 }
 
 // tally shows how far a sweep is, in figures of its own.
@@ -113,7 +112,7 @@ func (s *screen) tally(done, total int, text string) {
 		s.end()
 		s.step, s.last = "sweep", time.Now()
 		if s.tty {
-			s.bar = s.newBar("", int64(total))
+			s.bar = s.newBar("", int64(total), progressbar.OptionSetPredictTime(false))
 		}
 	}
 	if s.tty {
@@ -134,7 +133,7 @@ func (s *screen) done() {
 
 func (s *screen) end() {
 	if s.bar != nil {
-		s.bar.Clear()
+		s.bar.Finish() // clears it, and ends its spinner
 		s.bar = nil
 	}
 	s.step = ""

@@ -291,10 +291,11 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, 
 	return b, nil
 }
 
-// initrdOf is the user space of a guest.
+// initrdOf is the user space of a guest. A compressed cpio is handed over
+// plain: a small kernel knows no compression.
 func initrdOf(g scenarios.Guest) ([]byte, error) {
 	if g.Rootfs != "" {
-		return os.ReadFile(g.Rootfs)
+		return qemu.ReadCpio(g.Rootfs)
 	}
 	busybox, err := qemu.FindBusybox()
 	if err != nil {
@@ -355,22 +356,29 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep) {
 	io.WriteString(out, printable(b.String()))
 }
 
-// printFindings prints the files of each title; of many, the first few.
+// printFindings prints the files of each title, in one line that a shell
+// expands, and the rates of those that did not show it in every boot.
 func printFindings(out io.Writer, heading string, findings []fuzz.Finding, dir string) {
-	const most = 4
 	if len(findings) == 0 {
 		return
 	}
 	fmt.Fprintf(out, "\n%s:\n", heading)
 	for _, f := range findings {
-		fmt.Fprintf(out, "  %4d  %s\n", len(f.Layouts), f.Title)
-		for i, l := range f.Layouts {
-			if i == most && len(f.Layouts) > most+1 {
-				fmt.Fprintf(out, "        ... and %d more beside these\n", len(f.Layouts)-most)
-				break
+		var names, flaky []string
+		for _, l := range f.Layouts {
+			names = append(names, l.Layout.String())
+			if l.Crashes < l.Boots {
+				flaky = append(flaky, fmt.Sprintf("%s in %d of %d boots", l.Layout, l.Crashes, l.Boots))
 			}
-			rate := fmt.Sprintf("%d of %d boots", l.Crashes, l.Boots)
-			fmt.Fprintf(out, "        %s (%s)\n", filepath.Join(dir, l.Path), rate)
+		}
+		files := strings.Join(names, ",")
+		if len(names) > 1 {
+			files = "{" + files + "}"
+		}
+		fmt.Fprintf(out, "  %4d  %s\n        %s\n", len(f.Layouts), f.Title,
+			filepath.Join(dir, filepath.Dir(f.Layouts[0].Path), files+".yaml"))
+		if flaky != nil {
+			fmt.Fprintf(out, "        flaky: %s\n", strings.Join(flaky, ", "))
 		}
 	}
 }

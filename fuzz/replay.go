@@ -24,6 +24,9 @@ func PlanOf(ctx context.Context, f seeds.File, k Kernel) (linker.Plan, error) {
 	if err != nil {
 		return linker.Plan{}, err
 	}
+	if strategy == LLD {
+		return strategy.Plan(n, nil), nil
+	}
 	layout, err := k.Layout(ctx)
 	if err != nil {
 		return linker.Plan{}, err

@@ -86,6 +86,8 @@ func randomized(output string) bool {
 type Kernel interface {
 	// Layout is the baseline's, in output order.
 	Layout(context.Context) ([]linker.Section, error)
+	// Randomizes tells whether the linker has lld's flag.
+	Randomizes() bool
 	// Tables counts the arrays that the linker builds in the image.
 	Tables() (int, error)
 	// Linker makes a place to link in; several link at the same time.
@@ -104,6 +106,13 @@ type Linker interface {
 func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(string, ...any)) (Strategy, error) {
 	if s == Text {
 		return s, nil
+	}
+	if !k.Randomizes() {
+		if s == LLD {
+			return "", errors.New("this lld has no --randomize-section-padding: LLVM 20 and later have it (apt-get install clang-22 lld-22 llvm-22)")
+		}
+		note("strategy text: this lld has no --randomize-section-padding")
+		return Text, nil
 	}
 	tables, err := k.Tables()
 	if err != nil {

@@ -44,6 +44,7 @@ type Sweep struct {
 
 	store   *seeds.Store
 	journal *seeds.Journal
+	layout  []linker.Section // of the baseline, for strategy text
 
 	mu     sync.Mutex
 	images map[string]seeds.Layout // image digest -> the layout that has it
@@ -88,10 +89,6 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	report := &Report{Scenario: s.Saved.Scenario.Name, Dir: s.store.Dir()}
-	layout, err := s.Kernel.Layout(ctx)
-	if err != nil {
-		return nil, err
-	}
 	baseline, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -109,7 +106,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		s.found = s.found || r.Found
 	}
 	begin := time.Now()
-	end, err := s.sweep(ctx, layout, done, report)
+	end, err := s.sweep(ctx, done, report)
 	report.Elapsed = time.Since(begin)
 	for _, r := range done {
 		seed, ok := r.Layout.Seed()
@@ -130,7 +127,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 
 // sweep tries the seeds that are not in done and adds them to it. It returns
 // the last seed that counts.
-func (s *Sweep) sweep(ctx context.Context, layout []linker.Section, done map[seeds.Layout]seeds.Record, report *Report) (uint32, error) {
+func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, report *Report) (uint32, error) {
 	type outcome struct {
 		record seeds.Record
 		err    error
@@ -220,7 +217,7 @@ func (s *Sweep) sweep(ctx context.Context, layout []linker.Section, done map[see
 			}
 			defer l.Close()
 			for seed := range todo {
-				r, err := s.try(ctx, l, seeds.Seed(seed), s.Strategy.Plan(seed, layout), s.Guest.Boot)
+				r, err := s.try(ctx, l, seeds.Seed(seed), s.Strategy.Plan(seed, s.layout), s.Guest.Boot)
 				outcomes <- outcome{r, err}
 				if err != nil {
 					return
@@ -285,6 +282,11 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	}
 	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
 		return baseline, err
+	}
+	if s.Strategy == Text { // refuses a kernel with nothing to pad, before anything is booted
+		if s.layout, err = s.Kernel.Layout(ctx); err != nil {
+			return baseline, err
+		}
 	}
 	l, err := s.Kernel.Linker()
 	if err != nil {
@@ -389,7 +391,10 @@ func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan lin
 		err = s.keepTwin(&r, first)
 	} else {
 		r.Found = Shows(s.Saved.Scenario.Verdict, first)
-		r.Crashes, r.Titles = 1, map[string]int{r.Title: 1}
+		if r.Kind == qemu.Hang {
+			r.Boots = 2 // it took two boots to be believed
+		}
+		r.Crashes, r.Titles = r.Boots, map[string]int{r.Title: r.Boots}
 		err = s.keep(ctx, &r, image.Path, first)
 	}
 	if err != nil {
@@ -413,7 +418,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	if tell && s.Found != nil {
 		s.Found(path)
 	}
-	for range s.Saved.Scenario.Verdict.Confirm {
+	for r.Boots < 1+s.Saved.Scenario.Verdict.Confirm {
 		again, err := s.again(ctx, r, image)
 		if err == nil {
 			err = infra(r.Layout, again)

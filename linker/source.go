@@ -26,11 +26,15 @@ import (
 //   - a tree that was built in place, or that is to be patched: a copy of its
 //     tracked files
 
+// packageDir is where Debian's source packages put their tarballs; tests have
+// small ones elsewhere.
+var packageDir = "/usr/src"
+
 // packageTarball is the tarball that a Debian source package installs, and
 // the package's version.
 func packageTarball(ctx context.Context, pkg string) (path, version string, err error) {
 	install := "apt-get install " + pkg
-	path = filepath.Join("/usr/src", pkg+".tar.xz")
+	path = filepath.Join(packageDir, pkg+".tar.xz")
 	if _, err := os.Stat(path); err != nil {
 		return "", "", hint(fmt.Errorf("source package %s: %w", pkg, err), "%s", install)
 	}
@@ -58,7 +62,7 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 		return err
 	}
 	read := &progressReader{r: in, report: func(n int64) {
-		progress("unpacking "+filepath.Base(tarball), n, info.Size())
+		progress("unpacking "+filepath.Base(tarball)+" (about 20 s)", n, info.Size())
 	}}
 	var log bytes.Buffer
 	cmd := exec.CommandContext(ctx, "tar", "-xJf", "-", "-C", part, "--strip-components=1")

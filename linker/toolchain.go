@@ -18,8 +18,11 @@ import (
 type Toolchain struct {
 	Dir        string // folder that holds clang, ld.lld, llvm-nm, ...
 	Clang, LLD string // versions, "22.1.8"
-	Randomizes bool   // whether lld has --randomize-section-padding (LLVM 20 and later)
+	randomizes bool
 }
+
+// Randomizes tells whether lld has --randomize-section-padding (LLVM 20 and later).
+func (t Toolchain) Randomizes() bool { return t.randomizes }
 
 // llvmTools are the programs that kbuild calls with LLVM=1.
 var llvmTools = []string{"clang", "ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy", "llvm-objdump", "llvm-readelf", "llvm-strip"}
@@ -50,8 +53,8 @@ func FindToolchain(ctx context.Context) (Toolchain, error) {
 
 // newer prefers a linker that has the flag, then the higher version.
 func newer(a, b Toolchain) bool {
-	if a.Randomizes != b.Randomizes {
-		return a.Randomizes
+	if a.randomizes != b.randomizes {
+		return a.randomizes
 	}
 	return major(a.LLD) > major(b.LLD)
 }
@@ -101,7 +104,7 @@ func inspect(ctx context.Context, dir string) (Toolchain, error) {
 	if err != nil {
 		return t, err
 	}
-	t.Randomizes = strings.Contains(string(help), "--randomize-section-padding")
+	t.randomizes = strings.Contains(string(help), "--randomize-section-padding")
 	return t, nil
 }
 

@@ -2,14 +2,17 @@ package qemu
 
 import (
 	"bytes"
+	"compress/gzip"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
 
 	"github.com/cavaliergopher/cpio"
+	"github.com/klauspost/compress/zstd"
 )
 
 // FindBusybox returns the path of a statically linked busybox, which is the
@@ -63,4 +66,34 @@ func Initrd(busybox, script string) ([]byte, error) {
 		return nil, fmt.Errorf("making the initrd: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// ReadCpio reads a root file system in a cpio archive, plain or compressed by
+// gzip or zstd, and returns it plain.
+func ReadCpio(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	plain := data
+	switch {
+	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
+		var r *gzip.Reader
+		if r, err = gzip.NewReader(bytes.NewReader(data)); err == nil {
+			plain, err = io.ReadAll(r)
+		}
+	case bytes.HasPrefix(data, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		var r *zstd.Decoder
+		if r, err = zstd.NewReader(bytes.NewReader(data)); err == nil {
+			plain, err = io.ReadAll(r)
+			r.Close()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !bytes.HasPrefix(plain, []byte("070701")) && !bytes.HasPrefix(plain, []byte("070702")) {
+		return nil, fmt.Errorf("%s: no cpio archive of the newc format, plain, gzip or zstd", path)
+	}
+	return plain, nil
 }

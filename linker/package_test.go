@@ -1,0 +1,108 @@
+package linker
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"unlucky/scenarios"
+)
+
+// tinyPackage makes testdata/tiny a Debian source package, whose version the
+// file that it returns holds.
+func tinyPackage(t *testing.T) (version string) {
+	t.Helper()
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "linux-source-0.1")
+	if err := os.CopyFS(tree, os.DirFS("testdata/tiny")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(tree, "scripts/link-vmlinux.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-cJf", tree+".tar.xz", "-C", dir, "linux-source-0.1").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	old := packageDir
+	packageDir = dir
+	t.Cleanup(func() { packageDir = old })
+	version = filepath.Join(dir, "version")
+	if err := os.WriteFile(version, []byte("0.1.1-1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// The real dpkg knows no such package.
+	fake := filepath.Join(dir, "bin", "dpkg-query")
+	if err := errors.Join(os.Mkdir(filepath.Dir(fake), 0o755), os.WriteFile(fake, []byte("#!/bin/sh\nexec cat "+version+"\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Dir(fake)+":"+os.Getenv("PATH"))
+	return version
+}
+
+// A package is built once and then taken as it is, until its version changes
+// or somebody damages it.
+func TestPreparePackage(t *testing.T) {
+	version, cache := tinyPackage(t), t.TempDir()
+	spec := scenarios.Kernel{Package: "linux-source-0.1", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}
+	steps := map[string]bool{}
+	prepare := func() *Kernel {
+		t.Helper()
+		clear(steps)
+		k, err := Prepare(t.Context(), cache, spec, func(step string, _, _ int64) { steps[step] = true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.Close()
+		return k
+	}
+	first := prepare()
+	if len(steps) < 3 {
+		t.Errorf("the first time told only %v", steps)
+	}
+	if again := prepare(); again.Digest != first.Digest || len(steps) != 0 {
+		t.Errorf("the second time did %v", steps)
+	}
+	damage := func(what string, do func(dir string) error) {
+		t.Helper()
+		if err := do(first.Build); err != nil {
+			t.Fatal(err)
+		}
+		if again := prepare(); again.Digest != first.Digest || len(steps) == 0 {
+			t.Errorf("%s: it went unseen: %v", what, steps)
+		}
+	}
+	damage("truncated vmlinux.o", func(dir string) error { return os.Truncate(filepath.Join(dir, "vmlinux.o"), 5000) })
+	damage("no vmlinux.o", func(dir string) error { return os.Remove(filepath.Join(dir, "vmlinux.o")) })
+	damage("no .vmlinux.cmd", func(dir string) error { return os.Remove(filepath.Join(dir, ".vmlinux.cmd")) })
+	damage("no build", os.RemoveAll)
+	damage("no source", func(dir string) error { return os.RemoveAll(filepath.Dir(dir)) })
+	damage("garbage state", func(string) error { return os.WriteFile(first.statePath(), []byte("{"), 0o644) })
+	damage("a build that was interrupted", func(dir string) error {
+		return errors.Join(os.Remove(first.statePath()), os.Remove(filepath.Join(dir, "main.o")))
+	})
+	if err := os.WriteFile(version, []byte("0.1.2-1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if newer := prepare(); newer.Dir == first.Dir {
+		t.Error("another version of the package is taken for the same kernel")
+	}
+}
+
+func TestPrepareCancelled(t *testing.T) {
+	tinyPackage(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	spec := scenarios.Kernel{Package: "linux-source-0.1", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}
+	cache := t.TempDir()
+	_, err := Prepare(ctx, cache, spec, func(step string, _, _ int64) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
+	}
+	k, err := Prepare(t.Context(), cache, spec, nil)
+	if err != nil {
+		t.Fatal("after an interrupted preparation: ", err)
+	}
+	k.Close()
+}
