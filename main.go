@@ -42,7 +42,7 @@ Examples:
     unlucky sweep my.yaml -linux ~/src/linux -for 8h -exec 'mail -s "unlucky: $UNLUCKY_TITLE" me <"$UNLUCKY_FILE"'
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
-    git bisect run unlucky sweep my.yaml -linux . -seeds 1:32 -stop-after 1 -bisect
+    git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
     0  done
@@ -50,6 +50,7 @@ Exit status:
     2  usage
     3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout
     125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
+    128  sweep -bisect was called wrongly: git ends the bisection
 `
 
 // Exit statuses.
@@ -58,6 +59,7 @@ const (
 	exitUsage       = 2
 	exitNo          = 3
 	exitCannotTell  = 125 // git bisect run: skip this commit
+	exitEndBisect   = 128 // git bisect run: end, as no commit will fare better
 	exitInterrupted = 130
 )
 
@@ -70,7 +72,7 @@ func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 type usageError struct{ error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second ^C ends the program at once
 	os.Exit(status(run(ctx, os.Args[1:], os.Stdin, os.Stdout), newScreen(os.Stderr)))
 }
@@ -117,10 +119,8 @@ func status(err error, s *screen) int {
 		return exitInterrupted
 	}
 	s.error(err)
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if h, ok := e.(*linker.HintError); ok {
-			s.hint(h.Hint)
-		}
+	if h := new(linker.HintError); errors.As(err, &h) {
+		s.hint(h.Hint)
 	}
 	return exitFailed
 }

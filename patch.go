@@ -23,7 +23,7 @@ func patch(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 		changed, err := linker.Revert(rest[0])
 		if err == nil {
 			fmt.Fprintf(out, "%s: %s\n", script, map[bool]string{
-				true: "reverted; make sees no change, so remove vmlinux if it was linked with a seed", false: "was not patched"}[changed])
+				true: "reverted; make sees no change, so remove vmlinux and vmlinux.unstripped if they were linked with a seed", false: "was not patched"}[changed])
 		}
 		return err
 	}
@@ -31,7 +31,7 @@ func patch(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%[1]s: %[2]s\nnext, for example (make links again only if vmlinux is gone):\n  rm -f %[3]s/vmlinux && make -C %[3]s LLVM=1 UNLUCKY_SEED=7 vmlinux\n",
+	fmt.Fprintf(out, "%[1]s: %[2]s\nnext, for example (make links again only if vmlinux is gone):\n  rm -f %[3]s/vmlinux %[3]s/vmlinux.unstripped && make -C %[3]s LLVM=1 UNLUCKY_SEED=7 vmlinux\n",
 		script, map[bool]string{true: "patched", false: "was patched already"}[changed], rest[0])
 	return nil
 }

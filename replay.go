@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"syscall"
 
 	"unlucky/fuzz"
 	"unlucky/linker"
@@ -21,8 +23,7 @@ import (
 
 func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("replay", flag.ContinueOnError)
-	o := new(override)
-	o.guest(f)
+	o := overrides(f)
 	var (
 		boots  = f.Int("boots", 3, "`N` times to boot the image")
 		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
@@ -44,11 +45,8 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	// What was found under KVM is replayed under KVM where that works.
 	scenario := saved.Scenario
-	if scenario.Guest.Accel = saved.Accel; saved.Accel == "kvm" {
-		scenario.Guest.Accel = "auto"
-	}
+	scenario.Guest.Accel = saved.Accel
 	if err := o.apply(&scenario); err != nil {
 		return err
 	}
@@ -69,6 +67,18 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
+	// The baseline decided between KVM and TCG; this image may be silent on both.
+	accel := b.guest.Machine.Accel
+	if err := qemu.KVM(); accel != "tcg" && err != nil {
+		if accel == "kvm" && o.accel == "kvm" {
+			return err
+		}
+		scr.note("accelerator tcg: %v", err)
+		accel = "tcg"
+	} else if accel == "auto" {
+		accel = "kvm"
+	}
+	b.guest.Accelerate(accel, scr.note)
 	if b.saved.Tools.QEMU != saved.Tools.QEMU {
 		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
 	}
@@ -84,14 +94,8 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	m := b.guest.Machine
 	m.Kernel = image.Path
 	if *keep != "" {
-		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+		if m.Kernel, m.Initrd, err = keepImage(*keep, image.Path, l.VMLinux(), m.Initrd); err != nil {
 			return err
-		}
-	}
-	if m.Accel == "auto" && (*gdb || *show) {
-		m.Accel = "tcg"
-		if qemu.KVM() == nil {
-			m.Accel = "kvm"
 		}
 	}
 	switch {
@@ -99,7 +103,11 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		_, err := fmt.Fprintln(out, qemu.Quote(m.Argv()))
 		return err
 	case *gdb:
-		return debug(ctx, m, in, out)
+		symbols := filepath.Join(filepath.Dir(m.Kernel), "vmlinux")
+		if *keep == "" && scenario.Kernel.Image != "vmlinux" {
+			symbols = l.VMLinux()
+		}
+		return debug(ctx, m, symbols, in, out)
 	}
 	each := func(n int, r qemu.Result) error {
 		title := r.Title
@@ -112,17 +120,15 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		}
 		return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
 	}
-	if b.guest.Machine.Accel == "auto" {
-		if _, err := b.guest.Settle(ctx, image.Path, scr.note); err != nil {
-			return err
-		}
-	}
 	n := 0
 	var keepErr error
 	result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
 		n++
 		keepErr = errors.Join(keepErr, each(n, r))
 	})
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && accel == "kvm" {
+		err = &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
+	}
 	if err := errors.Join(err, keepErr); err != nil {
 		return err
 	}
@@ -151,20 +157,19 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 }
 
 // keepImage copies what a boot needs, and what a debugger wants, into dir.
-func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
+func keepImage(dir, image, vmlinux, initrd string) (kernel, keptInitrd string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", "", err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", "", err
 	}
-	kernel, keptInitrd = filepath.Join(dir, filepath.Base(image.Path)), filepath.Join(dir, "initrd")
-	symbols := filepath.Join(filepath.Dir(image.Path), "System.map")
-	for from, to := range map[string]string{image.Path: kernel, initrd: keptInitrd, symbols: filepath.Join(dir, "System.map")} {
+	kernel, keptInitrd = filepath.Join(dir, filepath.Base(image)), filepath.Join(dir, "initrd")
+	for from, to := range map[string]string{
+		image: kernel, initrd: keptInitrd, vmlinux: filepath.Join(dir, "vmlinux"),
+		filepath.Join(filepath.Dir(vmlinux), "System.map"): filepath.Join(dir, "System.map"),
+	} {
 		data, err := os.ReadFile(from)
-		if errors.Is(err, os.ErrNotExist) && from == symbols {
-			continue
-		}
 		if err == nil {
 			err = os.WriteFile(to, data, 0o644)
 		}
@@ -176,11 +181,14 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 }
 
 // debug runs QEMU in the foreground, stopped until gdb tells it to go on.
-func debug(ctx context.Context, m qemu.Machine, in io.Reader, out io.Writer) error {
+func debug(ctx context.Context, m qemu.Machine, vmlinux string, in io.Reader, out io.Writer) error {
 	m.GDB = true
 	argv := m.Argv()
-	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{m.Kernel}))
+	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{vmlinux}))
+	runtime.LockOSThread() // the death signal is the thread's
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, os.Stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {

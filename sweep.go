@@ -10,10 +10,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +34,15 @@ import (
 const cacheLimit = 20 << 30
 
 func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
+	err := doSweep(ctx, args, out)
+	if bisect := slices.Contains(args, "-bisect") || slices.Contains(args, "--bisect"); bisect && err != nil && !errors.As(err, new(exit)) {
+		// Before anything was built: git must take it neither for bad nor for "skip".
+		return because(err, exitEndBisect, newScreen(os.Stderr))
+	}
+	return err
+}
+
+func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	f := flag.NewFlagSet("sweep", flag.ContinueOnError)
 	o := overrides(f)
 	var (
@@ -64,40 +75,42 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 		return usageError{errors.New("-fail and -bisect exclude each other")}
 	}
 	scr := newScreen(os.Stderr)
-	report, err := runSweep(ctx, s, rest[0], o, *limit, *command, *bisect, scr)
+	scenario, err := scenarios.Load(rest[0])
+	if err == nil {
+		err = o.apply(&scenario)
+	}
+	if err != nil {
+		return err
+	}
+	report, err := runSweep(ctx, s, scenario, *limit, *command, *bisect, scr)
 	scr.done()
 	if report != nil {
 		if *asJSON {
 			err = errors.Join(err, json.NewEncoder(out).Encode(report))
 		} else {
-			printReport(out, report, s)
+			printReport(out, report, s, ctx.Err() == nil)
 		}
 	}
+	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
 	switch {
-	case report != nil && report.Finds() > 0 && (*fail || *bisect):
-		return exit(exitNo)
-	case *bisect && ctx.Err() != nil:
-		return exit(exitInterrupted) // above 127: ends the bisection
-	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
-		if err != nil {
-			scr.error(err)
-		}
-		return exit(exitCannotTell)
+	case unlucky && (*fail || *bisect):
+		return because(err, exitNo, scr)
 	case err == nil && ctx.Err() != nil:
 		scr.note("interrupted; the same command continues here")
-		return exit(exitInterrupted)
+		return exit(exitInterrupted) // above 127: ends a bisection
+	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
+		return because(err, exitCannotTell, scr)
 	}
 	return err
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limit time.Duration, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
-	scenario, err := scenarios.Load(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.apply(&scenario); err != nil {
-		return nil, err
-	}
+// because prints an error, if there is one, and gives the exit status.
+func because(err error, code exit, scr *screen) error {
+	status(err, scr)
+	return code
+}
+
+func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, limit time.Duration, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
 	b, err := prepare(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
@@ -130,7 +143,11 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limi
 	}
 	if command != "" {
 		s.Found = func(path string) {
-			if err := notify(ctx, command, path); err != nil {
+			output, err := notify(ctx, command, path)
+			if text := strings.TrimSpace(string(output)); text != "" {
+				scr.note("-exec: %s", text)
+			}
+			if err != nil {
 				scr.note("warning: -exec: %v", err)
 			}
 		}
@@ -140,15 +157,14 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, name string, o *override, limi
 }
 
 // notify runs the user's command for a saved seed.
-func notify(ctx context.Context, command, path string) error {
+func notify(ctx context.Context, command, path string) (output []byte, err error) {
 	saved, err := seeds.Read(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
 	cmd.Env = append(os.Environ(), "UNLUCKY_FILE="+path, "UNLUCKY_TITLE="+saved.Title)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	return cmd.Run()
+	return cmd.CombinedOutput()
 }
 
 // parseSeeds reads FIRST:LAST or one seed.
@@ -305,7 +321,7 @@ func initrdOf(g scenarios.Guest) ([]byte, error) {
 }
 
 // printReport prints what a sweep has found, as one would put it into a mail.
-func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep) {
+func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
 		r.Scenario, len(r.Layouts), s.Saved.Digests.Object, r.Strategy, s.Saved.Tools.LLD, s.Saved.Tools.QEMU, r.Accel)
@@ -317,10 +333,7 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep) {
 	default:
 		fmt.Fprintf(&b, "  %-10s fails: %s\n", "baseline", r.Baseline.Title)
 	}
-	others := 0
-	for _, f := range r.Others() {
-		others += len(f.Layouts)
-	}
+	others := len(r.Layouts) - r.Count(qemu.Pass) - r.Count(qemu.LinkFailed) - r.Finds()
 	for _, row := range []struct {
 		name string
 		n    int
@@ -347,11 +360,9 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep) {
 	}
 	if found := r.Unlucky(); len(found) > 0 {
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", filepath.Join(r.Dir, found[0].Layouts[0].Path))
-	} else if len(r.Layouts) > 0 {
-		_, last := r.Layouts[0], r.Layouts[len(r.Layouts)-1]
-		n, _ := last.Layout.Seed()
-		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example:\n  unlucky sweep %s -seeds %d:%d -o %s\n",
-			r.Scenario, uint64(n)+1, uint64(n)+1000, filepath.Dir(r.Dir))
+	} else if finished && s.Last < math.MaxUint32 {
+		next := uint64(s.Last) + 1
+		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
 	}
 	io.WriteString(out, printable(b.String()))
 }

@@ -2,7 +2,6 @@ package fuzz
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -60,59 +59,81 @@ func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
 	}
 	g.alone.Lock()
 	defer g.alone.Unlock()
-	m, patient := g.Machine, g.Expect
-	m.Kernel = image
+	patient := g.Expect
 	patient.Limit *= 2
-	return g.Run(m, ctx, patient)
+	return g.learn(ctx, image, patient)
 }
 
 // Again is a further boot of an image that has a verdict: what is known to
 // hang is not waited for twice.
-func (g *Guest) Again(ctx context.Context, image string) (r qemu.Result, err error) {
+func (g *Guest) Again(ctx context.Context, image string) (qemu.Result, error) {
+	defer g.share()()
+	return g.learn(ctx, image, g.Expect)
+}
+
+// share says that others may use the machine at the same time, until the
+// function that it returns is called.
+func (g *Guest) share() (done func()) {
+	g.alone.RLock()
+	return g.alone.RUnlock
+}
+
+// learn boots until something is learnt, a few times at most.
+func (g *Guest) learn(ctx context.Context, image string, e qemu.Expect) (r qemu.Result, err error) {
 	m := g.Machine
 	m.Kernel = image
 	for range 1 + retries {
-		g.alone.RLock()
-		r, err = g.Run(m, ctx, g.Expect)
-		g.alone.RUnlock()
-		if err != nil || r.Kind != qemu.Infra {
+		if r, err = g.Run(m, ctx, e); err != nil || r.Kind != qemu.Infra {
 			break
 		}
 	}
 	return r, err
 }
 
+// Accelerate sets the accelerator, which decides what CPU model can be had.
+func (g *Guest) Accelerate(accel string, note func(string, ...any)) {
+	if g.Machine.Accel = accel; accel == "tcg" && g.Machine.CPU == "host" {
+		note("CPU model max: there is no host under TCG")
+		g.Machine.CPU = "max"
+	}
+}
+
+// slowKVM is how long a nested KVM may take to say that it does not work: 22 s
+// were seen.
+const slowKVM = time.Minute
+
 // Settle decides what the accelerator auto stands for, by booting an image
-// whose verdict it returns. KVM is tried first. QEMU's own evidence against
-// it, or a kernel that says nothing on it but does under TCG, moves the guest
-// to TCG, and note is told why; a crash that the guest prints is a verdict.
+// whose verdict it returns. KVM is tried first, and a crash that the guest
+// prints there is a verdict. QEMU's own evidence against KVM, or a kernel that
+// passes under TCG and shows nothing under KVM, moves the guest to TCG, and
+// note is told why.
 func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...any)) (qemu.Result, error) {
-	if g.Machine.Accel != "auto" {
-		return g.Boot(ctx, image)
-	}
-	tcg := func(why string) (qemu.Result, error) {
-		note("accelerator tcg: %s", why)
-		g.Machine.Accel = "tcg"
-		if g.Machine.CPU == "host" {
-			note("CPU model max: there is no host under TCG")
-			g.Machine.CPU = "max"
-		}
-		return g.Boot(ctx, image)
-	}
 	if err := qemu.KVM(); err != nil {
-		return tcg(err.Error())
+		note("accelerator tcg: %v", err)
+		g.Accelerate("tcg", note)
+		return g.Boot(ctx, image)
 	}
-	g.Machine.Accel = "kvm"
+	cpu := g.Machine.CPU
+	g.Accelerate("kvm", note)
 	m, patient := g.Machine, g.Expect
 	m.Kernel = image
-	patient.Limit *= 3 // a nested KVM can take half a minute to fail
-	r, err := g.Run(m, ctx, patient)
-	switch {
-	case err != nil || r.Kind == qemu.Pass || r.Report != (qemu.Report{}):
-		return r, err
-	case r.Kind == qemu.Infra:
-		return tcg("KVM does not work here: " + r.Reason)
-	default:
-		return tcg(fmt.Sprintf("under KVM the baseline shows only %q", r.Title))
+	patient.Limit = max(2*patient.Limit, slowKVM)
+	kvm, err := g.Run(m, ctx, patient)
+	if err != nil || kvm.Kind == qemu.Pass || kvm.Report != (qemu.Report{}) {
+		return kvm, err
 	}
+	if kvm.Kind == qemu.Infra {
+		note("accelerator tcg: KVM does not work here: %s", kvm.Reason)
+		g.Accelerate("tcg", note)
+		return g.Boot(ctx, image)
+	}
+	g.Accelerate("tcg", func(string, ...any) {})
+	tcg, err := g.Boot(ctx, image)
+	if err != nil || tcg.Kind == qemu.Pass {
+		note("accelerator tcg: the baseline passes there, and under KVM shows only %q", kvm.Title)
+		return tcg, err
+	}
+	g.Machine.CPU = cpu
+	g.Accelerate("kvm", note)
+	return kvm, nil
 }

@@ -47,6 +47,7 @@ func TestGuestBoot(t *testing.T) {
 		{"slow crash", []qemu.Result{hang, crash}, qemu.Crash, 2},
 		{"infra once", []qemu.Result{infra, crash}, qemu.Crash, 2},
 		{"infra", []qemu.Result{infra}, qemu.Infra, 3},
+		{"hang, then infra once", []qemu.Result{hang, infra, hang}, qemu.Hang, 3},
 	} {
 		b := &boots{results: test.results}
 		g := fuzz.NewGuest(scenario(""), "")
@@ -78,7 +79,8 @@ func TestSettle(t *testing.T) {
 		{"QEMU's own evidence", []qemu.Result{infra, pass}, "tcg", qemu.Pass, "KVM internal error"},
 		{"silent under KVM only", []qemu.Result{hang, pass}, "tcg", qemu.Pass, "hang: no output"},
 		{"exits under KVM only", []qemu.Result{exits, pass}, "tcg", qemu.Pass, "unexpected exit"},
-		{"hangs everywhere", []qemu.Result{hang}, "tcg", qemu.Hang, "hang: no output"},
+		{"hangs everywhere", []qemu.Result{hang}, "kvm", qemu.Hang, ""},
+		{"exits everywhere", []qemu.Result{exits}, "kvm", qemu.Crash, ""},
 	} {
 		b := &boots{results: test.results}
 		s := scenario("")

@@ -39,7 +39,8 @@ type Sweep struct {
 	Note func(format string, a ...any)
 	// Step is told how far the sweep is, after the baseline and each layout.
 	Step func(Tally)
-	// Found is called once, with the saved seed of the first find.
+	// Found is called once, with the saved seed of the first find, and may
+	// take its time; Run waits for it.
 	Found func(path string)
 
 	store   *seeds.Store
@@ -50,6 +51,7 @@ type Sweep struct {
 	images map[string]seeds.Layout // image digest -> the layout that has it
 	twins  int
 	found  bool
+	told   sync.WaitGroup // Found, which may take its time
 }
 
 // Tally is how far a sweep is.
@@ -103,10 +105,11 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		if r.Kind == qemu.Pass && r.Path != "" {
 			s.twins++
 		}
-		s.found = s.found || r.Found
+		s.found = s.found || r.Found && r.Layout != seeds.Baseline
 	}
 	begin := time.Now()
 	end, err := s.sweep(ctx, done, report)
+	s.told.Wait()
 	report.Elapsed = time.Since(begin)
 	for _, r := range done {
 		seed, ok := r.Layout.Seed()
@@ -278,7 +281,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		s.Strategy = Strategy(earlier.Strategy)
 	}
 	if earlier != nil && s.Guest.Machine.Accel == "auto" {
-		s.Guest.Machine.Accel = earlier.Accel
+		s.Guest.Accelerate(earlier.Accel, s.Note)
 	}
 	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
 		return baseline, err
@@ -335,8 +338,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 // header identifies the sweep: what must be the same for its verdicts to
 // stand in one journal.
 func (s *Sweep) header() seeds.Header {
-	m := s.Guest.Machine
-	m.Kernel, m.Initrd = "vmlinux", "initrd"
+	m := s.machine()
 	v := s.Saved.Scenario.Verdict
 	return seeds.Header{
 		Scenario: s.Saved.Scenario.Name,
@@ -349,6 +351,13 @@ func (s *Sweep) header() seeds.Header {
 		Argv:     digest(m.Argv()...),
 		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), s.Guest.Expect.Limit.String()),
 	}
+}
+
+// machine is the guest with the names of its files, without where they are.
+func (s *Sweep) machine() qemu.Machine {
+	m := s.Guest.Machine
+	m.Kernel, m.Initrd = s.Saved.Scenario.Kernel.Image, "initrd"
+	return m
 }
 
 func digest(parts ...string) string {
@@ -365,7 +374,9 @@ func digest(parts ...string) string {
 func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan, boot func(context.Context, string) (qemu.Result, error)) (seeds.Record, error) {
 	begin := time.Now()
 	r := seeds.Record{Layout: layout, Plan: plan.Digest()}
+	done := s.Guest.share() // a boot that must be alone is not disturbed by links
 	image, err := l.Link(ctx, plan)
+	done()
 	var failed *linker.LinkError
 	switch {
 	case errors.As(err, &failed):
@@ -416,7 +427,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	s.found = s.found || tell
 	s.mu.Unlock()
 	if tell && s.Found != nil {
-		s.Found(path)
+		s.told.Go(func() { s.Found(path) })
 	}
 	for r.Boots < 1+s.Saved.Scenario.Verdict.Confirm {
 		again, err := s.again(ctx, r, image)
@@ -469,8 +480,7 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 
 // save writes the record as a saved seed, with the console of its first boot.
 func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
-	m := s.Guest.Machine
-	m.Kernel, m.Initrd = "vmlinux", "initrd"
+	m := s.machine()
 	f := s.Saved
 	f.Version = seeds.Version
 	f.Layout, f.Strategy = r.Layout, string(s.Strategy)

@@ -16,7 +16,7 @@ import (
 // Cached is one kernel folder in the cache.
 type Cached struct {
 	Dir   string
-	Bytes int64 // on disk, counted when it was prepared; 0 for one that is not finished
+	Bytes int64 // on disk
 	Used  time.Time
 }
 
@@ -36,7 +36,12 @@ func CachedKernels(cache string) ([]Cached, error) {
 			continue
 		}
 		k := Kernel{Dir: dir}
-		s, _ := k.readState()
+		s, err := k.readState()
+		if err != nil { // not finished, or given up
+			if s.Bytes, err = diskUsage(dir); err != nil {
+				continue // it is going away
+			}
+		}
 		out = append(out, Cached{dir, s.Bytes, info.ModTime()})
 	}
 	slices.SortFunc(out, func(a, b Cached) int { return cmp.Compare(a.Used.UnixNano(), b.Used.UnixNano()) })

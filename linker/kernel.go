@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,9 +35,9 @@ type Kernel struct {
 	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Image  string // "vmlinux" or "bzImage"
 
-	object     *object
-	layoutOnce sync.Mutex
-	layout     []Section // of the baseline, in output order; nil until asked for
+	object   *object
+	layoutMu sync.Mutex
+	layout   []Section // of the baseline, in output order; nil until asked for
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh
@@ -179,7 +180,7 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 	var err error
 	switch {
 	case k.Build != "":
-		err = p.adopt(k.Build)
+		err = p.adopt(k.Build, alone)
 	case k.Dir != "" && !alone:
 		return hint(fmt.Errorf("another unlucky is using the build of %s", k.Dir), "wait for it, or build the tree yourself and give that with -build")
 	case k.Dir != "":
@@ -189,7 +190,7 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 		if s, err = p.readState(); err == nil {
 			whole := p.Image != "bzImage" || exists(filepath.Join(p.Build, "arch/x86/boot/bzImage"))
 			if err = p.open(ctx); err == nil && p.Digest == s.Object && whole {
-				break
+				return p.ready(alone)
 			}
 			if err == nil && p.Digest == s.Object && alone {
 				err = p.build(ctx, k, progress) // of what is there, for the other image
@@ -205,20 +206,23 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 		}
 		err = p.buildPackage(ctx, k, tarball, progress)
 	}
+	if err == nil {
+		err = p.open(ctx)
+	}
 	if err != nil {
 		return err
 	}
+	return p.ready(alone)
+}
+
+// ready marks the kernel as used now, for Clean, and lets others use it too.
+func (p *Kernel) ready(alone bool) error {
 	now := time.Now()
-	if err := os.Chtimes(p.Dir, now, now); err != nil { // Clean removes the oldest first
-		return err
+	err := os.Chtimes(p.Dir, now, now)
+	if err == nil && alone {
+		err = p.lock.RLock()
 	}
-	if alone {
-		// Others may use the kernel at the same time from here on.
-		if err := errors.Join(p.lock.Unlock(), p.lock.RLock()); err != nil {
-			return err
-		}
-	}
-	return p.open(ctx)
+	return err
 }
 
 func (p *Kernel) statePath() string { return filepath.Join(p.Dir, "prepared.json") }
@@ -273,13 +277,17 @@ func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Pro
 	return p.build(ctx, k, progress)
 }
 
-// adopt takes a finished build folder, which is only read.
-func (p *Kernel) adopt(build string) error {
+// adopt takes a finished build folder, which is only read. What others are
+// using at the same time stays as it is.
+func (p *Kernel) adopt(build string, alone bool) error {
+	p.Build = build
+	if !alone {
+		return nil
+	}
 	source, err := sourceOf(build)
 	if err != nil {
 		return err
 	}
-	p.Build = build
 	if err := linkFarm(source, p.Source); err != nil {
 		return err
 	}
@@ -287,7 +295,13 @@ func (p *Kernel) adopt(build string) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(p.script(), script, 0o755)
+	if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+		return err
+	}
+	if !exists(filepath.Join(build, "vmlinux.o")) {
+		return nil // open says what that means
+	}
+	return p.writeState()
 }
 
 // script is the patched link-vmlinux.sh.
@@ -426,7 +440,7 @@ func checkConfig(config []byte, set []string) error {
 		if m := regexp.MustCompile(`(?m)^CONFIG_` + regexp.QuoteMeta(name) + `=(.*)$`).FindSubmatch(config); m != nil {
 			got = string(m[1])
 		}
-		if got != want {
+		if got != want && !(want == "y" && bytes.Contains(config, []byte("\nCONFIG_"+renamed[name]+"=y\n"))) {
 			dropped = append(dropped, fmt.Sprintf("%s (it is %s)", s, got))
 		}
 	}
@@ -436,6 +450,10 @@ func checkConfig(config []byte, set []string) error {
 	return hint(fmt.Errorf("kconfig did not take %s", strings.Join(dropped, ", ")),
 		"this kernel has no such symbol, or one that it depends on is off: look for it in menuconfig with /")
 }
+
+// renamed are symbols that later kernels have by another name and still take
+// by the old one, without writing it into .config (CFI: 6.18).
+var renamed = map[string]string{"CFI_CLANG": "CFI"}
 
 // objectCounter counts the objects in kbuild's output.
 type objectCounter struct {
@@ -489,13 +507,23 @@ func (p *Kernel) open(ctx context.Context) error {
 	if p.args, err = scriptArgs(p.Build); err != nil {
 		return err
 	}
+	if err := p.useLinker(ctx, p.args[0]); err != nil {
+		return err
+	}
 	return p.readEnvironment(ctx)
 }
 
 // scriptArgs reads the arguments that make gave link-vmlinux.sh: kbuild keeps
 // them in .vmlinux.cmd, from 6.15 on possibly in .vmlinux.unstripped.cmd.
 func scriptArgs(build string) ([]string, error) {
-	for _, name := range []string{".vmlinux.unstripped.cmd", ".vmlinux.cmd"} {
+	names := []string{".vmlinux.unstripped.cmd", ".vmlinux.cmd"}
+	// A tree that went back in history has both: the newer one counts.
+	if a, err := os.Stat(filepath.Join(build, names[0])); err == nil {
+		if b, err := os.Stat(filepath.Join(build, names[1])); err == nil && b.ModTime().After(a.ModTime()) {
+			slices.Reverse(names)
+		}
+	}
+	for _, name := range names {
 		data, err := os.ReadFile(filepath.Join(build, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue

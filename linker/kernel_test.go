@@ -191,6 +191,39 @@ func TestPrepareSources(t *testing.T) {
 			t.Errorf("error %v, want a hint at -build", err)
 		}
 	})
+	t.Run("a build folder of the user's in it", func(t *testing.T) {
+		tree := tinyTree(t)
+		tinyBuild(t, tree, filepath.Join(tree, "build"))
+		before := snapshot(t, tree)
+		if image, _ := link(t, prepare(t, t.TempDir(), tinySpec(tree)), linker.Plan{}); image.Digest != baseline.Digest {
+			t.Error("the tree gives another image than one without the folder")
+		}
+		same(t, "tree", before, snapshot(t, tree))
+	})
+	t.Run("built in place, and cleaned, and built", func(t *testing.T) {
+		tree, cache := tinyTree(t), t.TempDir()
+		git(t, tree, "init", "-q")
+		git(t, tree, "add", ".")
+		hello := []string{"hello", "hallo", "hullo"}
+		for i := range hello {
+			if i > 0 {
+				git(t, tree, "grep", "-q", hello[i-1], "main.c")
+				if err := os.WriteFile(filepath.Join(tree, "main.c"), bytes.ReplaceAll(read(t, filepath.Join(tree, "main.c")), []byte(hello[i-1]), []byte(hello[i])), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if config := filepath.Join(tree, ".config"); i == 1 {
+				os.Remove(config)
+			} else if err := os.WriteFile(config, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			k := prepare(t, cache, tinySpec(tree))
+			if _, data := link(t, k, linker.Plan{}); !bytes.Contains(data, []byte("tiny: "+hello[i])) {
+				t.Errorf("step %d: an older source was built", i)
+			}
+			k.Close()
+		}
+	})
 	t.Run("patched", func(t *testing.T) {
 		spec := tinySpec(clean)
 		spec.Patches = []scenarios.Patch{{File: "hello.patch", Want: "applied", Text: diff(t, clean, "main.c", "tiny: hello", "tiny: hallo")}}
@@ -213,6 +246,15 @@ func TestPrepareSources(t *testing.T) {
 		}
 		same(t, "clean tree", before, snapshot(t, clean))
 	})
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 func git(t *testing.T, dir string, args ...string) {

@@ -33,7 +33,17 @@ func (e *LinkError) Error() string { return e.Reason }
 // counter, an assertion (SRSO), or lld dying.
 func (e *LinkError) LayoutFault() bool { return layoutFault.MatchString(e.Log) }
 
-var layoutFault = regexp.MustCompile(`unable to move location counter|won't alias|ASSERT|assertion|PLEASE submit a bug report|Stack dump|Segmentation fault|Aborted|Killed|section .* overlaps|out of range`)
+var layoutFault = regexp.MustCompile(`unable to move location counter|won't alias|ASSERT|assertion|` + lldDied +
+	`|section .* overlaps|out of range|` + inconsistent)
+
+const (
+	lldDied      = `PLEASE submit a bug report|Stack dump:|Segmentation fault|Aborted`
+	inconsistent = `Inconsistent kallsyms data`
+)
+
+// linkerSaid tells a link that failed for the layout from one that failed for
+// the machine: a missing tool, memory, a killed process.
+var linkerSaid = regexp.MustCompile(`ld\.lld\S*: error|` + lldDied + `|` + inconsistent)
 
 // Worker links plans one after the other in a folder of its own, full of
 // links to the build. Several workers link at the same time.
@@ -77,6 +87,9 @@ var written = regexp.MustCompile(`^(\.?vmlinux(\.(o|map|relocs|unstripped|d|cmd|
 // Close removes the folder and the image in it.
 func (w *Worker) Close() error { return os.RemoveAll(w.dir) }
 
+// VMLinux is the ELF image, with its symbols, of what was linked last.
+func (w *Worker) VMLinux() string { return filepath.Join(w.dir, w.kernel.output()) }
+
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
 	if len(plan.Paddings) > 0 {
@@ -114,7 +127,15 @@ func (w *Worker) link(ctx context.Context, padding map[int]uint64, flag *uint32,
 	args[0] += " --threads=1" // as fast, and leaves the other CPUs to the other workers
 	args[2] = strings.Join(append([]string{args[2]}, extra...), " ")
 	var log bytes.Buffer
-	err := command(ctx, w.dir, env, &log, append([]string{"sh", p.script()}, args...)...)
+	run := func() error {
+		log.Reset()
+		return command(ctx, w.dir, env, &log, append([]string{"sh", p.script()}, args...)...)
+	}
+	err := run()
+	if err != nil && bytes.Contains(log.Bytes(), []byte(inconsistent)) {
+		env = append(env[:len(env):len(env)], "KALLSYMS_EXTRA_PASS=1") // as the script advises
+		err = run()
+	}
 	if ctx.Err() != nil {
 		return Image{}, ctx.Err()
 	}
@@ -122,9 +143,12 @@ func (w *Worker) link(ctx context.Context, padding map[int]uint64, flag *uint32,
 		if bytes.Contains(log.Bytes(), []byte("No space left on device")) {
 			return Image{}, hint(fmt.Errorf("linking in %s: no space left on device", w.dir), "make room there; unlucky clean removes prepared kernels")
 		}
+		if !linkerSaid.Match(log.Bytes()) {
+			return Image{}, fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
+		}
 		return Image{}, &LinkError{linkReason(log.Bytes(), err), log.String()}
 	}
-	image := Image{Path: filepath.Join(w.dir, p.output())}
+	image := Image{Path: w.VMLinux()}
 	if image.Digest, err = fileDigest(image.Path); err != nil {
 		return Image{}, err
 	}
@@ -139,17 +163,10 @@ func (w *Worker) link(ctx context.Context, padding map[int]uint64, flag *uint32,
 // output is the image that the script writes.
 func (p *Kernel) output() string {
 	if len(p.args) > 3 {
-		return p.args[3] // from 6.17 on
-	}
-	for _, line := range scriptOutputs {
-		if data, err := os.ReadFile(p.script()); err == nil && bytes.Contains(data, []byte("vmlinux_link "+line)) {
-			return line
-		}
+		return p.args[3] // from 6.15 on, vmlinux or vmlinux.unstripped
 	}
 	return "vmlinux"
 }
-
-var scriptOutputs = []string{"vmlinux.unstripped"}
 
 // linkReason is the first error of a failed link, in one line.
 func linkReason(log []byte, err error) string {
@@ -175,8 +192,8 @@ const minSections = 100
 // Layout is the baseline's: its input sections in output order. The first
 // call links it.
 func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
-	p.layoutOnce.Lock()
-	defer p.layoutOnce.Unlock()
+	p.layoutMu.Lock()
+	defer p.layoutMu.Unlock()
 	if p.layout != nil {
 		return p.layout, nil
 	}
@@ -189,6 +206,9 @@ func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
 		return nil, fmt.Errorf("linking the baseline: %w", err)
 	}
 	linkMap, err := os.Open(filepath.Join(w.dir, "layout.map"))
+	if errors.Is(err, os.ErrNotExist) { // CONFIG_VMLINUX_MAP has the last word
+		linkMap, err = os.Open(filepath.Join(w.dir, p.output()+".map"))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -134,33 +134,47 @@ func builtInPlace(tree string) string {
 	return ""
 }
 
-// linkFarm makes source a folder of links to the entries of tree. Entries of
-// source that are no links (the build, links in progress) stay.
+// ours tells the folders in a kernel's source that this package made: the
+// build, and those of links in progress. A user's build folder may have the
+// same name, and must not stand there.
+func ours(name string) bool { return name == buildName || strings.HasPrefix(name, workerPrefix) }
+
+// linkFarm makes source a folder of links to the entries of tree, whatever it
+// was before.
 func linkFarm(tree, source string) error {
 	if err := os.MkdirAll(source, 0o755); err != nil {
 		return err
 	}
-	have, err := os.ReadDir(source)
-	if err != nil {
+	if err := removeTop(source, func(fs.DirEntry) bool { return true }); err != nil {
 		return err
-	}
-	for _, e := range have {
-		if e.Type()&fs.ModeSymlink != 0 {
-			if err := os.Remove(filepath.Join(source, e.Name())); err != nil {
-				return err
-			}
-		}
 	}
 	entries, err := os.ReadDir(tree)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") { // .git would get into the version
+		if strings.HasPrefix(e.Name(), ".") || ours(e.Name()) { // .git would get into the version
 			continue
 		}
-		err := os.Symlink(filepath.Join(tree, e.Name()), filepath.Join(source, e.Name()))
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Symlink(filepath.Join(tree, e.Name()), filepath.Join(source, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTop removes the entries of source that are not ours and that which
+// chooses.
+func removeTop(source string, which func(fs.DirEntry) bool) error {
+	entries, err := os.ReadDir(source)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if ours(e.Name()) && e.IsDir() || !which(e) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(source, e.Name())); err != nil {
 			return err
 		}
 	}
@@ -175,6 +189,10 @@ func copyTracked(ctx context.Context, tree, source string, patches []scenarios.P
 	if err != nil {
 		return hint(fmt.Errorf("%s was built in place or is to be patched, and is no git tree whose files can be copied: %w", tree, err),
 			"run `make mrproper` in a copy of it and give that with -linux, or give the finished build with -build")
+	}
+	// Through the links of an earlier linkFarm one would compare the tree with itself.
+	if err := removeTop(source, func(e fs.DirEntry) bool { return e.Type()&fs.ModeSymlink != 0 }); err != nil {
+		return err
 	}
 	files := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	keep := make(map[string]bool, len(files))
@@ -201,7 +219,7 @@ func removeOthers(source string, keep map[string]bool) error {
 		}
 		rel, _ := filepath.Rel(source, path)
 		if d.IsDir() {
-			if rel == buildName || strings.HasPrefix(rel, workerPrefix) {
+			if ours(rel) {
 				return fs.SkipDir
 			}
 			return nil
@@ -260,7 +278,7 @@ func sourceOf(build string) (string, error) {
 }
 
 // includeLine is what kbuild writes into the Makefile of an O= folder.
-var includeLine = regexp.MustCompile(`(?m)^(?:export KBUILD_OUTPUT.*\n)?include (\S+/Makefile)$`)
+var includeLine = regexp.MustCompile(`(?m)^(?:export KBUILD_OUTPUT.*\n)?include ([^\s$]+/Makefile)$`)
 
 func absFrom(dir, path string) string {
 	if filepath.IsAbs(path) {
@@ -269,5 +287,7 @@ func absFrom(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// isNoSpace tells a full disk, which no retry mends.
-func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+// isNoSpace tells a full disk, by what the system or a program said.
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "No space left on device")
+}

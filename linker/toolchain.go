@@ -93,19 +93,35 @@ func inspect(ctx context.Context, dir string) (Toolchain, error) {
 			return t, fmt.Errorf("%s has no %s", dir, tool)
 		}
 	}
-	for tool, to := range map[string]*string{"clang": &t.Clang, "ld.lld": &t.LLD} {
-		out, err := output(ctx, "", environment(t.path()), filepath.Join(dir, tool), "--version")
-		if err != nil {
-			return t, err
-		}
-		*to = version.FindString(string(out))
-	}
-	help, err := output(ctx, "", environment(t.path()), t.lld(), "--help")
+	out, err := output(ctx, "", environment(t.path()), filepath.Join(dir, "clang"), "--version")
 	if err != nil {
 		return t, err
 	}
+	t.Clang = version.FindString(string(out))
+	return t, t.inspectLinker(ctx, t.lld())
+}
+
+func (t *Toolchain) inspectLinker(ctx context.Context, program string) error {
+	env := []string{"-c", `exec "$0" "$@"`, program} // found on the toolchain's PATH, not on ours
+	out, err := output(ctx, "", environment(t.path()), append(append([]string{"sh"}, env...), "--version")...)
+	if err != nil {
+		return err
+	}
+	t.LLD = version.FindString(string(out))
+	help, err := output(ctx, "", environment(t.path()), append(append([]string{"sh"}, env...), "--help")...)
 	t.randomizes = strings.Contains(string(help), "--randomize-section-padding")
-	return t, nil
+	return err
+}
+
+// useLinker makes the linker that a build was linked with the toolchain's.
+func (t *Toolchain) useLinker(ctx context.Context, name string) error {
+	if name == "ld.lld" {
+		return nil
+	}
+	if !strings.HasPrefix(filepath.Base(name), "ld.lld") {
+		return hint(fmt.Errorf("this kernel was linked by %s, not by lld", name), "build it with LLVM=1")
+	}
+	return t.inspectLinker(ctx, name)
 }
 
 func (t Toolchain) lld() string { return filepath.Join(t.Dir, "ld.lld") }
