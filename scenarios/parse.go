@@ -1,0 +1,438 @@
+package scenarios
+
+import (
+	"bytes"
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// decoder turns the YAML of one scenario into the struct. It walks the nodes
+// itself, because only so can every error name its file, line and key.
+type decoder struct {
+	file string // for messages; empty inside another document
+	// read reads a file that the scenario names. Nil where the scenario must
+	// be self-contained; no folder or rootfs need exist then.
+	read  func(name string) ([]byte, error)
+	lines map[string]int // of each key met, by its path
+}
+
+func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenario, error) {
+	d := decoder{file: file, read: read, lines: map[string]int{}}
+	var doc, next yaml.Node
+	in := yaml.NewDecoder(bytes.NewReader(data))
+	err := in.Decode(&doc)
+	if err == io.EOF || err == nil && doc.Kind == 0 {
+		return Scenario{}, fmt.Errorf("%s: is empty: a scenario needs name, kernel, guest and verdict", file)
+	}
+	if err == nil {
+		switch err = in.Decode(&next); err {
+		case io.EOF:
+			return d.scenario(doc.Content[0])
+		case nil:
+			return Scenario{}, d.errorf(next.Line, "", "a second document: a scenario file holds one")
+		}
+	}
+	// "yaml: line 3: did not find expected key": the library's only form.
+	line, msg := 0, strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := syntaxError.FindStringSubmatch(msg); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		msg = m[2]
+	}
+	return Scenario{}, d.errorf(line, "", "is not YAML: %s", msg)
+}
+
+var syntaxError = regexp.MustCompile(`(?s)^line (\d+): (.*)`)
+
+func (d *decoder) errorf(line int, key, format string, args ...any) error {
+	var at []string
+	switch {
+	case d.file != "" && line > 0:
+		at = append(at, fmt.Sprintf("%s:%d", d.file, line))
+	case d.file != "":
+		at = append(at, d.file)
+	case line > 0:
+		at = append(at, fmt.Sprintf("line %d", line))
+	}
+	if key != "" {
+		at = append(at, key)
+	}
+	return fmt.Errorf("%s: %w", strings.Join(at, ": "), fmt.Errorf(format, args...))
+}
+
+// bad is an error about a key, or about the nearest one above it that is there.
+func (d *decoder) bad(key, format string, args ...any) error {
+	at := key
+	for d.lines[at] == 0 && at != "" {
+		at = at[:max(strings.LastIndexAny(at, ".["), 0)]
+	}
+	return d.errorf(d.lines[at], key, format, args...)
+}
+
+func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
+	s := defaults()
+	if err := d.decode(n, "", reflect.ValueOf(&s).Elem()); err != nil {
+		return Scenario{}, err
+	}
+	if err := d.check(&s); err != nil {
+		return Scenario{}, err
+	}
+	return s, nil
+}
+
+// decode fills v from n; key is the path of both, "kernel.patches[0].file".
+func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
+	d.lines[key] = n.Line
+	if n.Anchor != "" || n.Kind == yaml.AliasNode {
+		return d.errorf(n.Line, key, "anchors and aliases are not taken: write the value out")
+	}
+	if n.Tag == "!!null" {
+		return d.errorf(n.Line, key, "has no value: give one or leave the key out")
+	}
+	want := func(kind yaml.Kind, what string) error {
+		if n.Kind != kind {
+			return d.errorf(n.Line, key, "must be %s", what)
+		}
+		return nil
+	}
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if err := want(yaml.ScalarNode, "one value"); err != nil {
+			return err
+		}
+		if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+			return d.errorf(n.Line, key, "%w", err)
+		}
+		return nil
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		if err := want(yaml.MappingNode, "a list of keys: "+strings.Join(keys(v.Type()), ", ")); err != nil {
+			return err
+		}
+		return d.mapping(n, key, v)
+	case reflect.Slice:
+		if err := want(yaml.SequenceNode, "a list, a line with a dash for each"); err != nil {
+			return err
+		}
+		v.Set(reflect.Zero(v.Type()))
+		for i, item := range n.Content {
+			e := reflect.New(v.Type().Elem()).Elem()
+			if err := d.decode(item, fmt.Sprintf("%s[%d]", key, i), e); err != nil {
+				return err
+			}
+			v.Set(reflect.Append(v, e))
+		}
+		return nil
+	}
+	if err := want(yaml.ScalarNode, "one value"); err != nil {
+		return err
+	}
+	switch v.Kind() {
+	case reflect.String:
+		// A number or a yes is as good a text as another; bytes that are no
+		// text come as !!binary.
+		var text string
+		if err := n.Decode(&text); err != nil {
+			return d.errorf(n.Line, key, "%q is not a text", n.Value)
+		}
+		v.SetString(text)
+	case reflect.Int:
+		i, err := strconv.Atoi(n.Value)
+		if err != nil {
+			return d.errorf(n.Line, key, "%q is not a whole number", n.Value)
+		}
+		v.SetInt(int64(i))
+	case reflect.Bool:
+		if n.Value != "true" && n.Value != "false" {
+			return d.errorf(n.Line, key, "%q is neither true nor false", n.Value)
+		}
+		v.SetBool(n.Value == "true")
+	}
+	return nil
+}
+
+// keys are the YAML keys of a struct.
+func keys(t reflect.Type) []string {
+	var all []string
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		all = append(all, name)
+	}
+	return all
+}
+
+func (d *decoder) mapping(n *yaml.Node, key string, v reflect.Value) error {
+	valid, seen := keys(v.Type()), map[string]int{}
+	for i := 0; i < len(n.Content); i += 2 {
+		k, value := n.Content[i], n.Content[i+1]
+		at := strings.TrimPrefix(key+"."+k.Value, ".")
+		field := slices.Index(valid, k.Value)
+		if k.Kind != yaml.ScalarNode || field < 0 {
+			in := "a scenario"
+			if key != "" {
+				in = key
+			}
+			return d.errorf(k.Line, at, "unknown key: %s has %s", in, strings.Join(valid, ", "))
+		}
+		if first, ok := seen[k.Value]; ok {
+			return d.errorf(k.Line, at, "given twice, first in line %d", first)
+		}
+		seen[k.Value] = k.Line
+		if err := d.decode(value, at, v.Field(field)); err != nil {
+			return err
+		}
+		d.lines[at] = k.Line
+	}
+	return nil
+}
+
+var (
+	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+$`)
+	targetForm  = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9_-]*config$`)
+	setForm     = regexp.MustCompile(`^([A-Za-z0-9_]+)=(y|m|n|-?[0-9]+|0[xX][0-9A-Fa-f]+|"[^"\n]*")$`)
+	testedForm  = regexp.MustCompile(`^[0-9]+\.[0-9]+(\.[0-9]+)?$`)
+	patchForm   = regexp.MustCompile(`(?m)^--- .*\n\+\+\+ .*\n@@ `)
+)
+
+// check reads the files that the scenario names, and refuses what cannot be run.
+func (d *decoder) check(s *Scenario) error {
+	if s.Name == "" {
+		return d.bad("name", "missing: lower-case letters, digits, dots and dashes (it names a folder)")
+	}
+	if !nameForm.MatchString(s.Name) {
+		return d.bad("name", "%q is no name: lower-case letters, digits, dots and dashes (it names a folder)", s.Name)
+	}
+	if err := d.checkKernel(&s.Kernel); err != nil {
+		return err
+	}
+	if err := d.checkGuest(&s.Guest); err != nil {
+		return err
+	}
+	if s.Verdict.Pass.IsZero() {
+		return d.bad("verdict.pass", "missing: a regular expression for a line that every good boot prints, or nothing could pass")
+	}
+	if s.Verdict.Confirm < 0 || s.Verdict.Confirm > 1000 {
+		return d.bad("verdict.confirm", "%d is no number of boots (0 to 1000)", s.Verdict.Confirm)
+	}
+	return nil
+}
+
+func (d *decoder) checkKernel(k *Kernel) error {
+	given := []string{}
+	for _, c := range []struct{ key, value string }{{"package", k.Package}, {"dir", k.Dir}, {"build", k.Build}} {
+		if c.value != "" {
+			given = append(given, c.key)
+		}
+	}
+	if len(given) == 0 {
+		return d.bad("kernel", "needs one of package (Debian's source, linux-source-6.12), dir (a kernel tree) and build (a finished build folder)")
+	}
+	if len(given) > 1 {
+		return d.bad("kernel."+given[1], "%s are given: a kernel comes from one of package, dir and build", strings.Join(given, " and "))
+	}
+	if k.Package != "" && !packageForm.MatchString(k.Package) {
+		return d.bad("kernel.package", "%q is no Debian package (like linux-source-6.12)", k.Package)
+	}
+	for key, dir := range map[string]*string{"kernel.dir": &k.Dir, "kernel.build": &k.Build} {
+		if err := d.folder(key, dir); err != nil {
+			return err
+		}
+	}
+	if err := d.oneOf("kernel.arch", k.Arch, "x86_64"); err != nil {
+		return err
+	}
+	if err := d.oneOf("kernel.image", k.Image, "vmlinux", "bzImage"); err != nil {
+		return err
+	}
+	if k.Build != "" {
+		for _, key := range []string{"kernel.config", "kernel.set", "kernel.patches"} {
+			if d.lines[key] != 0 {
+				return d.bad(key, "a finished build is taken as it is: leave this out, or give dir in place of build")
+			}
+		}
+		return nil
+	}
+	for i := range k.Patches {
+		if err := d.checkPatch(fmt.Sprintf("kernel.patches[%d]", i), &k.Patches[i]); err != nil {
+			return err
+		}
+	}
+	if err := d.checkConfig(k); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for i, set := range k.Set {
+		key := fmt.Sprintf("kernel.set[%d]", i)
+		m := setForm.FindStringSubmatch(set)
+		switch {
+		case strings.HasPrefix(set, "CONFIG_"):
+			return d.bad(key, "%q: without the CONFIG_", set)
+		case m == nil:
+			return d.bad(key, `%q is not NAME=VALUE: y, m or n, a number, or a text in double quotes (SMP=y, NR_CPUS=2, CMDLINE="x")`, set)
+		case seen[m[1]]:
+			return d.bad(key, "%s is set twice", m[1])
+		}
+		seen[m[1]] = true
+	}
+	return nil
+}
+
+// absolute makes a path of the scenario absolute, and looks what is there.
+func (d *decoder) absolute(key string, path *string) (fs.FileInfo, error) {
+	if !filepath.IsAbs(*path) {
+		if d.read == nil {
+			return nil, d.bad(key, "%q is not absolute", *path)
+		}
+		abs, err := filepath.Abs(filepath.Join(filepath.Dir(d.file), *path))
+		if err != nil {
+			return nil, err
+		}
+		*path = abs
+	}
+	if d.read == nil {
+		return nil, nil
+	}
+	info, err := os.Stat(*path)
+	if err != nil {
+		return nil, d.bad(key, "there is no %s", *path)
+	}
+	return info, nil
+}
+
+// folder is absolute for a folder; an empty path is none.
+func (d *decoder) folder(key string, path *string) error {
+	if *path == "" {
+		return nil
+	}
+	info, err := d.absolute(key, path)
+	if err == nil && info != nil && !info.IsDir() {
+		return d.bad(key, "%s is not a folder", *path)
+	}
+	return err
+}
+
+func (d *decoder) oneOf(key, got string, valid ...string) error {
+	if slices.Contains(valid, got) {
+		return nil
+	}
+	return d.bad(key, "%q is none of %s", got, strings.Join(valid, ", "))
+}
+
+func (d *decoder) checkPatch(key string, p *Patch) error {
+	if p.Want == "" {
+		p.Want = "applied"
+	}
+	if err := d.oneOf(key+".want", p.Want, "applied", "absent"); err != nil {
+		return err
+	}
+	if p.File == "" {
+		return d.bad(key+".file", "missing: the name of a patch")
+	}
+	if p.Tested != "" && !testedForm.MatchString(p.Tested) {
+		return d.bad(key+".tested", "%q is no kernel version (like 6.12.117)", p.Tested)
+	}
+	from := key + ".text"
+	if p.Text == "" {
+		from = key + ".file"
+		p.Text = p.File
+		if err := d.load(from, &p.Text, "a patch of yours, or a built-in one"); err != nil {
+			return err
+		}
+	}
+	if !patchForm.MatchString(p.Text) {
+		return d.bad(from, "%s is not a unified diff", p.File)
+	}
+	return nil
+}
+
+func (d *decoder) checkConfig(k *Kernel) error {
+	const key, hint = "kernel.config", "a make target (tinyconfig, x86_64_defconfig) or the file of a .config"
+	switch {
+	case k.Config == "":
+		return d.bad(key, "missing: %s", hint)
+	case strings.Contains(k.Config, "\n") || targetForm.MatchString(k.Config):
+		return nil
+	}
+	return d.load(key, &k.Config, hint)
+}
+
+func (d *decoder) checkGuest(g *Guest) error {
+	switch {
+	case g.Init == "" && g.Rootfs == "":
+		return d.bad("guest", "needs init (a shell script, for busybox) or rootfs (a cpio)")
+	case g.Init != "" && g.Rootfs != "":
+		return d.bad("guest.rootfs", "init and rootfs are given: a guest has one of them")
+	case g.Rootfs != "":
+		if err := d.checkRootfs(&g.Rootfs); err != nil {
+			return err
+		}
+	case !strings.Contains(g.Init, "\n"):
+		if err := d.load("guest.init", &g.Init, "a script after `init: |`, or the file of one"); err != nil {
+			return err
+		}
+	}
+	if g.CPUs < 1 || g.CPUs > 1024 {
+		return d.bad("guest.cpus", "%d is no number of CPUs (1 to 1024)", g.CPUs)
+	}
+	for key, value := range map[string]string{"machine": g.Machine, "cpu": g.CPU} {
+		if value == "" {
+			return d.bad("guest."+key, "is empty: name one of those that `qemu-system-x86_64 -%s help` lists", key)
+		}
+	}
+	return d.oneOf("guest.accel", g.Accel, "auto", "kvm", "tcg")
+}
+
+func (d *decoder) checkRootfs(path *string) error {
+	const key = "guest.rootfs"
+	info, err := d.absolute(key, path)
+	if err != nil || info == nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return d.bad(key, "%s is not a file", *path)
+	}
+	f, err := os.Open(*path)
+	if err != nil {
+		return d.bad(key, "%w", err)
+	}
+	defer f.Close()
+	magic := make([]byte, 6)
+	io.ReadFull(f, magic) // a shorter file has none of these
+	for _, m := range []string{"070701", "070702", "\x1f\x8b", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(magic, []byte(m)) {
+			return nil
+		}
+	}
+	return d.bad(key, "%s is not a cpio (newc), plain, gzip or zstd", *path)
+}
+
+// load replaces the name of a file by its text, which ends in a newline and so
+// cannot be taken for a name.
+func (d *decoder) load(key string, text *string, hint string) error {
+	if d.read == nil {
+		return d.bad(key, "%q is the name of a file: here its text must stand in its place", *text)
+	}
+	data, err := d.read(*text)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d.bad(key, "there is no %q beside %s: it takes %s", *text, d.file, hint)
+	case err != nil:
+		return d.bad(key, "reading %q: %w", *text, err)
+	case len(bytes.TrimSpace(data)) == 0:
+		return d.bad(key, "%q is empty: it takes %s", *text, hint)
+	}
+	*text = strings.TrimRight(string(data), "\n") + "\n"
+	return nil
+}

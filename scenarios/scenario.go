@@ -1,0 +1,193 @@
+// Package scenarios is the scenario file: which kernel, which guest, and what
+// counts as a pass or as the crash looked for. It reads and checks the YAML and
+// holds the built-in scenarios with their patches. It does not know how a
+// kernel is built, how a guest is booted, or what a layout is.
+package scenarios
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Scenario is one checked scenario with its defaults filled in. It is
+// self-contained but for the kernel and the rootfs that it names: marshalled
+// and parsed again it is the same, without the files that it was made from.
+type Scenario struct {
+	// Name is also the name of a folder: lower case, digits, dots and dashes.
+	Name        string  `yaml:"name"`
+	Description string  `yaml:"description,omitempty"`
+	Kernel      Kernel  `yaml:"kernel"`
+	Guest       Guest   `yaml:"guest"`
+	Verdict     Verdict `yaml:"verdict"`
+}
+
+// Kernel says where the kernel comes from: exactly one of Package, Dir and
+// Build is set.
+type Kernel struct {
+	Package string  `yaml:"package,omitempty"` // Debian source package, "linux-source-6.12"
+	Dir     string  `yaml:"dir,omitempty"`     // a kernel tree, absolute
+	Build   string  `yaml:"build,omitempty"`   // a finished build folder, absolute; no patches, config or set then
+	Patches []Patch `yaml:"patches,omitempty"`
+	Arch    string  `yaml:"arch"`
+	// Config is a make target ("tinyconfig") or, with newlines in it, the
+	// text of a .config.
+	Config string `yaml:"config,omitempty"`
+	// Set are symbols on top of it, NAME=VALUE without CONFIG_; n is off.
+	Set   []string `yaml:"set,omitempty"`
+	Image string   `yaml:"image"` // "vmlinux" or "bzImage"
+}
+
+// Patch is a patch for the kernel's source, as `patch -p1` takes it.
+type Patch struct {
+	File   string `yaml:"file"` // a name, for messages: the patch is Text
+	Want   string `yaml:"want"` // "applied" or "absent"
+	Tested string `yaml:"tested,omitempty"`
+	Text   string `yaml:"text"`
+}
+
+// Guest is the virtual machine: exactly one of Init and Rootfs is set.
+type Guest struct {
+	Init     string   `yaml:"init,omitempty"`   // the shell script that busybox runs as /init
+	Rootfs   string   `yaml:"rootfs,omitempty"` // a cpio, plain, gzip or zstd: an absolute path
+	Memory   Size     `yaml:"memory"`
+	CPUs     int      `yaml:"cpus"`
+	Machine  string   `yaml:"machine"` // of QEMU, with its options: "microvm,acpi=off"
+	CPU      string   `yaml:"cpu"`     // of QEMU, with its flags: "Nehalem,-vme"
+	Accel    string   `yaml:"accel"`   // "auto", "kvm" or "tcg"
+	Append   string   `yaml:"append,omitempty"`
+	QEMUArgs []string `yaml:"qemu-args,omitempty"`
+	Limit    Duration `yaml:"limit"` // wall-clock limit of a boot
+}
+
+// Verdict says what a boot shows.
+type Verdict struct {
+	// Pass matches a line that every good boot prints. Never empty.
+	Pass Regexp `yaml:"pass"`
+	// Crash matches the title or the console of the crash looked for; empty,
+	// whatever is no pass is looked for.
+	Crash    Regexp `yaml:"crash,omitempty"`
+	Warnings bool   `yaml:"warnings,omitempty"` // whether a WARNING is a crash
+	Confirm  int    `yaml:"confirm"`            // boots that confirm a find
+}
+
+func defaults() Scenario {
+	return Scenario{
+		Kernel:  Kernel{Arch: "x86_64", Image: "vmlinux"},
+		Guest:   Guest{Memory: 512 << 20, CPUs: 1, Machine: "q35", CPU: "max", Accel: "auto", Limit: Duration(minute)},
+		Verdict: Verdict{Confirm: 2},
+	}
+}
+
+//go:embed builtin
+var builtin embed.FS
+
+// names are the built-in scenarios in the order in which they are listed.
+var names = []string{"kcfi-seal", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
+
+// Load reads a built-in scenario, by its name, or a scenario file.
+func Load(nameOrPath string) (Scenario, error) {
+	if slices.Contains(names, nameOrPath) {
+		data, err := Source(nameOrPath)
+		if err != nil {
+			return Scenario{}, err
+		}
+		return parse(data, nameOrPath+".yaml", readBuiltin)
+	}
+	data, err := os.ReadFile(nameOrPath)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(nameOrPath, "/") &&
+		!slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(nameOrPath)) {
+		return Scenario{}, unknown(nameOrPath)
+	}
+	if err != nil {
+		return Scenario{}, fmt.Errorf("reading the scenario: %w", err)
+	}
+	return Parse(data, nameOrPath)
+}
+
+// Parse reads a scenario file. The files that it names are looked for beside
+// filename, and then among the built-in ones. An error names filename, the line
+// and the key.
+func Parse(data []byte, filename string) (Scenario, error) {
+	return parse(data, filename, func(name string) ([]byte, error) {
+		file := name
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(filepath.Dir(filename), name)
+		}
+		info, err := os.Stat(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return readBuiltin(name)
+		case err != nil:
+			return nil, err
+		case !info.Mode().IsRegular(): // a device or a pipe may never end
+			return nil, errors.New("not a regular file")
+		}
+		return os.ReadFile(file)
+	})
+}
+
+// readBuiltin reads a built-in patch or config.
+func readBuiltin(name string) ([]byte, error) {
+	if strings.Contains(name, "/") || path.Ext(name) == ".yaml" {
+		return nil, fs.ErrNotExist
+	}
+	return builtin.ReadFile("builtin/" + name)
+}
+
+// Builtin are the built-in scenarios, the default first.
+func Builtin() []Scenario {
+	var all []Scenario
+	for _, name := range names {
+		s, err := Load(name)
+		if err != nil {
+			panic(err) // embedded, and loaded by a test
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// Source is the YAML of a built-in scenario with its comments, to print, copy
+// and edit. The patches and the config that it names are found from anywhere.
+func Source(name string) ([]byte, error) {
+	if !slices.Contains(names, name) {
+		return nil, unknown(name)
+	}
+	return builtin.ReadFile("builtin/" + name + ".yaml")
+}
+
+func unknown(name string) error {
+	return fmt.Errorf("no scenario %q: built in are %s; or give a YAML file", name, strings.Join(names, ", "))
+}
+
+// Marshal writes the scenario as a file that Parse reads.
+func (s Scenario) Marshal() ([]byte, error) {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(s); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), e.Close()
+}
+
+// UnmarshalYAML reads a scenario inside another document, such as a saved seed.
+// It must be self-contained: no file is read, and a rootfs need not exist.
+func (s *Scenario) UnmarshalYAML(n *yaml.Node) error {
+	d := decoder{lines: map[string]int{}}
+	got, err := d.scenario(n)
+	if err == nil {
+		*s = got
+	}
+	return err
+}
