@@ -61,7 +61,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter}
+	s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit}
 	if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
 		return usageError{err}
 	}
@@ -82,7 +82,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	report, err := runSweep(ctx, s, scenario, *limit, *command, *bisect, scr)
+	report, err := runSweep(ctx, s, scenario, *command, *bisect, scr)
 	scr.done()
 	if report != nil {
 		if *asJSON {
@@ -110,7 +110,7 @@ func because(err error, code exit, scr *screen) error {
 	return code
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, limit time.Duration, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
+func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
 	b, err := prepare(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
@@ -124,11 +124,6 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, l
 		s.Dir = filepath.Join(s.Dir, b.Digest[:12])
 	}
 	s.Note = scr.note
-	stop := make(chan struct{})
-	s.Stop = stop
-	if limit > 0 {
-		defer time.AfterFunc(limit, func() { close(stop) }).Stop()
-	}
 	begin := time.Now()
 	s.Step = func(t fuzz.Tally) {
 		text := fmt.Sprintf("%d unlucky so far", t.Unlucky)

@@ -29,11 +29,11 @@ type Sweep struct {
 	// Saved is what every saved seed of this sweep has in common: the
 	// scenario, the digests of vmlinux.o and initrd, the tools' versions.
 	Saved       seeds.File
-	Dir         string // the folder of all results; this sweep's are in one named by the scenario
-	First, Last uint32 // seeds, both included
-	Workers     int    // layouts linked and booted at the same time
-	StopAfter   int    // finds, in the order of seeds, after which to stop; 0 for never
-	Stop        <-chan struct{}
+	Dir         string        // the folder of all results; this sweep's are in one named by the scenario
+	First, Last uint32        // seeds, both included
+	Workers     int           // layouts linked and booted at the same time
+	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
+	For         time.Duration // after which no further layout is begun; 0 for never
 
 	// Note is told what a person would want to know, in lines.
 	Note func(format string, a ...any)
@@ -136,8 +136,11 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		err    error
 	}
 	todo, outcomes := make(chan uint32), make(chan outcome)
-	enough := make(chan struct{}) // closed when no further seed is to be tried
-	stop := sync.OnceFunc(func() { close(enough) })
+	feed, stop := context.WithCancel(ctx) // done when no further seed is to be tried
+	defer stop()
+	if s.For > 0 {
+		defer time.AfterFunc(s.For, stop).Stop()
+	}
 
 	// The feeder reads done; what comes in is kept apart until it has ended.
 	fresh := map[seeds.Layout]seeds.Record{}
@@ -190,22 +193,12 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 			if _, ok := done[seeds.Seed(uint32(seed))]; ok {
 				continue
 			}
-			select {
-			case <-enough:
+			if feed.Err() != nil {
 				return
-			case <-s.Stop:
-				return
-			case <-ctx.Done():
-				return
-			default:
 			}
 			select {
 			case todo <- uint32(seed):
-			case <-enough:
-				return
-			case <-s.Stop:
-				return
-			case <-ctx.Done():
+			case <-feed.Done():
 				return
 			}
 		}

@@ -51,6 +51,23 @@ func tiny(t testing.TB, edit func(dir string)) kernel {
 	return kernel{k}
 }
 
+// replacing changes a text in one of tiny's files.
+func replacing(t testing.TB, name, from, to string) func(dir string) {
+	return func(dir string) {
+		path := filepath.Join(dir, name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), from) {
+			t.Fatalf("%s has no %q", name, from)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), from, to, 1)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // scenario is one for tiny.
 func scenario(append string) scenarios.Scenario {
 	return scenarios.Scenario{
@@ -83,6 +100,7 @@ func verdicts(r *fuzz.Report) string {
 }
 
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	k := tiny(t, nil)
 	dir := t.TempDir()
 	s := sweep(k, scenario("canary"), dir, 0, 31, 2)
@@ -220,6 +238,7 @@ func TestSweep(t *testing.T) {
 // Interrupted anywhere and run again, a sweep gives what an uninterrupted one
 // gives, and tries no layout twice.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	k := tiny(t, nil)
 	whole, err := sweep(k, scenario("canary"), t.TempDir(), 1, 12, 2).Run(t.Context())
 	if err != nil {
@@ -269,14 +288,8 @@ func TestInterrupted(t *testing.T) {
 
 // The layout that one has can be the bad one.
 func TestUnluckyBaseline(t *testing.T) {
-	k := tiny(t, func(dir string) {
-		path := filepath.Join(dir, "main.c")
-		source, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.WriteFile(path, []byte(strings.Replace(string(source), "at % 64 == 0x20", "at % 64 != 0x20", 1)), 0o644)
-	})
+	t.Parallel()
+	k := tiny(t, replacing(t, "main.c", "at % 64 == 0x20", "at % 64 != 0x20"))
 	s := sweep(k, scenario("canary"), t.TempDir(), 1, 16, 2)
 	told := 0
 	s.Found = func(string) { told++ }
@@ -299,14 +312,8 @@ func TestUnluckyBaseline(t *testing.T) {
 // A crash of no layout in particular is doubted, and one other than the crash
 // looked for is kept apart.
 func TestAlikeAndOthers(t *testing.T) {
-	k := tiny(t, func(dir string) {
-		path := filepath.Join(dir, "main.c")
-		source, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.WriteFile(path, []byte(strings.Replace(string(source), "at % 64 == 0x20", "at", 1)), 0o644)
-	})
+	t.Parallel()
+	k := tiny(t, replacing(t, "main.c", "at % 64 == 0x20", "at"))
 	var notes []string
 	s := sweep(k, scenario("canary"), t.TempDir(), 1, 16, 2)
 	s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
@@ -334,6 +341,7 @@ func TestAlikeAndOthers(t *testing.T) {
 
 // lld's own padding and the emulation of it move functions alike.
 func TestTextIsLLD(t *testing.T) {
+	t.Parallel()
 	k := tiny(t, nil)
 	layout, err := k.Layout(t.Context())
 	if err != nil {
@@ -390,19 +398,8 @@ func symbols(t testing.TB, path string) map[string]uint64 {
 
 // What auto stands for is decided by a real link.
 func TestAuto(t *testing.T) {
-	edit := func(from, to string) func(string) {
-		return func(dir string) {
-			path := filepath.Join(dir, "vmlinux.lds")
-			script, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !strings.Contains(string(script), from) {
-				t.Fatalf("the linker script has no %q", from)
-			}
-			os.WriteFile(path, []byte(strings.Replace(string(script), from, to, 1)), 0o644)
-		}
-	}
+	t.Parallel()
+	edit := func(from, to string) func(string) { return replacing(t, "vmlinux.lds", from, to) }
 	for _, test := range []struct {
 		name string
 		edit func(string)
@@ -434,16 +431,10 @@ func TestAuto(t *testing.T) {
 
 // A flag that silently does nothing would make every layout the baseline.
 func TestPaddingThatDoesNothing(t *testing.T) {
-	k := tiny(t, func(dir string) {
-		path := filepath.Join(dir, "scripts/link-vmlinux.sh")
-		script, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// An lld that knows the flag and does not act on it.
-		os.WriteFile(path, []byte(strings.Replace(string(script), "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
-			"${LD} ${KBUILD_LDFLAGS} $(echo ${LDFLAGS_vmlinux} | sed s/--randomize-section-padding=.*//)", 1)), 0o755)
-	})
+	t.Parallel()
+	// An lld that knows the flag and does not act on it.
+	k := tiny(t, replacing(t, "scripts/link-vmlinux.sh", "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
+		"${LD} ${KBUILD_LDFLAGS} $(echo ${LDFLAGS_vmlinux} | sed s/--randomize-section-padding=.*//)"))
 	s := sweep(k, scenario("off"), t.TempDir(), 7, 7, 1)
 	s.Strategy = fuzz.LLD
 	if _, err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "layout of seed 7 equals the baseline") {
@@ -453,6 +444,7 @@ func TestPaddingThatDoesNothing(t *testing.T) {
 
 // Changed tools, objects and files are what a replay that differs is explained by.
 func TestRelinkExplains(t *testing.T) {
+	t.Parallel()
 	k := tiny(t, nil)
 	s := sweep(k, scenario("canary"), t.TempDir(), 1, 8, 1)
 	r, err := s.Run(t.Context())

@@ -137,6 +137,7 @@ func address(t testing.TB, image []byte, name string) uint64 {
 // The four ways to come by a kernel give the same one, and none of them
 // writes to what the user has.
 func TestPrepareSources(t *testing.T) {
+	t.Parallel()
 	clean := tinyTree(t)
 	cleanBefore := snapshot(t, clean)
 	kernel := prepare(t, t.TempDir(), tinySpec(clean))
@@ -286,6 +287,7 @@ func diff(t *testing.T, dir, name, from, to string) string {
 
 // A tree always goes through make; an unchanged one is not compiled again.
 func TestPrepareTreeFollowsChanges(t *testing.T) {
+	t.Parallel()
 	tree, cache := tinyTree(t), t.TempDir()
 	first := prepare(t, cache, tinySpec(tree))
 	object := filepath.Join(first.Build, "main.o")
@@ -315,6 +317,7 @@ func TestPrepareTreeFollowsChanges(t *testing.T) {
 }
 
 func TestPrepareErrors(t *testing.T) {
+	t.Parallel()
 	tree := tinyTree(t)
 	for _, test := range []struct {
 		name, want, hint string
@@ -348,6 +351,7 @@ func TestPrepareErrors(t *testing.T) {
 
 // What can be damaged by hand in the cache is seen.
 func TestDamagedObject(t *testing.T) {
+	t.Parallel()
 	tree := tinyTree(t)
 	build := filepath.Join(tree, "build")
 	tinyBuild(t, tree, build)
@@ -368,6 +372,7 @@ func TestDamagedObject(t *testing.T) {
 }
 
 func TestLinkPlan(t *testing.T) {
+	t.Parallel()
 	kernel := prepare(t, t.TempDir(), tinySpec(tinyTree(t)))
 	_, baseline := link(t, kernel, linker.Plan{})
 	layout, err := kernel.Layout(t.Context())
@@ -405,6 +410,7 @@ func TestLinkPlan(t *testing.T) {
 
 // A layout that does not link is a LinkError, and the next one links again.
 func TestLinkFails(t *testing.T) {
+	t.Parallel()
 	tree := tinyTree(t)
 	lds := filepath.Join(tree, "vmlinux.lds")
 	script, err := os.ReadFile(lds)
@@ -438,6 +444,7 @@ func TestLinkFails(t *testing.T) {
 }
 
 func TestClean(t *testing.T) {
+	t.Parallel()
 	cache := t.TempDir()
 	kernel := prepare(t, cache, tinySpec(tinyTree(t)))
 	if removed, err := linker.Clean(cache, 0); err == nil || len(removed) > 0 {
