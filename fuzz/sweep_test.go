@@ -502,3 +502,14 @@ func TestRelinkExplains(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// BenchmarkSweep is the whole of a layout: plan, padding, link, boot, verdict,
+// journal.
+func BenchmarkSweep(b *testing.B) {
+	s := sweep(tiny(b, nil), scenario("canary=off"), b.TempDir(), 1, uint32(b.N), 2)
+	r, err := s.Run(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(r.PerHour(), "layouts/h")
+}
