@@ -3,7 +3,7 @@
 
 GO ?= go
 PACKAGES := clang-22 lld-22 llvm-22 qemu-system-x86 linux-source-6.12 busybox-static \
-	make flex bison bc patch xz-utils libelf-dev libssl-dev
+	make python3 flex bison bc patch xz-utils libelf-dev libssl-dev
 TEST_PACKAGES := linux-source-6.1 git
 SEEDS ?= 1:32
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,22 +14,6 @@ import (
 	"unlucky/qemu"
 	"unlucky/scenarios"
 )
-
-// needs are the programs and files that a sweep uses beside clang and lld,
-// with the Debian package that brings each.
-var needs = []struct{ name, pkg, version string }{
-	{"make", "make", "--version"},
-	{"flex", "flex", "--version"},
-	{"bison", "bison", "--version"},
-	{"bc", "bc", "--version"},
-	{"patch", "patch", "--version"},
-	{"tar", "tar", "--version"},
-	{"xz", "xz-utils", "--version"},
-	{"busybox", "busybox-static", ""},
-	{"qemu-system-x86_64", "qemu-system-x86", "--version"},
-	{"/usr/include/gelf.h", "libelf-dev", ""},
-	{"/usr/include/openssl/opensslv.h", "libssl-dev", ""},
-}
 
 func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
@@ -61,20 +44,27 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): strategy text only",
 		}[tools.Randomizes()])
 	}
-	for _, n := range needs {
-		state, ok := look(ctx, n.name, n.version)
-		if !ok {
-			missing = append(missing, n.pkg)
-		}
-		row(n.name, state)
-	}
+	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
 	if pkg := scenario.Kernel.Package; pkg != "" {
-		path := "/usr/src/" + pkg + ".tar.xz"
-		state, ok := look(ctx, path, "")
-		if !ok {
-			missing = append(missing, pkg)
+		needs = append(needs, linker.Need{Name: "/usr/src/" + pkg + ".tar.xz", Package: pkg})
+	}
+	for _, n := range needs {
+		path, err := n.Find()
+		switch {
+		case err != nil:
+			missing = append(missing, n.Package)
+			row(n.Name, "missing")
+		case strings.HasPrefix(n.Name, "/"):
+			row(n.Name, "there")
+		default:
+			row(n.Name, toolVersion(ctx, path))
 		}
-		row(path, state)
+	}
+	if path, err := qemu.FindBusybox(); err != nil {
+		missing = append(missing, "busybox-static")
+		row("busybox", err.Error())
+	} else {
+		row("busybox", "there, statically linked, "+path)
 	}
 
 	fmt.Fprintln(out, "\naccelerator:")
@@ -89,28 +79,13 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 
 var versionNumber = regexp.MustCompile(`\d+\.\d+(\.\d+)*`)
 
-// look says whether a program or a file is there, and a program's version.
-func look(ctx context.Context, name, versionFlag string) (state string, ok bool) {
-	path, err := exec.LookPath(name)
-	if strings.HasPrefix(name, "/") {
-		_, err = os.Stat(name)
-	}
-	if name == "busybox" && err == nil {
-		path, err = qemu.FindBusybox()
-	}
-	switch {
-	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist):
-		return "missing", false
-	case err != nil:
-		return err.Error(), false
-	case versionFlag == "":
-		return "there", true
-	}
-	out, err := exec.CommandContext(ctx, path, versionFlag).Output()
+// toolVersion is the version that a program tells of itself.
+func toolVersion(ctx context.Context, path string) string {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
-		return "does not run: " + err.Error(), false
+		return "does not run: " + err.Error()
 	}
-	return versionNumber.FindString(string(out)), true
+	return versionNumber.FindString(string(out))
 }
 
 // tryKVM says whether KVM truly works, which only a kernel that reaches user

@@ -252,6 +252,9 @@ func (p *Kernel) writeState() error {
 }
 
 func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
+	if err := checkNeeds(); err != nil {
+		return err
+	}
 	os.Remove(p.statePath())
 	if _, err := os.Stat(p.Source); err != nil {
 		if err := unpack(ctx, tarball, p.Source, k.Patches, progress); err != nil {
@@ -335,6 +338,9 @@ var makesObject = regexp.MustCompile(`(?m)^\s*(modpost_link|\$\{?LD\}?.*-r.*-o) 
 
 // build configures and makes a kernel in its own folder.
 func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progress) error {
+	if err := checkNeeds(); err != nil {
+		return err
+	}
 	script, err := patchedScript(p.Source)
 	if err != nil {
 		return err
@@ -489,7 +495,7 @@ func compilerErrors(log string) string {
 	return indentTail(data, 12)
 }
 
-var errorLine = regexp.MustCompile(`(?m)^.*(?i:\berror:|\bfatal:).*$`)
+var errorLine = regexp.MustCompile(`(?m)^.*(?i:\berror:|\bfatal:|: not found$|No space left).*$`)
 
 // open reads what a build left for later links.
 func (p *Kernel) open(ctx context.Context) error {

@@ -1,0 +1,49 @@
+package linker
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// Need is a program, or a header by its whole path, that preparing a kernel
+// takes beside LLVM, and the Debian package that brings it.
+type Need struct{ Name, Package string }
+
+// Needs are what a kernel's build is known to call.
+var Needs = []Need{
+	{"make", "make"},
+	{"flex", "flex"},
+	{"bison", "bison"},
+	{"bc", "bc"},
+	{"python3", "python3"}, // the initcalls' linker script of LTO
+	{"patch", "patch"},
+	{"tar", "tar"},
+	{"xz", "xz-utils"},
+	{"/usr/include/gelf.h", "libelf-dev"},
+	{"/usr/include/openssl/opensslv.h", "libssl-dev"},
+}
+
+// Find returns where the program or header is.
+func (n Need) Find() (string, error) {
+	if strings.HasPrefix(n.Name, "/") {
+		_, err := os.Stat(n.Name)
+		return n.Name, err
+	}
+	return exec.LookPath(n.Name)
+}
+
+// checkNeeds tells what is missing before minutes have gone into a build.
+func checkNeeds() error {
+	var names, packages []string
+	for _, n := range Needs {
+		if _, err := n.Find(); err != nil {
+			names, packages = append(names, n.Name), append(packages, n.Package)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	return hint(fmt.Errorf("building a kernel needs %s", strings.Join(names, ", ")), "apt-get install %s", strings.Join(packages, " "))
+}
