@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"unlucky/scenarios"
@@ -105,4 +106,26 @@ func TestPrepareCancelled(t *testing.T) {
 		t.Fatal("after an interrupted preparation: ", err)
 	}
 	k.Close()
+}
+
+// A missing tool is told before minutes have gone into a build.
+func TestPrepareWithoutTools(t *testing.T) {
+	tools, err := FindToolchain(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", tools.Dir)
+	tree, err := filepath.Abs("testdata/tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: tree, Config: "tinyconfig", Image: "vmlinux"}, nil)
+	var h *HintError
+	if err == nil || !strings.Contains(err.Error(), "make, flex, bison") || !errors.As(err, &h) || !strings.Contains(h.Hint, "apt-get install make flex bison") {
+		t.Errorf("error %v", err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if _, err := FindToolchain(t.Context()); !errors.As(err, &h) || !strings.Contains(h.Hint, "lld-22") {
+		t.Errorf("without clang: error %v", err)
+	}
 }

@@ -102,13 +102,12 @@ func inspect(ctx context.Context, dir string) (Toolchain, error) {
 }
 
 func (t *Toolchain) inspectLinker(ctx context.Context, program string) error {
-	env := []string{"-c", `exec "$0" "$@"`, program} // found on the toolchain's PATH, not on ours
-	out, err := output(ctx, "", environment(t.path()), append(append([]string{"sh"}, env...), "--version")...)
+	out, err := output(ctx, "", environment(t.path()), program, "--version")
 	if err != nil {
 		return err
 	}
 	t.LLD = version.FindString(string(out))
-	help, err := output(ctx, "", environment(t.path()), append(append([]string{"sh"}, env...), "--help")...)
+	help, err := output(ctx, "", environment(t.path()), program, "--help")
 	t.randomizes = strings.Contains(string(help), "--randomize-section-padding")
 	return err
 }
