@@ -61,7 +61,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	}
 	defer l.Close()
-	scr.progress("linking seed "+saved.Layout.String(), 0, 0)
+	scr.progress("linking "+saved.Layout.Name(), 0, 0)
 	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
 	scr.done()
 	if err != nil {
@@ -150,7 +150,7 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 	if f.Kind == qemu.Pass {
 		what = "pass"
 	}
-	fmt.Fprintf(out, "seed %s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout, f.Scenario.Name, r.Shown, r.Boots, what)
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), f.Scenario.Name, r.Shown, r.Boots, what)
 	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
 		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
 	}

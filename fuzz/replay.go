@@ -48,15 +48,15 @@ func Relink(ctx context.Context, f seeds.File, k Kernel, l Linker, object string
 	}
 	if d := plan.Digest(); d != f.Digests.Plan {
 		return linker.Image{}, fmt.Errorf("the plan of %s is not the one that was saved (%.12s, was %.12s)%s",
-			nameOf(f.Layout), d, f.Digests.Plan, changed(f.Tools, tools, "the saved seed was edited"))
+			f.Layout.Name(), d, f.Digests.Plan, changed(f.Tools, tools, "the saved seed was edited"))
 	}
 	image, err := l.Link(ctx, plan)
 	if err != nil {
-		return image, fmt.Errorf("linking %s: %w", nameOf(f.Layout), err)
+		return image, fmt.Errorf("linking %s: %w", f.Layout.Name(), err)
 	}
 	if image.Digest != f.Digests.Image {
 		return image, fmt.Errorf("%s links to another image than was saved (%.12s, was %.12s)%s",
-			nameOf(f.Layout), image.Digest, f.Digests.Image, changed(f.Tools, tools, "the same tools gave it: please report this"))
+			f.Layout.Name(), image.Digest, f.Digests.Image, changed(f.Tools, tools, "the same tools gave it: please report this"))
 	}
 	return image, nil
 }

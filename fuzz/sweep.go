@@ -377,7 +377,7 @@ func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan lin
 		r.Millis = time.Since(begin).Milliseconds()
 		return r, s.journal.Append(r)
 	case err != nil:
-		return r, fmt.Errorf("linking %s: %w", nameOf(layout), err)
+		return r, fmt.Errorf("linking %s: %w", layout.Name(), err)
 	}
 	r.Image = image.Digest
 	if err := s.distinct(layout, image.Digest); err != nil {
@@ -441,7 +441,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	if !r.Found {
 		what = "another crash"
 	}
-	s.Note("%s: %s: %s (%d of %d boots)", nameOf(r.Layout), what, r.Title, r.Crashes, r.Boots)
+	s.Note("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
 	return s.save(r, first)
 }
 
@@ -497,7 +497,7 @@ func (s *Sweep) distinct(layout seeds.Layout, image string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if same, ok := s.images[image]; ok && same != layout {
-		return fmt.Errorf("layout of %s equals %s: the padding did nothing", nameOf(layout), nameOf(same))
+		return fmt.Errorf("layout of %s equals %s: the padding did nothing", layout.Name(), same.Name())
 	}
 	s.images[image] = layout
 	return nil
@@ -518,7 +518,7 @@ type InfraError struct {
 }
 
 func (e *InfraError) Error() string {
-	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", nameOf(e.Layout), 1+retries, e.Reason)
+	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)
 }
 
 // Shows tells whether a boot shows the crash that a scenario looks for.
@@ -527,13 +527,6 @@ func Shows(v scenarios.Verdict, r qemu.Result) bool {
 		return false
 	}
 	return v.Crash.Regexp == nil || v.Crash.MatchString(r.Title) || v.Crash.Match(r.Console)
-}
-
-func nameOf(l seeds.Layout) string {
-	if l == seeds.Baseline {
-		return "the baseline"
-	}
-	return "seed " + l.String()
 }
 
 // Unlucky are the finds of a sweep by title, the most frequent title first.

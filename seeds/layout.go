@@ -45,6 +45,14 @@ func (l Layout) String() string {
 	return strconv.FormatUint(uint64(l.seed), 10)
 }
 
+// Name is how a sentence speaks of the layout: "seed 7", "the baseline".
+func (l Layout) Name() string {
+	if l == Baseline {
+		return "the baseline"
+	}
+	return "seed " + l.String()
+}
+
 // Compare orders the baseline first, then the seeds by number.
 func (l Layout) Compare(m Layout) int {
 	if l.seeded != m.seeded {
