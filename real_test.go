@@ -87,6 +87,22 @@ func TestKCFISeal(t *testing.T) {
 		}
 	}
 
+	t.Run("bzImage", func(t *testing.T) {
+		source, err := scenarios.Source("kcfi-seal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "bzimage.yaml")
+		if err := os.WriteFile(path, bytes.Replace(source, []byte("\nkernel:\n"), []byte("\nkernel:\n  image: bzImage\n"), 1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want := r
+		want.Layouts = r.Layouts[:4]
+		if got := sweepJSON(t, path, "-seeds", "1:4", "-accel", r.Accel, "-o", t.TempDir()); verdicts(got) != verdicts(want) {
+			t.Errorf("as bzImage:\n%swant\n%s", verdicts(got), verdicts(want))
+		}
+	})
+
 	t.Run("interrupted", func(t *testing.T) {
 		for _, workers := range []string{"1", "2"} {
 			dir := t.TempDir()

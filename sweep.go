@@ -353,8 +353,9 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	if r.Tried > 0 {
 		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
 	}
-	if found := r.Unlucky(); len(found) > 0 {
-		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", filepath.Join(r.Dir, found[0].Layouts[0].Path))
+	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
+	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", filepath.Join(r.Dir, all[i].Path))
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
