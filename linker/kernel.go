@@ -192,8 +192,11 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 			if err = p.open(ctx); err == nil && p.Digest == s.Object && whole {
 				return p.ready(alone)
 			}
-			if err == nil && p.Digest == s.Object && alone {
-				err = p.build(ctx, k, progress) // of what is there, for the other image
+			if err == nil && p.Digest == s.Object && !alone {
+				return hint(fmt.Errorf("the prepared kernel in %s has no bzImage yet and is in use", p.Dir), "wait for the other unlucky, then run this again")
+			}
+			if err == nil && p.Digest == s.Object {
+				err = p.build(ctx, k, progress) // goes on from what is there
 				break
 			}
 			if !alone {
