@@ -373,7 +373,11 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 	count := &objectCounter{report: func(n int64) { progress(step, n, 0) }}
 	count.report(0)
 	// vmlinux.o is what the layouts are made of; vmlinux shows that it links.
-	if err := p.make(ctx, io.MultiWriter(log, count), "-j", fmt.Sprint(cpus), p.Image); err != nil {
+	args := []string{"-j", fmt.Sprint(cpus), p.Image}
+	if k.Package != "" {
+		args = append(args, "KCFLAGS=-w") // nobody mends a package's warnings, and finding them takes an eighth of the time
+	}
+	if err := p.make(ctx, io.MultiWriter(log, count), args...); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
