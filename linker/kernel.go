@@ -118,6 +118,9 @@ func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Kernel, t
 	return p, tarball, nil
 }
 
+// recipe counts up when make is called in another way.
+const recipe = "2"
+
 // kernelName is the folder of a kernel in the cache: readable, and different
 // for whatever makes a different vmlinux.o.
 func kernelName(k scenarios.Kernel, key string, t Toolchain) string {
@@ -126,7 +129,7 @@ func kernelName(k scenarios.Kernel, key string, t Toolchain) string {
 	if err != nil {
 		panic(err) // strings and slices of strings
 	}
-	sum := sha256.Sum256([]byte(string(spec) + key + t.Dir + t.Clang + t.LLD))
+	sum := sha256.Sum256([]byte(recipe + string(spec) + key + t.Dir + t.Clang + t.LLD))
 	name := k.Package
 	if name == "" {
 		name = filepath.Base(k.Dir + k.Build)
@@ -373,11 +376,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 	count := &objectCounter{report: func(n int64) { progress(step, n, 0) }}
 	count.report(0)
 	// vmlinux.o is what the layouts are made of; vmlinux shows that it links.
-	args := []string{"-j", fmt.Sprint(cpus), p.Image}
-	if k.Package != "" {
-		args = append(args, "KCFLAGS=-w") // nobody mends a package's warnings, and finding them takes an eighth of the time
-	}
-	if err := p.make(ctx, io.MultiWriter(log, count), args...); err != nil {
+	if err := p.make(ctx, k, io.MultiWriter(log, count), "-j", fmt.Sprint(cpus), p.Image); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
@@ -386,7 +385,20 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 	return p.writeState()
 }
 
-func (p *Kernel) make(ctx context.Context, out io.Writer, args ...string) error {
+func (p *Kernel) make(ctx context.Context, k scenarios.Kernel, out io.Writer, args ...string) error {
+	if k.Package != "" {
+		// Nobody mends a package's warnings, and finding them takes an eighth
+		// of the time.
+		args = append(args, "KCFLAGS=-w")
+		// Kconfig writes down whether there are Rust and pahole, and each
+		// line of it moves what clang notes of the source: the same package
+		// must give the same vmlinux.o on every machine.
+		for symbol, tool := range map[string]string{"RUST=y": "RUSTC", "DEBUG_INFO_BTF=y": "PAHOLE"} {
+			if !slices.Contains(k.Set, symbol) && !strings.Contains(k.Config, "CONFIG_"+symbol) {
+				args = append(args, tool+"=false")
+			}
+		}
+	}
 	// Fixed where kbuild would put the time, the user and the host into the image.
 	env := environment(p.path(), "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
 		"KBUILD_BUILD_USER=unlucky", "KBUILD_BUILD_HOST=unlucky", "KBUILD_BUILD_VERSION=1")
@@ -401,7 +413,7 @@ func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel) error {
 	info, _ := os.Stat(path)
 	run := func(target string) error {
 		var log bytes.Buffer
-		if err := p.make(ctx, &log, target); err != nil {
+		if err := p.make(ctx, k, &log, target); err != nil {
 			return fmt.Errorf("make %s: %w%s", target, err, indentTail(log.Bytes(), 10))
 		}
 		return nil
