@@ -25,6 +25,7 @@ const usage = `unlucky finds kernel crashes that depend on the layout of the ima
 Usage:
     unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
     unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
+    unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
@@ -35,13 +36,14 @@ Usage:
 
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
 build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
-sweep has saved; it is all that a replay needs.
+sweep has saved; it is all that replay and minimize need.
 
 Examples:
     unlucky sweep kcfi-seal -seeds 1:64
     unlucky sweep my.yaml -linux ~/src/linux -for 8h -exec 'mail -s "unlucky: $UNLUCKY_TITLE" me <"$UNLUCKY_FILE"'
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
+    unlucky minimize unlucky.out/kcfi-seal/unexpected-exit/7.yaml -budget 10m
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
@@ -79,7 +81,7 @@ func main() {
 
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
-		"sweep": sweep, "replay": replay, "scenarios": listScenarios, "doctor": doctor,
+		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "clean": clean,
 	}
 	if len(args) == 0 {

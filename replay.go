@@ -67,18 +67,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	// The baseline decided between KVM and TCG; this image may be silent on both.
-	accel := b.guest.Machine.Accel
-	if err := qemu.KVM(); accel != "tcg" && err != nil {
-		if accel == "kvm" && o.accel == "kvm" {
-			return err
-		}
-		scr.note("accelerator tcg: %v", err)
-		accel = "tcg"
-	} else if accel == "auto" {
-		accel = "kvm"
+	if err := b.accelerate(o.accel, scr); err != nil {
+		return err
 	}
-	b.guest.Accelerate(accel, scr.note)
 	if b.saved.Tools.QEMU != saved.Tools.QEMU {
 		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
 	}
@@ -126,7 +117,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		n++
 		keepErr = errors.Join(keepErr, each(n, r))
 	})
-	if failed := new(fuzz.InfraError); errors.As(err, &failed) && accel == "kvm" {
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && b.guest.Machine.Accel == "kvm" {
 		err = &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
 	if err := errors.Join(err, keepErr); err != nil {

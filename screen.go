@@ -124,6 +124,25 @@ func (s *screen) tally(done, total int, text string) {
 	}
 }
 
+// doing shows what a step of unknown length is at.
+func (s *screen) doing(step, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.step != step {
+		s.end()
+		s.step, s.last = step, time.Now()
+		if s.tty {
+			s.bar = s.newBar("", 0)
+		}
+	}
+	if s.tty {
+		s.bar.Describe(text)
+	} else if now := time.Now(); now.Sub(s.last) >= plainEvery {
+		s.last = now
+		fmt.Fprintln(s.out, text)
+	}
+}
+
 // done ends the step in progress and clears its bar.
 func (s *screen) done() {
 	s.mu.Lock()

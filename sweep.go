@@ -302,6 +302,23 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, 
 	return b, nil
 }
 
+// accelerate settles the accelerator for a saved layout, unless it was given.
+// The baseline decided between KVM and TCG; this image may be silent on both.
+func (b *bench) accelerate(given string, scr *screen) error {
+	accel := b.guest.Machine.Accel
+	if err := qemu.KVM(); accel != "tcg" && err != nil {
+		if given == "kvm" {
+			return err
+		}
+		scr.note("accelerator tcg: %v", err)
+		accel = "tcg"
+	} else if accel == "auto" {
+		accel = "kvm"
+	}
+	b.guest.Accelerate(accel, scr.note)
+	return nil
+}
+
 // initrdOf is the user space of a guest. A compressed cpio is handed over
 // plain: a small kernel knows no compression.
 func initrdOf(g scenarios.Guest) ([]byte, error) {

@@ -53,7 +53,14 @@ const retries = 2
 // again, and a hang is believed after a second one, alone on the machine and
 // with twice the limit.
 func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
-	r, err := g.Again(ctx, image)
+	return g.boot(ctx, image, "")
+}
+
+// boot is Boot with switches added to the kernel command line.
+func (g *Guest) boot(ctx context.Context, image, switches string) (qemu.Result, error) {
+	done := g.share()
+	r, err := g.learn(ctx, image, switches, g.Expect)
+	done()
 	if err != nil || r.Kind != qemu.Hang {
 		return r, err
 	}
@@ -61,14 +68,14 @@ func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
 	defer g.alone.Unlock()
 	patient := g.Expect
 	patient.Limit *= 2
-	return g.learn(ctx, image, patient)
+	return g.learn(ctx, image, switches, patient)
 }
 
 // Again is a further boot of an image that has a verdict: what is known to
 // hang is not waited for twice.
 func (g *Guest) Again(ctx context.Context, image string) (qemu.Result, error) {
 	defer g.share()()
-	return g.learn(ctx, image, g.Expect)
+	return g.learn(ctx, image, "", g.Expect)
 }
 
 // share says that others may use the machine at the same time, until the
@@ -79,9 +86,12 @@ func (g *Guest) share() (done func()) {
 }
 
 // learn boots until something is learnt, a few times at most.
-func (g *Guest) learn(ctx context.Context, image string, e qemu.Expect) (r qemu.Result, err error) {
+func (g *Guest) learn(ctx context.Context, image, switches string, e qemu.Expect) (r qemu.Result, err error) {
 	m := g.Machine
 	m.Kernel = image
+	if switches != "" {
+		m.Append += " " + switches
+	}
 	for range 1 + retries {
 		if r, err = g.Run(m, ctx, e); err != nil || r.Kind != qemu.Infra {
 			break

@@ -353,6 +353,9 @@ func (s *Sweep) machine() qemu.Machine {
 	return m
 }
 
+// command is QEMU's command line for people.
+func (s *Sweep) command() string { return qemu.Quote(s.machine().Argv()) }
+
 func digest(parts ...string) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -481,7 +484,7 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 	f.Boots, f.Crashes = r.Boots, r.Crashes
 	f.Accel = m.Accel
 	f.Digests.Plan, f.Digests.Image = r.Plan, r.Image
-	f.Command = qemu.Quote(m.Argv())
+	f.Command = s.command()
 	f.Found = time.Now().UTC().Truncate(time.Second)
 	path, err := s.store.Save(f, first.Console)
 	if err != nil {

@@ -21,6 +21,11 @@ type Section struct {
 	Size    uint64 // bytes
 	Align   uint64 // sh_addralign, bytes
 	Text    bool   // an ordinary .text input section, which may be moved on its own
+	// Function is the symbol that a section per function is named after, or
+	// else the first in it; empty where it has none. It is Entry bytes
+	// behind Address: under kCFI the hash comes first.
+	Function string
+	Entry    uint64
 }
 
 // readLayout reads lld's link map of an image: its input sections in output
@@ -61,10 +66,67 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 				s.Text = isText(s.Output, name)
 			}
 			sections = append(sections, s)
+		case depth == 16 && len(sections) > 0 && !strings.Contains(what, " = "):
+			sections[len(sections)-1].name(strings.TrimSpace(what), head.Address)
 		}
 	}
 	return sections, lines.Err()
 }
+
+// name takes a symbol of the section, unless it has a better one.
+func (s *Section) name(symbol string, address uint64) {
+	if strings.HasPrefix(symbol, "__cfi_") || strings.HasPrefix(symbol, "__pfx_") {
+		return // what stands before the function
+	}
+	if s.Function == "" || strings.HasSuffix(s.Name, "."+symbol) && !strings.HasSuffix(s.Name, "."+s.Function) {
+		s.Function, s.Entry = symbol, address-s.Address
+	}
+}
+
+// Place returns the address of each section of a layout, which is the
+// baseline's, once paddings have been put into its output section output.
+// Sections of other output sections keep theirs.
+func Place(layout []Section, output string, paddings []Padding) ([]uint64, error) {
+	before := make(map[string]uint64, len(paddings))
+	for _, p := range paddings {
+		before[p.Section] += p.Bytes
+	}
+	addresses := make([]uint64, len(layout))
+	var end uint64 // of what stands before, as it is now; 0 at the first of the output
+	for i, s := range layout {
+		addresses[i] = s.Address
+		if s.Output != output {
+			continue
+		}
+		if end > 0 {
+			addresses[i] = alignUp(end+before[s.Name], Alignment(layout, i))
+		}
+		delete(before, s.Name)
+		end = addresses[i] + s.Size
+	}
+	delete(before, "")
+	for name := range before {
+		return nil, fmt.Errorf("padding before %s: %s has no such input section", name, output)
+	}
+	return addresses, nil
+}
+
+// Alignment is that of a section in a layout: its own, or the linker script's
+// where the baseline shows that this is larger.
+func Alignment(layout []Section, i int) uint64 {
+	s := layout[i]
+	align := max(s.Align, 1)
+	if i == 0 || layout[i-1].Output != s.Output {
+		return align
+	}
+	end := layout[i-1].Address + layout[i-1].Size
+	for alignUp(end, align) != s.Address && align < 1<<21 {
+		align *= 2
+	}
+	return align
+}
+
+func alignUp(n, align uint64) uint64 { return (n + align - 1) &^ (align - 1) }
 
 // mapLine splits a line of a link map into its numbers and what they are of,
 // with the indentation that tells what that is.

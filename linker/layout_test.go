@@ -18,6 +18,10 @@ ffffffff81000000          1000000      123     1                 pvh_start_xen
 ffffffff8100052b          100052b        5     1         . = ALIGN(16)
 ffffffff81000530          1000530      dcc    16         vmlinux.o:(.text)
 ffffffff81001300          1001300       b8    16         vmlinux.o:(.text.f)
+ffffffff81001300          1001300       10     1                 __cfi_f
+ffffffff81001308          1001308        0     1                 early
+ffffffff81001310          1001310       a8     1                 f
+ffffffff81001320          1001320       a8     1                 inside
 ffffffff810013c0          10013c0       45    16         vmlinux.o:(.text.f)
 ffffffff81001410          1001410       20    64         vmlinux.o:(.text..__x86.return_thunk)
 ffffffff81001430          1001430        8     1         <internal>:(.text.pad)
@@ -34,13 +38,13 @@ ffffffff81a00000          1a00000       10     8         vmlinux.o:(.rodata)
 		t.Fatal(err)
 	}
 	want := []Section{
-		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false},
-		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true},
-		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true},
-		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true},
-		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false},
-		{"", ".text", 0, 0xffffffff81001430, 8, 1, false},
-		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false},
+		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0},
+		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0},
+		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16},
+		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0},
+		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0},
+		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0},
+		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

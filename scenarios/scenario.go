@@ -66,7 +66,10 @@ type Guest struct {
 	Accel    string   `yaml:"accel"`   // "auto", "kvm" or "tcg"
 	Append   string   `yaml:"append,omitempty"`
 	QEMUArgs []string `yaml:"qemu-args,omitempty"`
-	Limit    Duration `yaml:"limit"` // wall-clock limit of a boot
+	// Ablate are switches of the kernel command line that minimize tries
+	// one at a time, besides the ones that it tries everywhere.
+	Ablate []string `yaml:"ablate,omitempty"`
+	Limit  Duration `yaml:"limit"` // wall-clock limit of a boot
 }
 
 // Verdict says what a boot shows.

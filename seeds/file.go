@@ -47,6 +47,8 @@ type File struct {
 	// Plan, where set, is linked instead of the seed's own: a minimized
 	// layout.
 	Plan *linker.Plan `yaml:"plan,omitempty"`
+	// Minimized is what is known of the plan.
+	Minimized *Minimized `yaml:"minimized,omitempty"`
 	// Scenario is whole, so that the file can be mailed by itself. It is the
 	// longest part and comes last.
 	Scenario scenarios.Scenario `yaml:"scenario"`
@@ -294,6 +296,11 @@ func (f File) encode() ([]byte, error) {
 		fmt.Fprintf(&b, "# A layout of the Linux kernel that passes, to set beside those that fail.\n")
 	} else {
 		fmt.Fprintf(&b, "# An unlucky layout of the Linux kernel: %s (%d of %d boots).\n", f.Title, f.Crashes, f.Boots)
+	}
+	if f.Minimized != nil {
+		for _, c := range f.Minimized.Culprits {
+			fmt.Fprintf(&b, "# It %s.\n", c)
+		}
 	}
 	fmt.Fprintf(&b, "# Boot it again: unlucky replay %s\n", f.name())
 	enc := yaml.NewEncoder(&b)

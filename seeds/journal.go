@@ -76,16 +76,18 @@ type Record struct {
 	Found   bool           `json:"found,omitempty"` // the crash looked for
 	Boots   int            `json:"boots,omitempty"`
 	Crashes int            `json:"crashes,omitempty"` // boots that showed it
+	Others  int            `json:"others,omitempty"`  // boots that crashed, but not as looked for; counted by minimize
 	Titles  map[string]int `json:"titles,omitempty"`  // the faces met, and in how many boots
 	Plan    string         `json:"plan,omitempty"`    // digest, SHA-256 in hex
 	Image   string         `json:"image,omitempty"`   // digest, SHA-256 in hex
+	Append  string         `json:"append,omitempty"`  // what was added to the kernel command line
 	Path    string         `json:"path,omitempty"`    // of the saved seed, relative to the store's folder
 	Millis  int64          `json:"millis"`            // wall-clock time spent on the layout
 	Note    string         `json:"note,omitempty"`    // one line for the reader: the linker's words, for instance
 }
 
-// Journal is the append-only record of one sweep: a version line, the
-// header, then one line a layout in the order of completion. A line is the
+// Journal is the append-only record of one sweep, or of the minimizing of one
+// layout: a version line, the header, then one line a layout in the order of completion. A line is the
 // CRC-32 (IEEE) of its JSON in eight hex digits, a space, and the JSON.
 //
 // A process that dies at any moment, or a machine that loses its power, costs
@@ -197,19 +199,24 @@ func (j *Journal) load(f *os.File, h Header) error {
 	return syncDir(filepath.Dir(j.path))
 }
 
-// Records returns what is known of each layout: of several records of one
-// layout the last, in the order of the file. Layouts whose last record is
-// infra are left out: nothing was learnt, and they are to be done again.
+// Records returns what is known of each layout, by plan and command line: of
+// several records of one the last, in the order of the file. Those whose last
+// record is infra are left out: nothing was learnt, and they are to be done
+// again.
 func (j *Journal) Records() []Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	last := make(map[Layout]int, len(j.records))
+	type key struct {
+		layout       Layout
+		plan, append string
+	}
+	last := make(map[key]int, len(j.records))
 	for i, r := range j.records {
-		last[r.Layout] = i
+		last[key{r.Layout, r.Plan, r.Append}] = i
 	}
 	var out []Record
 	for i, r := range j.records {
-		if last[r.Layout] == i && r.Kind != qemu.Infra {
+		if last[key{r.Layout, r.Plan, r.Append}] == i && r.Kind != qemu.Infra {
 			out = append(out, r)
 		}
 	}

@@ -50,12 +50,8 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 	path = s.path(f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The console first: where the seed file is, its console is too.
-	if err := writeFile(consolePath(path), console); err != nil {
-		return "", fmt.Errorf("save layout %s: %w", f.Layout, err)
-	}
-	if err := writeFile(path, data); err != nil {
-		return "", fmt.Errorf("save layout %s: %w", f.Layout, err)
+	if err := f.write(path, data, console); err != nil {
+		return "", err
 	}
 	if f.Plan != nil {
 		return path, nil
@@ -64,6 +60,28 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 		return path, fmt.Errorf("layout %s is saved, but its older file is still there: %w", f.Layout, err)
 	}
 	return path, nil
+}
+
+// Write writes f to a file that need not be in a store, and the console
+// beside it. Both are replaced atomically and are on the disk when it returns.
+func (f File) Write(path string, console []byte) error {
+	data, err := f.Marshal()
+	if err != nil {
+		return err
+	}
+	return f.write(path, data, console)
+}
+
+func (f File) write(path string, data, console []byte) error {
+	// The console first: where the seed file is, its console is too.
+	err := writeFile(consolePath(path), console)
+	if err == nil {
+		err = writeFile(path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("save layout %s: %w", f.Layout, err)
+	}
+	return nil
 }
 
 // path is where f belongs in the store.

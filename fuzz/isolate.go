@@ -1,0 +1,296 @@
+package fuzz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Answer is what a question has shown.
+type Answer int
+
+// The answers.
+const (
+	Unknown Answer = iota // neither of the two: another crash, or nothing to boot
+	Passes
+	Fails
+)
+
+func (a Answer) String() string { return [...]string{"unknown", "passes", "fails"}[a] }
+
+// Choice is a question to a failing layout of some functions, numbered in the
+// order of .text: does it still fail if only some of them stay where they are?
+type Choice struct {
+	// On are the functions that stay at their failing residue; the others are
+	// at that of the passing layout. Neighbours that are both on touch if
+	// they do so in the failing layout; where one of two is on, slack keeps
+	// them apart.
+	On []bool
+	// Open are functions held apart from the one before them all the same.
+	Open map[int]bool
+}
+
+// String names the functions that are on, in runs: "3-5 9, open 4".
+func (c Choice) String() string {
+	var runs []string
+	for i := 0; i < len(c.On); i++ {
+		if !c.On[i] {
+			continue
+		}
+		first := i
+		for i+1 < len(c.On) && c.On[i+1] {
+			i++
+		}
+		if runs = append(runs, fmt.Sprint(first)); i > first {
+			runs[len(runs)-1] += fmt.Sprint("-", i)
+		}
+	}
+	if runs == nil {
+		runs = []string{"none"}
+	}
+	text := strings.Join(runs, " ")
+	for i := range c.On {
+		if c.Open[i] && i > 0 && c.On[i] && c.On[i-1] {
+			text += fmt.Sprint(", open ", i)
+		}
+	}
+	return text
+}
+
+// count is the number of functions that are on.
+func (c Choice) count() int {
+	n := 0
+	for _, on := range c.On {
+		if on {
+			n++
+		}
+	}
+	return n
+}
+
+// functions are the numbers of those that are on.
+func (c Choice) functions() []int {
+	var out []int
+	for i, on := range c.On {
+		if on {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// with turns functions on, without turns them off.
+func (c Choice) with(functions ...int) Choice    { return c.set(true, functions) }
+func (c Choice) without(functions ...int) Choice { return c.set(false, functions) }
+
+func (c Choice) set(on bool, functions []int) Choice {
+	c.On = slices.Clone(c.On)
+	for _, f := range functions {
+		c.On[f] = on
+	}
+	return c
+}
+
+// apart holds functions apart from the ones before them.
+func (c Choice) apart(functions ...int) Choice {
+	open := map[int]bool{}
+	for f := range c.Open {
+		open[f] = true
+	}
+	for _, f := range functions {
+		open[f] = true
+	}
+	c.Open = open
+	return c
+}
+
+// Culprit is a smallest set of functions that fail together.
+type Culprit struct {
+	Functions []int
+	Touching  []int // those of them that must touch the one before them
+}
+
+// Isolation looks for the culprits of a failing layout. It knows nothing of
+// kernels: only of questions and their answers, which may be wrong in one
+// direction, as a crash may not show in every boot, but what has crashed does
+// fail.
+type Isolation struct {
+	N int // functions
+	// Ask answers several questions, if it can at the same time. Sure asks it
+	// to take more care before it says that something passes: a search mends
+	// a wrong answer on its way, the result does not.
+	Ask   func(ctx context.Context, sure bool, choices ...Choice) ([]Answer, error)
+	Width int // questions that are worth asking at once
+	// Touch tells whether a function touches the one before it in the
+	// failing layout.
+	Touch func(function int) bool
+	// Left is told how many functions are still in question.
+	Left func(functions int)
+}
+
+// maxCulprit is how many functions a culprit may have: more of them explain
+// nothing, and some other property of the layout is likely to decide.
+const maxCulprit = 5
+
+// maxCulprits bounds how many culprits are looked for.
+const maxCulprits = 8
+
+var (
+	errNoCulprit = errors.New("no few functions decide")
+	errUndecided = errors.New("the answers on the way are neither pass nor fail")
+)
+
+// Culprits finds the culprits one after the other, each with the ones before
+// it made harmless, until what is left passes. What was found stands beside
+// an error. The whole set of functions is known to fail, and the empty one to
+// pass.
+func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
+	within := Choice{On: slices.Repeat([]bool{true}, s.N)}
+	for len(found) < maxCulprits {
+		c, err := s.smallest(ctx, within)
+		if err != nil {
+			return found, err
+		}
+		found = append(found, c)
+		// Two that touch are harmless apart, and nothing else is moved.
+		if c.Touching != nil {
+			within = within.apart(c.Touching...)
+		} else {
+			within = within.without(c.Functions...)
+		}
+		if answer, err := s.ask(ctx, true, within); err != nil || answer != Fails {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// smallest finds a smallest set within one that fails: the last function that
+// is needed, then, with that one held, the last before it, until those held
+// fail by themselves. A border that falls into a culprit only cuts off what
+// is not held yet.
+func (s *Isolation) smallest(ctx context.Context, within Choice) (Culprit, error) {
+	held := within.without(within.functions()...)
+	for {
+		f, err := s.last(ctx, held, within)
+		if err != nil {
+			return Culprit{}, err
+		}
+		held = held.with(f)
+		within.On = slices.Concat(within.On[:f], make([]bool, s.N-f))
+		// Most culprits are one function, or two that touch.
+		tries := []Choice{held}
+		if f > 0 && within.On[f-1] && !within.Open[f] && s.Touch(f) {
+			tries = append(tries, held.with(f-1))
+		}
+		for _, try := range tries {
+			answer, err := s.ask(ctx, false, try)
+			if err != nil {
+				return Culprit{}, err
+			}
+			if answer == Fails {
+				return s.reduce(ctx, try)
+			}
+		}
+		if held.count() == maxCulprit {
+			return Culprit{}, errNoCulprit
+		}
+	}
+}
+
+// last finds the last function of within that is needed, beside those held,
+// for a failure: the first border before which all of within fail. Several
+// borders are tried at once; a border that cannot be decided is moved.
+func (s *Isolation) last(ctx context.Context, held, within Choice) (int, error) {
+	functions := within.functions()
+	before := func(n int) Choice { return held.with(functions[:n]...) }
+	passes, fails := 0, len(functions) // lengths of what passes and of what fails
+	for fails-passes > 1 {
+		s.Left(fails - passes)
+		var borders []int
+		for i := range s.Width {
+			b := passes + (fails-passes)*(i+1)/(s.Width+1)
+			if b > passes && b < fails && !slices.Contains(borders, b) {
+				borders = append(borders, b)
+			}
+		}
+		if borders == nil {
+			borders = []int{passes + 1}
+		}
+		undecided := true
+		for try := 0; undecided; try++ {
+			if try == 8 || borders == nil {
+				return 0, fmt.Errorf("%w: of the functions %d to %d", errUndecided, functions[passes], functions[fails-1])
+			}
+			choices := make([]Choice, len(borders))
+			for i, b := range borders {
+				choices[i] = before(b)
+			}
+			answers, err := s.Ask(ctx, false, choices...)
+			if err != nil {
+				return 0, err
+			}
+			low, high := passes, fails
+			for i, a := range answers {
+				if a == Fails {
+					fails = min(fails, borders[i])
+				}
+			}
+			for i, a := range answers {
+				if a == Passes && borders[i] < fails {
+					passes = max(passes, borders[i])
+				}
+			}
+			undecided = passes == low && fails == high
+			var moved []int
+			for _, b := range borders { // 1 further, 2 back, 3 further ...
+				if b += (try + 1) * (1 - 2*(try%2)); b > passes && b < fails {
+					moved = append(moved, b)
+				}
+			}
+			borders = moved
+		}
+	}
+	return functions[fails-1], nil
+}
+
+// reduce drops what is not needed of a set that fails, and tells which
+// neighbours of it must touch.
+func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
+	for _, f := range set.functions() {
+		if set.count() == 1 {
+			break
+		}
+		answer, err := s.ask(ctx, true, set.without(f))
+		if err != nil {
+			return Culprit{}, err
+		}
+		if answer == Fails {
+			set = set.without(f)
+		}
+	}
+	c := Culprit{Functions: set.functions()}
+	for _, f := range c.Functions {
+		if f == 0 || !set.On[f-1] || set.Open[f] || !s.Touch(f) {
+			continue
+		}
+		answer, err := s.ask(ctx, true, set.apart(f))
+		if err != nil {
+			return Culprit{}, err
+		}
+		if answer != Fails {
+			c.Touching = append(c.Touching, f)
+		}
+	}
+	return c, nil
+}
+
+func (s *Isolation) ask(ctx context.Context, sure bool, c Choice) (Answer, error) {
+	answers, err := s.Ask(ctx, sure, c)
+	if err != nil {
+		return Unknown, err
+	}
+	return answers[0], nil
+}

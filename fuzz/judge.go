@@ -1,0 +1,276 @@
+package fuzz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+	"unlucky/seeds"
+)
+
+// question is a layout to be judged by as many boots as that needs.
+type question struct {
+	plan     func(variant int) linker.Plan
+	switches string // to add to the kernel command line
+}
+
+// planned is the question of one plan, without variants.
+func planned(p linker.Plan, switches string) question {
+	return question{func(int) linker.Plan { return p }, switches}
+}
+
+// judge links and boots plans and keeps the boots of each.
+type judge struct {
+	kernel  Kernel
+	guest   *Guest
+	verdict scenarios.Verdict
+	layout  seeds.Layout // for the journal
+	journal *seeds.Journal
+	workers int
+	// other is told of a crash that is not the one looked for.
+	other func(plan linker.Plan, r qemu.Result, image string) error
+	step  func(boots int)
+
+	before   seeds.File // the boots of the sweep count for the rate
+	least    int        // boots of a question, at the least, before it passes
+	care     int        // how often an answer has proved wrong
+	maxBoots int        // 0 for no limit
+	deadline time.Time  // zero for none
+
+	linkers chan *bench
+
+	mu    sync.Mutex
+	boots int                     // of all questions, in earlier runs too
+	tally map[string]seeds.Record // by plan and switches
+}
+
+// bench is a linker with the image that it holds.
+type bench struct {
+	Linker
+	plan  string // its digest
+	image linker.Image
+}
+
+// errBudget ends a search at the limit that the user has set.
+var errBudget = errors.New("the limit of boots or of time is reached")
+
+// open makes the linkers and takes in what the journal knows.
+func (j *judge) open() error {
+	j.tally = map[string]seeds.Record{}
+	for _, r := range j.journal.Records() {
+		j.tally[r.Plan+" "+r.Append] = r
+		j.boots += r.Boots
+	}
+	j.linkers = make(chan *bench, j.workers)
+	for range j.workers {
+		l, err := j.kernel.Linker()
+		if err != nil {
+			return errors.Join(err, j.close())
+		}
+		j.linkers <- &bench{Linker: l}
+	}
+	return nil
+}
+
+func (j *judge) close() (err error) {
+	for len(j.linkers) > 0 {
+		err = errors.Join(err, (<-j.linkers).Close())
+	}
+	return err
+}
+
+// rate is how often the layouts that fail do so, over the boots of all of them.
+func (j *judge) rate() (boots, crashes int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	boots, crashes = j.before.Boots, j.before.Crashes
+	for _, r := range j.tally {
+		if r.Crashes > 0 && r.Append == "" {
+			boots += r.Boots - r.Others
+			crashes += r.Crashes
+		}
+	}
+	return boots, crashes
+}
+
+// falsePass is the chance, for one question, that a layout which fails at the
+// measured rate is taken for one that passes.
+const falsePass = 0.002
+
+// need is how many boots must pass before a question does, and how many
+// variants share them.
+func (j *judge) need(sure bool) (boots, variants int) {
+	boots, variants = max(1, j.least), 1
+	if n, crashes := j.rate(); crashes < n {
+		// A little less than measured: few boots may flatter.
+		rate := 0.9 * float64(crashes) / float64(n)
+		boots = max(boots, int(math.Ceil(math.Log(falsePass)/math.Log(1-rate))))
+	}
+	care := j.care
+	if sure {
+		care++
+	}
+	return boots + care*max(1, boots/2), 1 + care
+}
+
+// ask answers questions, as many at once as there are linkers.
+func (j *judge) ask(ctx context.Context, sure bool, questions ...question) ([]Answer, error) {
+	answers := make([]Answer, len(questions))
+	need, variants := j.need(sure)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(j.workers)
+	for i, q := range questions {
+		group.Go(func() (err error) {
+			answers[i], err = j.answer(ctx, q, need, variants)
+			return err
+		})
+	}
+	return answers, group.Wait()
+}
+
+// answer boots the variants of a question in turn until one fails or enough
+// boots have passed.
+func (j *judge) answer(ctx context.Context, q question, need, variants int) (Answer, error) {
+	var plans []linker.Plan // that differ
+	for v := range variants {
+		p := q.plan(v)
+		if v == 0 || p.Digest() != plans[0].Digest() {
+			plans = append(plans, p)
+		}
+	}
+	for {
+		passes, others, next := 0, 0, -1
+		fewest := math.MaxInt
+		for v, p := range plans {
+			r := j.known(p, q.switches)
+			if r.Crashes > 0 {
+				return Fails, nil
+			}
+			if r.Kind == qemu.LinkFailed {
+				others++
+				continue
+			}
+			passes += r.Boots - r.Others
+			others += r.Others
+			if r.Boots < fewest {
+				next, fewest = v, r.Boots
+			}
+		}
+		switch {
+		case passes >= need:
+			return Passes, nil
+		case others > need || next < 0:
+			return Unknown, nil
+		}
+		if err := j.boot(ctx, plans[next], q.switches, 1); err != nil {
+			return Unknown, err
+		}
+	}
+}
+
+// known is what the boots of a plan have shown so far.
+func (j *judge) known(p linker.Plan, switches string) seeds.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tally[p.Digest()+" "+switches]
+}
+
+// boot boots a plan some times more.
+func (j *judge) boot(ctx context.Context, p linker.Plan, switches string, times int) error {
+	l := <-j.linkers
+	defer func() { j.linkers <- l }()
+	r := j.known(p, switches)
+	r.Layout, r.Plan, r.Append = j.layout, p.Digest(), switches
+	for range times {
+		if err := j.spend(); err != nil {
+			return err
+		}
+		begin := time.Now()
+		result, err := j.show(ctx, l, p, switches)
+		if err != nil {
+			return err
+		}
+		if result.Kind != qemu.LinkFailed {
+			r.Boots++
+			r.Image = l.image.Digest
+		}
+		if r.Kind == "" || r.Kind == qemu.Pass { // else that of the first that did not pass
+			r.Kind, r.Title = result.Kind, result.Title
+		}
+		switch {
+		case result.Kind == qemu.LinkFailed:
+			r.Note = result.Reason
+		case result.Kind == qemu.Pass:
+		case Shows(j.verdict, result):
+			r.Crashes++
+		default:
+			r.Others++
+			if switches == "" {
+				err = j.other(p, result, l.image.Digest)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if result.Title != "" {
+			titles := map[string]int{result.Title: 1}
+			for t, n := range r.Titles {
+				titles[t] += n
+			}
+			r.Titles = titles
+		}
+		r.Millis += time.Since(begin).Milliseconds()
+		if err := j.journal.Append(r); err != nil {
+			return err
+		}
+		j.mu.Lock()
+		j.tally[r.Plan+" "+switches] = r
+		j.step(j.boots)
+		j.mu.Unlock()
+		if result.Kind == qemu.LinkFailed {
+			return nil
+		}
+	}
+	return nil
+}
+
+// spend takes one boot from what the user allows.
+func (j *judge) spend() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.maxBoots > 0 && j.boots >= j.maxBoots || !j.deadline.IsZero() && time.Now().After(j.deadline) {
+		return errBudget
+	}
+	j.boots++
+	return nil
+}
+
+// show links a plan, unless the linker holds it, and boots it once.
+func (j *judge) show(ctx context.Context, l *bench, p linker.Plan, switches string) (qemu.Result, error) {
+	if digest := p.Digest(); l.plan != digest {
+		l.plan = ""
+		done := j.guest.share()
+		image, err := l.Link(ctx, p)
+		done()
+		if failed := new(linker.LinkError); errors.As(err, &failed) {
+			return qemu.Result{Kind: qemu.LinkFailed, Reason: failed.Reason}, nil
+		}
+		if err != nil {
+			return qemu.Result{}, fmt.Errorf("linking a layout of %s: %w", j.layout.Name(), err)
+		}
+		l.plan, l.image = digest, image
+	}
+	r, err := j.guest.boot(ctx, l.image.Path, switches)
+	if err == nil {
+		err = infra(j.layout, r)
+	}
+	return r, err
+}

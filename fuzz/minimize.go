@@ -1,0 +1,725 @@
+package fuzz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+// Minimize reduces a failing layout to the functions whose addresses decide.
+type Minimize struct {
+	Kernel Kernel
+	Guest  *Guest
+	Failed seeds.File // the failing layout; its crash and rules may be narrowed by Match
+	// Now is what every saved seed of today's kernel and tools has in common.
+	Now      seeds.File
+	Twins    []seeds.File // layouts of the same kernel that have passed
+	Match    *regexp.Regexp
+	Path     string        // of the result; the journal is beside it
+	Workers  int           // layouts linked and booted at the same time
+	Boots    int           // of each question, at the least; 0 for as many as the failure's rate asks for
+	MaxBoots int           // of all questions; 0 for no limit
+	Budget   time.Duration // of this run; 0 for no limit
+	Switches []string      // of the kernel command line, each to be tried alone
+
+	Note func(format string, a ...any)
+	Step func(Progress)
+
+	judge    *judge
+	hybrids  *Hybrids // between the failing and the first passing layout
+	second   *Hybrids // and another passing one, or nil
+	fail     linker.Plan
+	result   seeds.Minimized
+	best     linker.Plan // the smallest plan so far that fails
+	otherMu  sync.Mutex
+	others   map[string]bool // titles of other crashes that are saved
+	progress Progress
+	residues bool // whether moving everything by whole pages changes nothing
+}
+
+// Progress is how far minimizing is.
+type Progress struct {
+	Question string // the current one, in words
+	Left     int    // functions, or paddings, that are still in question
+	Boots    int
+}
+
+// ends is how often the failing layout is booted before anything is made of it.
+const ends = 2
+
+// maxSearch is how many seeds are tried for a layout that passes.
+const maxSearch = 32
+
+// Run minimizes and returns the smallest plan found that still fails, saved
+// at Path, with what is known of it. At the limit of boots or of time it is
+// the best so far. Interrupted by ctx, Run returns ctx's error, and the same
+// run again goes on where it stopped.
+func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
+	if m.Failed.Kind == qemu.Pass {
+		return nil, fmt.Errorf("%s passes: there is nothing to minimize", m.Failed.Layout.Name())
+	}
+	var err error
+	if m.fail, err = PlanOf(ctx, m.Failed, m.Kernel); err != nil {
+		return nil, err
+	}
+	if m.fail.Flag != nil {
+		return nil, fmt.Errorf("lld itself pads %s (strategy lld): only paddings that are listed can be minimized; sweep with -strategy text", m.Failed.Layout.Name())
+	}
+	if err := m.open(); err != nil {
+		return nil, err
+	}
+	defer m.judge.journal.Close()
+	defer m.judge.close()
+	if err := m.fails(ctx); err != nil {
+		return nil, err
+	}
+	m.best = m.fail
+	err = m.search(ctx)
+	if errors.Is(err, errBudget) {
+		m.note("not minimal: %v", err)
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.save(ctx)
+}
+
+func (m *Minimize) open() error {
+	verdict := m.Failed.Scenario.Verdict
+	if m.Match != nil {
+		verdict.Crash.Regexp = m.Match
+		m.result.Match = m.Match.String()
+	}
+	sweep := Sweep{Guest: m.Guest, Saved: m.Now, Strategy: Strategy(m.Failed.Strategy)}
+	sweep.Saved.Scenario.Verdict = verdict
+	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", sweep.header())
+	if err != nil {
+		return err
+	}
+	m.others = map[string]bool{}
+	m.judge = &judge{
+		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,
+		workers: max(1, m.Workers), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots,
+		other: m.saveOther,
+		step: func(boots int) {
+			m.progress.Boots = boots
+			m.Step(m.progress)
+		},
+	}
+	if m.Match != nil {
+		m.judge.before = seeds.File{} // counted by other rules
+	}
+	if m.Budget > 0 {
+		m.judge.deadline = time.Now().Add(m.Budget)
+	}
+	if err := m.judge.open(); err != nil {
+		return errors.Join(err, journal.Close())
+	}
+	return nil
+}
+
+// asking says in words what the next boots are for.
+func (m *Minimize) asking(left int, format string, a ...any) {
+	m.judge.mu.Lock()
+	defer m.judge.mu.Unlock()
+	m.progress.Question, m.progress.Left = fmt.Sprintf(format, a...), left
+	m.Step(m.progress)
+}
+
+// note is for the reader of the result too.
+func (m *Minimize) note(format string, a ...any) {
+	text := fmt.Sprintf(format, a...)
+	m.result.Notes = append(m.result.Notes, text)
+	m.Note("%s", text)
+}
+
+// fails boots the failing layout: it must be the image that was saved, and
+// fail, and its rate says how many boots an answer needs.
+func (m *Minimize) fails(ctx context.Context) error {
+	m.asking(0, "does %s fail", m.Failed.Layout.Name())
+	l := <-m.judge.linkers
+	image, err := Relink(ctx, m.Failed, m.Kernel, l, m.Now.Digests.Object, m.Now.Tools)
+	l.plan, l.image = m.fail.Digest(), image
+	m.judge.linkers <- l
+	if err != nil {
+		return err
+	}
+	if err := m.judge.boot(ctx, m.fail, "", max(ends, m.Boots)-m.judge.known(m.fail, "").Boots); err != nil {
+		return err
+	}
+	if boots, crashes := m.judge.rate(); crashes < boots {
+		if err := m.measure(ctx); err != nil {
+			return err
+		}
+	}
+	if known := m.judge.known(m.fail, ""); known.Crashes == 0 {
+		return fmt.Errorf("the failing end is missing: %s did not show %s in %d boots; boot it more often (-boots), or on the accelerator that it was found with",
+			m.Failed.Layout.Name(), m.looked(), known.Boots)
+	}
+	return nil
+}
+
+// measure boots the failing layout often enough to tell how often it fails.
+func (m *Minimize) measure(ctx context.Context) error {
+	const enough = 12
+	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
+	err := m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots)
+	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
+		need, _ := m.judge.need(false)
+		m.Note("flaky: %d of %d boots fail, so %d boots must pass before a layout does", crashes, boots, need)
+	}
+	return err
+}
+
+// looked is the failure looked for, in words.
+func (m *Minimize) looked() string {
+	if re := m.judge.verdict.Crash.Regexp; re != nil && re.String() != "" {
+		return fmt.Sprintf("%q", re)
+	}
+	return "a failure"
+}
+
+// passing finds layouts that pass, two if it can: the baseline, twins, or the
+// first seeds that do.
+func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names []string, plans []linker.Plan, err error) {
+	type candidate struct {
+		name string
+		plan linker.Plan
+	}
+	candidates := []candidate{{seeds.Baseline.Name(), linker.Plan{}}}
+	for _, t := range m.Twins {
+		plan, err := PlanOf(ctx, t, m.Kernel)
+		if err != nil {
+			return nil, nil, err
+		}
+		candidates = append(candidates, candidate{t.Layout.Name(), plan})
+	}
+	for seed := uint32(1); seed <= maxSearch; seed++ {
+		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), Text.Plan(seed, layout)})
+	}
+	tried := map[string]bool{m.fail.Digest(): true}
+	for len(candidates) > 0 && len(plans) < 2 {
+		var batch []candidate
+		var questions []question
+		for len(candidates) > 0 && len(batch) < m.judge.workers && len(batch) <= len(tried)-1 {
+			c := candidates[0]
+			candidates = candidates[1:]
+			h, err := NewHybrids(layout, m.fail, c.plan)
+			if err != nil || tried[c.plan.Digest()] {
+				continue
+			}
+			tried[c.plan.Digest()] = true
+			batch = append(batch, c)
+			questions = append(questions, m.choice(h, Choice{On: make([]bool, h.Len())}, nil))
+		}
+		if batch == nil {
+			continue
+		}
+		m.asking(0, "does %s pass", batch[0].name)
+		// One that passes by luck fails when it is moved as a whole.
+		answers, err := m.judge.ask(ctx, len(plans) == 0, questions...)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, c := range batch {
+			if answers[i] == Passes && len(plans) < 2 {
+				names, plans = append(names, c.name), append(plans, c.plan)
+			}
+		}
+	}
+	if plans == nil {
+		return nil, nil, fmt.Errorf("the passing end is missing: neither the baseline nor the seeds 1 to %d pass; is this a layout bug", maxSearch)
+	}
+	return names, plans, nil
+}
+
+// search finds what decides, as far as the budget goes.
+func (m *Minimize) search(ctx context.Context) error {
+	layout, err := m.Kernel.Layout(ctx)
+	if err != nil {
+		return err
+	}
+	names, plans, err := m.passing(ctx, layout)
+	if err != nil {
+		return err
+	}
+	m.result.Passing, m.result.Twin = names[0], plans[0]
+	if m.hybrids, err = NewHybrids(layout, m.fail, plans[0]); err != nil {
+		return err
+	}
+	if len(plans) > 1 {
+		if m.second, err = NewHybrids(layout, m.fail, plans[1]); err != nil {
+			return err
+		}
+	}
+	culprits, err := m.isolate(ctx)
+	if errors.Is(err, errNoCulprit) && len(culprits) == 0 {
+		m.note("no function at its residue and no neighbours that touch decide: an order or a distance might, so paddings are dropped instead")
+		if err := m.shrink(ctx); err != nil {
+			return err
+		}
+	} else if err != nil && !errors.Is(err, errNoCulprit) {
+		return err
+	}
+	for i, c := range culprits {
+		if err := m.rule(ctx, c, i == 0); err != nil {
+			return err
+		}
+	}
+	if culprits != nil && names[0] == seeds.Baseline.Name() {
+		// The paddings of another layout may hold other culprits back.
+		if err := m.trim(ctx, &m.result.Culprits[0]); err != nil {
+			return err
+		}
+	}
+	return m.ablate(ctx)
+}
+
+// isolate finds the culprits. Where the answers contradict each other it asks
+// again, with more care.
+func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
+	h := m.hybrids
+	all := Choice{On: slices.Repeat([]bool{true}, h.Len())}
+	m.asking(h.Len(), "is it residues, or functions that touch")
+	answers, err := m.judge.ask(ctx, false, planned(h.Opened(true), ""), planned(h.Opened(false), ""))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case answers[0] == Fails:
+		m.Note("with all neighbours held apart it fails: residues mod 64 decide")
+	case answers[1] == Passes:
+		m.Note("with all neighbours held apart it passes: residues of a larger modulus decide, or what touches")
+	}
+	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
+	if err != nil {
+		return nil, err
+	}
+	if m.residues = answers[0] == Fails; !m.residues {
+		m.note("moved by whole pages the failing layout passes: an address decides, an order or a distance, not a residue alone")
+	}
+	search := &Isolation{
+		N: h.Len(), Touch: h.Touch,
+		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
+
+		Ask: func(ctx context.Context, sure bool, choices ...Choice) ([]Answer, error) {
+			questions := make([]question, len(choices))
+			for i, c := range choices {
+				questions[i] = m.choice(h, c, nil)
+			}
+			answers, err := m.judge.ask(ctx, sure, questions...)
+			for i, a := range answers {
+				if a == Fails && choices[i].count() < h.Len() && err == nil {
+					m.keep(questions[i])
+				}
+			}
+			return answers, err
+		},
+		Left: func(n int) { m.asking(n, "which function is the last that is needed") },
+	}
+	for {
+		culprits, err := search.Culprits(ctx)
+		if err != nil && !errors.Is(err, errNoCulprit) {
+			return culprits, err
+		}
+		sound, serr := m.sound(ctx, culprits)
+		if serr != nil {
+			return culprits, serr
+		}
+		if sound && err == nil || m.judge.care == maxCare {
+			return culprits, err
+		}
+		need, _ := m.judge.need(false)
+		if err := m.measure(ctx); err != nil {
+			return nil, err
+		}
+		if now, _ := m.judge.need(false); now <= need { // not for being flaky, then
+			m.judge.care++
+			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
+		}
+	}
+}
+
+// maxCare bounds how often a search is begun again.
+const maxCare = 2
+
+// choice is the question of a choice, with functions moved.
+func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {
+	return question{plan: func(v int) linker.Plan { return h.Plan(c, move, v) }}
+}
+
+// keep notes a plan that fails as the best so far if it is the smallest.
+func (m *Minimize) keep(q question) {
+	for v := range 1 + m.judge.care {
+		if p := q.plan(v); m.judge.known(p, "").Crashes > 0 && len(p.Paddings) <= len(m.best.Paddings) {
+			m.best = p
+			return
+		}
+	}
+}
+
+// sound asks again for each culprit: with everything else changed.
+func (m *Minimize) sound(ctx context.Context, culprits []Culprit) (bool, error) {
+	if m.second == nil || len(culprits) == 0 {
+		return len(culprits) > 0, nil
+	}
+	m.asking(len(culprits), "does it fail with everything else changed")
+	var questions []question
+	for _, c := range culprits {
+		questions = append(questions, m.choice(m.second, m.only(c), nil))
+	}
+	answers, err := m.judge.ask(ctx, true, questions...)
+	return !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown), err
+}
+
+// only is the choice of one culprit.
+func (m *Minimize) only(c Culprit) Choice {
+	return Choice{On: make([]bool, m.hybrids.Len())}.with(c.Functions...)
+}
+
+// boots adds up what is known of a question.
+func (m *Minimize) boots(q question) (b seeds.Boots) {
+	seen := map[string]bool{}
+	for v := range 2 + m.judge.care {
+		p := q.plan(v)
+		if d := p.Digest(); !seen[d] {
+			seen[d] = true
+			r := m.judge.known(p, q.switches)
+			b.Boots += r.Boots
+			b.Crashes += r.Crashes
+			b.Others += r.Others
+		}
+	}
+	return b
+}
+
+// rule finds the modulus of a culprit and boots it at each of its residues.
+// The first culprit's plan becomes the result's.
+func (m *Minimize) rule(ctx context.Context, c Culprit, first bool) error {
+	h := m.hybrids
+	out := seeds.Culprit{Alone: m.boots(m.choice(h, m.only(c), nil))}
+	// Functions that touch move as one; of several pieces only one is moved.
+	var pieces [][]int
+	for _, f := range c.Functions {
+		if slices.Contains(c.Touching, f) && len(pieces) > 0 {
+			pieces[len(pieces)-1] = append(pieces[len(pieces)-1], f)
+		} else {
+			pieces = append(pieces, []int{f})
+		}
+	}
+	names := make([]string, len(c.Functions))
+	for i, f := range c.Functions {
+		s := h.Section(f)
+		names[i] = FunctionName(s)
+		out.Functions = append(out.Functions, seeds.Function{
+			Name: names[i], Section: s.Name, Address: h.Address(f), Touching: slices.Contains(c.Touching, f) && i > 0,
+			Moved: slices.Contains(pieces[0], f),
+		})
+	}
+	if m.second != nil {
+		out.Elsewhere = m.boots(m.choice(m.second, m.only(c), nil))
+	}
+	m.result.Culprits = append(m.result.Culprits, out)
+	at := &m.result.Culprits[len(m.result.Culprits)-1]
+	m.Note("culprit: %s (%d of %d boots)", strings.Join(names, ", "), out.Alone.Crashes, out.Alone.Boots)
+	if first {
+		m.best = h.Plan(m.only(c), nil, 0)
+		if m.judge.known(m.best, "").Crashes == 0 {
+			m.keep(m.choice(h, m.only(c), nil))
+		}
+	}
+
+	moved := func(pieces [][]int, d uint64) question {
+		move := map[int]uint64{}
+		for _, p := range pieces {
+			for _, f := range p {
+				move[f] = d
+			}
+		}
+		return m.choice(h, m.only(c), move)
+	}
+	step := uint64(minSlack)
+	for _, f := range c.Functions {
+		step = max(step, h.align[h.functions[f]])
+	}
+	if len(pieces) > 1 {
+		m.asking(len(pieces), "may %s move together", strings.Join(names, ", "))
+		var questions []question
+		for _, d := range []uint64{1, 3, 13, 65} {
+			questions = append(questions, moved(pieces, d*step%Modulus))
+		}
+		answers, err := m.judge.ask(ctx, true, questions...)
+		if err != nil {
+			return err
+		}
+		at.Together = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
+	}
+	// What is known of the piece, by how far it is moved.
+	known := map[uint64]Answer{0: Fails}
+	ask := func(sure bool, ds ...uint64) error {
+		var questions []question
+		for _, d := range ds {
+			questions = append(questions, moved(pieces[:1], d))
+		}
+		answers, err := m.judge.ask(ctx, sure, questions...)
+		for i, q := range questions {
+			b := m.boots(q)
+			if i < len(answers) && err == nil {
+				known[ds[i]] = answers[i]
+			}
+			if b.Boots > 0 && !slices.ContainsFunc(at.Residues, func(r seeds.Residue) bool { return r.Bytes == ds[i] }) {
+				at.Residues = append(at.Residues, seeds.Residue{Bytes: ds[i], Boots: b})
+			}
+		}
+		return err
+	}
+	at.Residues = []seeds.Residue{{Boots: out.Alone}}
+	if !m.residues {
+		return nil
+	}
+	if len(pieces) == 1 && len(pieces[0]) == 1 {
+		i := h.functions[pieces[0][0]]
+		known[(h.pass[i]-h.fail[i])%Modulus] = Passes
+	}
+	m.asking(1, "which modulus decides for %s", names[0])
+	noisy := c.Touching != nil // code that is overwritten may happen to do no harm
+	for d := uint64(Modulus / 2); d >= step; {
+		var batch []uint64
+		for ; d >= step && len(batch) < m.judge.workers; d /= 2 {
+			batch = append(batch, d)
+		}
+		if err := ask(noisy, batch...); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(batch, func(d uint64) bool { return known[d] == Passes }) {
+			break
+		}
+	}
+	for modulus := uint64(0); modulus != explains(known, step); {
+		modulus = explains(known, step)
+		var rows []uint64 // not known yet, coarse to fine
+		for i := range modulus / step {
+			d := bits.Reverse64(i) >> (64 - bits.TrailingZeros64(modulus/step)) * step
+			if !slices.ContainsFunc(at.Residues, func(r seeds.Residue) bool { return r.Bytes%modulus == d }) {
+				rows = append(rows, d)
+			}
+		}
+		for n := 0; n < len(rows); n += m.judge.workers {
+			m.asking(len(rows)-n, "at which residues mod %#x does %s fail", modulus, names[0])
+			if err := ask(noisy, rows[n:min(n+m.judge.workers, len(rows))]...); err != nil {
+				return err
+			}
+		}
+	}
+	at.Settle(explains(known, step))
+	if first {
+		m.twin(c, at, pieces[0])
+	}
+	return nil
+}
+
+// explains is the smallest modulus that explains every answer.
+func explains(known map[uint64]Answer, step uint64) uint64 {
+	for modulus := step; modulus < Modulus; modulus *= 2 {
+		at := map[uint64]Answer{}
+		clash := false
+		for d, a := range known {
+			if was := at[d%modulus]; a != Unknown && was != Unknown && was != a {
+				clash = true
+			}
+			if a != Unknown {
+				at[d%modulus] = a
+			}
+		}
+		if !clash {
+			return modulus
+		}
+	}
+	return Modulus
+}
+
+// twin is the nearest plan that passes: the first piece of the culprit moved
+// by as little as possible.
+func (m *Minimize) twin(c Culprit, at *seeds.Culprit, piece []int) {
+	if cure, ok := at.Cure(); ok {
+		move := map[int]uint64{}
+		for _, f := range piece {
+			move[f] = cure
+		}
+		m.result.Twin = m.hybrids.Plan(m.only(c), move, 0)
+	}
+}
+
+// trim makes the best plan, of a few paddings, smaller: what stands behind the
+// culprit may move, and a padding be shorter by the modulus.
+func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
+	ask := func(paddings []linker.Padding) (Answer, error) {
+		m.asking(len(m.best.Paddings), "which paddings are needed")
+		answers, err := m.judge.ask(ctx, false, planned(linker.Plan{Paddings: paddings}, ""))
+		if err != nil {
+			return Unknown, err
+		}
+		return answers[0], nil
+	}
+	var short []linker.Padding
+	last := c.Functions[len(c.Functions)-1].Section
+	for _, p := range m.best.Paddings {
+		if c.Modulus > 0 {
+			p.Bytes %= c.Modulus
+		}
+		if p.Bytes > 0 {
+			short = append(short, p)
+		}
+		if p.Section == last {
+			break
+		}
+	}
+	answer, err := ask(short)
+	if err != nil {
+		return err
+	}
+	if answer == Fails {
+		m.best.Paddings = short
+	}
+	if len(m.best.Paddings) > 1 {
+		if err := m.shrink(ctx); err != nil {
+			return err
+		}
+	}
+	cure, ok := c.Cure()
+	i := slices.IndexFunc(m.best.Paddings, func(p linker.Padding) bool { return p.Section == c.Functions[0].Section })
+	if !ok || i < 0 {
+		return nil
+	}
+	twin := slices.Clone(m.best.Paddings)
+	twin[i].Bytes += cure
+	if answer, err = ask(twin); answer == Passes {
+		m.result.Twin.Paddings = twin
+	}
+	return err
+}
+
+// shrink drops paddings of the best plan.
+func (m *Minimize) shrink(ctx context.Context) error {
+	before := len(m.best.Paddings)
+	paddings, err := Shrink(ctx, m.best.Paddings, func(ctx context.Context, offers ...[]linker.Padding) ([]Answer, error) {
+		m.asking(len(m.best.Paddings), "which paddings are needed")
+		questions := make([]question, len(offers))
+		for i, p := range offers {
+			questions[i] = planned(linker.Plan{Paddings: p}, "")
+		}
+		return m.judge.ask(ctx, false, questions...)
+	})
+	m.best.Paddings = paddings
+	if err == nil && before > len(paddings) {
+		m.Note("%d of %d paddings are needed", len(paddings), before)
+	}
+	return err
+}
+
+// ablate boots the failing image with one switch at a time.
+func (m *Minimize) ablate(ctx context.Context) error {
+	if len(m.Switches) == 0 {
+		return nil
+	}
+	m.asking(len(m.Switches), "which switches of the command line make it pass")
+	var questions []question
+	for _, s := range m.Switches {
+		questions = append(questions, planned(m.fail, s))
+	}
+	_, err := m.judge.ask(ctx, false, questions...)
+	for _, q := range questions {
+		m.result.Switches = append(m.result.Switches, seeds.Switch{Append: q.switches, Boots: m.boots(q)})
+	}
+	return err
+}
+
+// save links and boots the answer once more and writes it.
+func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
+	m.asking(0, "does the answer fail again")
+	j := m.judge
+	j.maxBoots, j.deadline = 0, time.Time{} // the answer is always confirmed
+	l := <-j.linkers
+	defer func() { j.linkers <- l }()
+	f := m.Now
+	f.Version = seeds.Version
+	f.Layout, f.Strategy = m.Failed.Layout, m.Failed.Strategy
+	f.Accel = m.Guest.Machine.Accel
+	f.Command = (&Sweep{Guest: m.Guest, Saved: m.Now}).command()
+	f.Found = time.Now().UTC().Truncate(time.Second)
+	f.Titles = map[string]int{}
+	var console []byte
+	for f.Boots < 2 || f.Crashes == 0 {
+		r, err := j.show(ctx, l, m.best, "")
+		if err != nil {
+			return nil, err
+		}
+		if f.Boots++; Shows(j.verdict, r) {
+			if f.Crashes++; f.Crashes == 1 {
+				f.Kind, f.Title, console = r.Kind, r.Title, r.Console
+			}
+			f.Titles[r.Title]++
+		} else if f.Crashes == 0 && f.Boots == 20 {
+			return nil, fmt.Errorf("the smallest plan that failed does not fail again in %d boots; give -boots more of them", f.Boots)
+		}
+	}
+	f.Plan = &m.best
+	f.Digests.Plan, f.Digests.Image = m.best.Digest(), l.image.Digest
+	m.result.Boots = j.boots + f.Boots
+	m.result.Failing.Boots, m.result.Failing.Crashes = j.rate()
+	m.result.Faces = map[string]int{}
+	for _, r := range j.tally {
+		if r.Append == "" {
+			for t, n := range r.Titles {
+				m.result.Faces[t] += n
+			}
+		}
+	}
+	f.Minimized = &m.result
+	return &f, f.Write(m.Path, console)
+}
+
+// saveOther saves a crash that is not the one looked for, once for each title.
+func (m *Minimize) saveOther(p linker.Plan, r qemu.Result, image string) error {
+	m.otherMu.Lock()
+	defer m.otherMu.Unlock()
+	if m.others[r.Title] {
+		return nil
+	}
+	m.others[r.Title] = true
+	f := m.Now
+	f.Version = seeds.Version
+	f.Layout, f.Strategy, f.Plan = m.Failed.Layout, m.Failed.Strategy, &p
+	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1
+	f.Accel = m.Guest.Machine.Accel
+	f.Digests.Plan, f.Digests.Image = p.Digest(), image
+	f.Command = (&Sweep{Guest: m.Guest, Saved: m.Now}).command()
+	f.Found = time.Now().UTC().Truncate(time.Second)
+	path := strings.TrimSuffix(m.Path, ".yaml") + "." + seeds.Slug(r.Title) + ".yaml"
+	m.Note("another crash, saved as %s: %s", filepath.Base(path), r.Title)
+	return f.Write(path, r.Console)
+}
+
+// FunctionName is what people call the function of a section.
+func FunctionName(s linker.Section) string {
+	name := s.Function
+	if name == "" {
+		return s.Name
+	}
+	if base, suffix, ok := strings.Cut(name, ".llvm."); ok && strings.Trim(suffix, "0123456789") == "" {
+		return base
+	}
+	return name
+}

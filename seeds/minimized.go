@@ -1,0 +1,205 @@
+package seeds
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"unlucky/linker"
+)
+
+// Minimized is what minimizing a failing layout has shown. The plan beside it
+// in the File is the smallest one found that still fails.
+type Minimized struct {
+	Boots   int            `yaml:"boots" json:"boots"`     // of all questions
+	Failing Boots          `yaml:"failing" json:"failing"` // of the layouts that fail: the rate of the failure
+	Passing string         `yaml:"passing" json:"passing"` // the layout that it was compared with: "the baseline"
+	Match   string         `yaml:"match,omitempty" json:"match,omitempty"`
+	Faces   map[string]int `yaml:"faces" json:"faces"` // titles met on the way, and in how many boots
+	// Culprits are the functions whose addresses decide; each of them makes
+	// a layout fail. Empty where no few functions do.
+	Culprits []Culprit `yaml:"culprits,omitempty" json:"culprits"`
+	// Switches of the kernel command line, each tried alone on the failing
+	// image.
+	Switches []Switch `yaml:"switches,omitempty" json:"switches"`
+	// Twin is the nearest plan that passes.
+	Twin  linker.Plan `yaml:"twin" json:"twin"`
+	Notes []string    `yaml:"notes,omitempty" json:"notes"` // what else a reader should know
+}
+
+// Boots is how often something was booted and how often it crashed as looked
+// for, and otherwise.
+type Boots struct {
+	Boots   int `yaml:"boots" json:"boots"`
+	Crashes int `yaml:"crashes" json:"crashes"`
+	Others  int `yaml:"others,omitempty" json:"others,omitempty"`
+}
+
+// Verdict is "fails", "passes" or "unknown".
+func (b Boots) Verdict() string {
+	switch {
+	case b.Crashes > 0:
+		return "fails"
+	case b.Others > 0 || b.Boots == 0:
+		return "unknown"
+	}
+	return "passes"
+}
+
+// Culprit is a smallest set of functions whose addresses decide.
+type Culprit struct {
+	Functions []Function `yaml:"functions" json:"functions"` // in the order of .text
+	// Modulus is the smallest power of two, in bytes, that explains every
+	// boot; 0 where it is not known, or where no residue passes.
+	Modulus uint64 `yaml:"modulus,omitempty" json:"modulus"`
+	// Together tells that the functions may move together: only where they
+	// are to each other decides.
+	Together bool  `yaml:"together,omitempty" json:"together,omitempty"`
+	Alone    Boots `yaml:"alone" json:"alone"` // boots with all others as in the passing layout
+	// Elsewhere are boots with all others as in another passing layout.
+	Elsewhere Boots `yaml:"elsewhere,omitempty" json:"elsewhere"`
+	// Residues is the table of the rule: functions moved alone, all others
+	// fixed.
+	Residues []Residue `yaml:"residues" json:"residues"`
+}
+
+// Settle gives the table its modulus and adds up the lines that are one.
+func (c *Culprit) Settle(modulus uint64) {
+	var table []Residue
+	for _, r := range c.Residues {
+		r.Bytes %= modulus
+		i := slices.IndexFunc(table, func(t Residue) bool { return t.Bytes == r.Bytes })
+		if i < 0 {
+			table = append(table, r)
+			continue
+		}
+		t := &table[i].Boots
+		t.Boots, t.Crashes, t.Others = t.Boots+r.Boots.Boots, t.Crashes+r.Crashes, t.Others+r.Others
+	}
+	slices.SortFunc(table, func(a, b Residue) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	c.Residues = table
+	if _, ok := c.Cure(); ok {
+		c.Modulus = modulus
+	}
+}
+
+// Function is one of a culprit.
+type Function struct {
+	Name    string `yaml:"name" json:"name"`
+	Section string `yaml:"section" json:"section"` // as in linker.Padding
+	Address uint64 `yaml:"address" json:"address"` // where it fails
+	// Touching tells that it must touch the function before it.
+	Touching bool `yaml:"touching,omitempty" json:"touching,omitempty"`
+	// Moved tells that the table moves it.
+	Moved bool `yaml:"moved,omitempty" json:"moved,omitempty"`
+}
+
+// Residue is one line of a culprit's table.
+type Residue struct {
+	Bytes uint64 `yaml:"bytes" json:"bytes"` // moved by, from where it fails
+	Boots `yaml:",inline"`
+}
+
+// MarshalYAML writes a line of the table as one line.
+func (r Residue) MarshalYAML() (any, error) {
+	type plain Residue
+	return oneLine(plain(r))
+}
+
+// Switch is an addition to the kernel command line.
+type Switch struct {
+	Append string `yaml:"append" json:"append"`
+	Boots  `yaml:",inline"`
+}
+
+// MarshalYAML writes a switch as one line.
+func (s Switch) MarshalYAML() (any, error) {
+	type plain Switch
+	return oneLine(plain(s))
+}
+
+func oneLine(v any) (any, error) {
+	var n yaml.Node
+	err := n.Encode(v)
+	n.Style = yaml.FlowStyle
+	return &n, err
+}
+
+// String says in a sentence what the culprit is: "crashes when `f` is at 0x30
+// mod 0x100; moved alone by 16 bytes it passes".
+func (c Culprit) String() string {
+	var text strings.Builder
+	cure, ruled := c.Cure()
+	ruled = ruled && c.Modulus > 0
+	for i, f := range c.Functions {
+		switch {
+		case f.Touching && i > 0:
+			text.WriteString(" is directly followed by ")
+		case i > 0:
+			text.WriteString(" and ")
+		}
+		fmt.Fprintf(&text, "`%s`", f.Name)
+		if ruled && !c.Together && len(c.Functions) > 1 {
+			fmt.Fprintf(&text, " at %s", c.residues(f))
+		}
+	}
+	touching := slices.ContainsFunc(c.Functions, func(f Function) bool { return f.Touching })
+	switch {
+	case !ruled && touching:
+		return fmt.Sprintf("crashes when %s", &text)
+	case !ruled:
+		return fmt.Sprintf("crashes by the address of %s", &text)
+	case len(c.Functions) == 1:
+		return fmt.Sprintf("crashes when %s is at %s mod %#x; moved alone by %d bytes it passes", &text, c.residues(c.Functions[0]), c.Modulus, cure)
+	case c.Together:
+		where := "at the same residue"
+		if d := (c.Functions[len(c.Functions)-1].Address - c.Functions[0].Address) % c.Modulus; d != 0 {
+			where = fmt.Sprintf("%#x bytes apart", d)
+		}
+		return fmt.Sprintf("crashes when %s are %s mod %#x; %d bytes nearer they pass", &text, where, c.Modulus, cure)
+	}
+	return fmt.Sprintf("crashes when %s mod %#x; moved by %d bytes they pass", &text, c.Modulus, cure)
+}
+
+// Cure is the least that the culprit must be moved by to pass.
+func (c Culprit) Cure() (bytes uint64, ok bool) {
+	for _, r := range c.Residues {
+		if r.Verdict() == "passes" && (!ok || r.Bytes < bytes) {
+			bytes, ok = r.Bytes, true
+		}
+	}
+	return bytes, ok
+}
+
+// residues lists where a function fails, neighbouring ones as a range.
+func (c Culprit) residues(f Function) string {
+	if !f.Moved {
+		return fmt.Sprintf("%#x", f.Address%c.Modulus)
+	}
+	var at []uint64
+	for _, r := range c.Residues {
+		if r.Verdict() == "fails" {
+			at = append(at, (f.Address+r.Bytes)%c.Modulus)
+		}
+	}
+	slices.Sort(at)
+	at = slices.Compact(at)
+	var out []string
+	for i := 0; i < len(at); i++ {
+		first := i
+		for i+1 < len(at) && at[i+1] == at[i]+16 {
+			i++
+		}
+		if i > first+1 {
+			out = append(out, fmt.Sprintf("%#x to %#x", at[first], at[i]))
+			continue
+		}
+		for _, a := range at[first : i+1] {
+			out = append(out, fmt.Sprintf("%#x", a))
+		}
+	}
+	return strings.Join(out, " or ")
+}
