@@ -213,7 +213,7 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 	for len(candidates) > 0 && len(plans) < 2 {
 		var batch []candidate
 		var questions []question
-		for len(candidates) > 0 && len(batch) < m.judge.workers && len(batch) <= len(tried)-1 {
+		for len(candidates) > 0 && len(batch) < m.judge.workers {
 			c := candidates[0]
 			candidates = candidates[1:]
 			h, err := NewHybrids(layout, m.fail, c.plan)
@@ -228,12 +228,18 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 			continue
 		}
 		m.asking(0, "does %s pass", batch[0].name)
-		// One that passes by luck fails when it is moved as a whole.
-		answers, err := m.judge.ask(ctx, len(plans) == 0, questions...)
-		if err != nil {
-			return nil, nil, err
-		}
+		answers, err := m.judge.ask(ctx, false, questions...)
 		for i, c := range batch {
+			if err == nil && answers[i] == Passes && plans == nil {
+				// One that passes by luck may fail when it is moved as a whole.
+				var again []Answer
+				if again, err = m.judge.ask(ctx, true, questions[i]); err == nil {
+					answers[i] = again[0]
+				}
+			}
+			if err != nil {
+				return nil, nil, err
+			}
 			if answers[i] == Passes && len(plans) < 2 {
 				names, plans = append(names, c.name), append(plans, c.plan)
 			}
