@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
+	"unlucky/seeds"
 )
 
 // needKernels says loudly that a test of real kernels is left out. Nothing
@@ -87,6 +90,16 @@ func TestKCFISeal(t *testing.T) {
 		}
 	}
 
+	t.Run("minimize", func(t *testing.T) {
+		titles := map[string]bool{}
+		for _, l := range r.Layouts {
+			if l.Kind == qemu.Crash && !titles[l.Title] && len(titles) < 2 {
+				titles[l.Title] = true
+				checkSeal(t, filepath.Join(r.Dir, l.Path))
+			}
+		}
+	})
+
 	t.Run("bzImage", func(t *testing.T) {
 		source, err := scenarios.Source("kcfi-seal")
 		if err != nil {
@@ -121,6 +134,78 @@ func TestKCFISeal(t *testing.T) {
 			}
 		}
 	})
+}
+
+// minimized is what minimize -json prints.
+type minimized struct {
+	Plan      []linker.Padding
+	Minimized seeds.Minimized
+}
+
+// minimizeJSON minimizes a saved seed.
+func minimizeJSON(t *testing.T, path string, args ...string) (m minimized) {
+	t.Helper()
+	code, out := unlucky(t, append([]string{"minimize", path, "-json", "-o", filepath.Join(t.TempDir(), "min.yaml")}, args...)...)
+	if code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range m.Minimized.Culprits {
+		t.Log(c)
+	}
+	t.Logf("%d boots", m.Minimized.Boots)
+	return m
+}
+
+// culprits are the names of the functions of each culprit.
+func (m minimized) culprits() (out []string) {
+	for _, c := range m.Minimized.Culprits {
+		var names []string
+		for _, f := range c.Functions {
+			names = append(names, f.Name)
+		}
+		out = append(out, strings.Join(names, " "))
+	}
+	return out
+}
+
+// checkSeal minimizes a layout of the seal bug and holds the culprits against
+// what the image itself says is overwritten.
+func checkSeal(t *testing.T, path string) {
+	m := minimizeJSON(t, path)
+	dir := t.TempDir()
+	if code, _ := unlucky(t, "replay", path, "-boots", "1", "-keep", dir); code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	hits, err := sealHits(filepath.Join(dir, "vmlinux"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	harmed := map[string]bool{}
+	for _, h := range hits {
+		if h.Harmful && h.Return && h.Lower {
+			harmed[h.Before+" "+h.Sealed] = true
+		}
+	}
+	t.Logf("the image says: %v", slices.Sorted(maps.Keys(harmed)))
+	if len(m.Minimized.Culprits) == 0 {
+		t.Error("no culprit")
+	}
+	for i, c := range m.Minimized.Culprits {
+		if name := m.culprits()[i]; !harmed[name] {
+			t.Errorf("%s: the image does not say that its return is overwritten", name)
+		}
+		if len(c.Functions) != 2 || !c.Functions[1].Touching || c.Modulus != 64 || len(c.Residues) != 4 {
+			t.Errorf("want two functions that touch, with four residues mod 64: %+v", c)
+		}
+	}
+	for _, s := range m.Minimized.Switches {
+		if mends := strings.HasPrefix(s.Append, "cfi=") || strings.HasPrefix(s.Append, "indirect_target"); mends && s.Verdict() != "passes" {
+			t.Errorf("with %s it %s", s.Append, s.Verdict())
+		}
+	}
 }
 
 // cancelAt cancels once a file has some lines.
@@ -200,12 +285,53 @@ func TestPlanted(t *testing.T) {
 			t.Errorf("unlucky by %q", f.Title)
 		}
 	}
+	for _, l := range r.Layouts {
+		if !l.Found {
+			continue
+		}
+		m := minimizeJSON(t, filepath.Join(r.Dir, l.Path))
+		if len(m.culprits()) != 1 || m.culprits()[0] != "canary_victim" || m.Minimized.Culprits[0].Modulus != 256 ||
+			m.Minimized.Culprits[0].Functions[0].Address%256 != 0x30 || m.Minimized.Boots > 60 {
+			t.Errorf("seed %s: %v in %d boots, want canary_victim at 0x30 mod 0x100 in at most 60", l.Layout, m.Minimized.Culprits, m.Minimized.Boots)
+		}
+		if len(m.Plan) != 1 || len(m.Minimized.Twin.Paddings) != 1 {
+			t.Errorf("seed %s: the smallest plan is %v, its twin %v; want one padding each", l.Layout, m.Plan, m.Minimized.Twin)
+		}
+	}
 	for _, cpu := range []string{"max", "Nehalem", "EPYC"} {
 		r := sweepJSON(t, "boot", "-seeds", "1:12", "-cpu", cpu, "-accel", "tcg", "-o", t.TempDir())
 		t.Log(cpu, count(r))
 		if r.Count(qemu.Pass) != 12 || r.Baseline.Kind != qemu.Pass {
 			t.Errorf("-cpu %s: %s", cpu, count(r))
 		}
+	}
+}
+
+// The planted bugs of other kinds, each minimized to its functions and to no
+// other.
+func TestMinimizePlanted(t *testing.T) {
+	needKernels(t)
+	for _, test := range []struct{ scenario, seeds, culprit, says string }{
+		{"early", "1:64", "early_victim", "`early_victim` is at 0x30 mod 0x40"},
+		{"pair", "1:64", "pair_first pair_second", "`pair_first` and `pair_second` are at the same residue mod 0x100"},
+		// A table of 256 residues takes minutes: this one names the function.
+		{"page-cross", "1:64", "page_cross_victim", "page_cross_victim"},
+		{"canary-flaky", "44", "canary_victim", "`canary_victim` is at 0x30 mod 0x100"},
+	} {
+		t.Run(test.scenario, func(t *testing.T) {
+			r := sweepJSON(t, test.scenario, "-seeds", test.seeds, "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+			if r.Finds() != 1 {
+				t.Fatal(count(r))
+			}
+			args := []string{"-ablate=false"}
+			if test.scenario == "page-cross" {
+				args = append(args, "-max-boots", "60")
+			}
+			m := minimizeJSON(t, filepath.Join(r.Dir, r.Unlucky()[0].Layouts[0].Path), args...)
+			if c := m.culprits(); len(c) != 1 || c[0] != test.culprit || !strings.Contains(m.Minimized.Culprits[0].String(), test.says) {
+				t.Errorf("%v, want %s", m.Minimized.Culprits, test.says)
+			}
+		})
 	}
 }
 

@@ -305,9 +305,9 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	}
 	switch {
 	case answers[0] == Fails:
-		m.Note("with all neighbours held apart it fails: residues mod 64 decide")
+		m.Note("with all neighbours held apart it still fails: nothing needs to touch")
 	case answers[1] == Passes:
-		m.Note("with all neighbours held apart it passes: residues of a larger modulus decide, or what touches")
+		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
 	}
 	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
 	if err != nil {

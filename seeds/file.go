@@ -218,6 +218,10 @@ func (f *File) check() (key string, err error) {
 		return "crashes", fmt.Errorf("%d is not between 0 and the %d boots", f.Crashes, f.Boots)
 	case f.Accel != "kvm" && f.Accel != "tcg":
 		return "accel", fmt.Errorf("%q is neither kvm nor tcg", f.Accel)
+	case f.Minimized != nil && f.Plan == nil:
+		return "minimized", errors.New("it is about a plan, and there is none")
+	case f.Minimized != nil && slices.ContainsFunc(f.Minimized.Culprits, func(c Culprit) bool { return len(c.Functions) == 0 }):
+		return "minimized", errors.New("a culprit has functions")
 	case f.Found.Year() < 1970 || f.Found.Year() > 9999:
 		return "found", fmt.Errorf("%s is not a time of a find", f.Found)
 	}
