@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -180,7 +181,9 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 		fmt.Fprintf(&b, "  %4d  %s\n", m.Faces[t], t)
 	}
 	if m.Failing.Crashes < m.Failing.Boots {
-		fmt.Fprintf(&b, "\nflaky: the layouts that fail do so in %d of %d boots\n", m.Failing.Crashes, m.Failing.Boots)
+		passes := 1 - float64(m.Failing.Crashes)/float64(m.Failing.Boots)
+		fmt.Fprintf(&b, "\nflaky: the layouts that fail do so in %d of %d boots; a pass stands on %d boots, and is wrong with a chance of %.2g %%\n",
+			m.Failing.Crashes, m.Failing.Boots, m.Needed, 100*math.Pow(passes, float64(m.Needed)))
 	}
 	for _, note := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", note)

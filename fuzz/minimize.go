@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -271,24 +270,32 @@ func (m *Minimize) search(ctx context.Context) error {
 		}
 	}
 	culprits, err := m.isolate(ctx)
-	if errors.Is(err, errNoCulprit) && len(culprits) == 0 {
-		m.note("no function at its residue and no neighbours that touch decide: an order or a distance might, so paddings are dropped instead")
-		if err := m.shrink(ctx); err != nil {
-			return err
-		}
-	} else if err != nil && !errors.Is(err, errNoCulprit) {
+	if err != nil && !errors.Is(err, errNoCulprit) && !errors.Is(err, errBudget) {
 		return err
 	}
-	for i, c := range culprits {
-		if err := m.rule(ctx, c, i == 0); err != nil {
-			return err
+	for _, c := range culprits { // at the limit, what is known of them
+		if derr := m.describe(ctx, c); derr != nil && !errors.Is(derr, errBudget) {
+			return derr
+		} else if derr != nil {
+			err = derr
 		}
 	}
-	if culprits != nil && names[0] == seeds.Baseline.Name() {
+	switch {
+	case errors.Is(err, errBudget):
+		return err
+	case err != nil && culprits == nil:
+		m.note("no function at its residue and no neighbours that touch decide: an order or a distance might, so paddings are dropped instead")
+		err = m.shrink(ctx)
+	case err != nil:
+		m.note("with these culprits made harmless it still fails, by something that no few functions decide")
+		err = nil
+	}
+	if culprits != nil && names[0] == seeds.Baseline.Name() && err == nil {
 		// The paddings of another layout may hold other culprits back.
-		if err := m.trim(ctx, &m.result.Culprits[0]); err != nil {
-			return err
-		}
+		err = m.trim(ctx, &m.result.Culprits[0])
+	}
+	if err != nil {
+		return err
 	}
 	return m.ablate(ctx)
 }
@@ -319,7 +326,6 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	search := &Isolation{
 		N: h.Len(), Touch: h.Touch,
 		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
-
 		Ask: func(ctx context.Context, sure bool, choices ...Choice) ([]Answer, error) {
 			questions := make([]question, len(choices))
 			for i, c := range choices {
@@ -344,7 +350,13 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		if serr != nil {
 			return culprits, serr
 		}
-		if sound && err == nil || m.judge.care == maxCare {
+		switch {
+		case err == nil && sound, err != nil && !m.residues:
+			return culprits, err
+		case m.judge.care == maxCare:
+			if !sound && culprits != nil {
+				m.note("with everything else changed not every culprit fails: more than these functions may decide")
+			}
 			return culprits, err
 		}
 		need, _ := m.judge.need(false)
@@ -361,6 +373,10 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 // maxCare bounds how often a search is begun again.
 const maxCare = 2
 
+// variants is how many variants of a layout there can be: a careful answer
+// takes one more than care.
+const variants = maxCare + 2
+
 // choice is the question of a choice, with functions moved.
 func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {
 	return question{plan: func(v int) linker.Plan { return h.Plan(c, move, v) }}
@@ -368,7 +384,7 @@ func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {
 
 // keep notes a plan that fails as the best so far if it is the smallest.
 func (m *Minimize) keep(q question) {
-	for v := range 1 + m.judge.care {
+	for v := range variants {
 		if p := q.plan(v); m.judge.known(p, "").Crashes > 0 && len(p.Paddings) <= len(m.best.Paddings) {
 			m.best = p
 			return
@@ -398,7 +414,7 @@ func (m *Minimize) only(c Culprit) Choice {
 // boots adds up what is known of a question.
 func (m *Minimize) boots(q question) (b seeds.Boots) {
 	seen := map[string]bool{}
-	for v := range 2 + m.judge.care {
+	for v := range variants {
 		p := q.plan(v)
 		if d := p.Digest(); !seen[d] {
 			seen[d] = true
@@ -409,230 +425,6 @@ func (m *Minimize) boots(q question) (b seeds.Boots) {
 		}
 	}
 	return b
-}
-
-// rule finds the modulus of a culprit and boots it at each of its residues.
-// The first culprit's plan becomes the result's.
-func (m *Minimize) rule(ctx context.Context, c Culprit, first bool) error {
-	h := m.hybrids
-	out := seeds.Culprit{Alone: m.boots(m.choice(h, m.only(c), nil))}
-	// Functions that touch move as one; of several pieces only one is moved.
-	var pieces [][]int
-	for _, f := range c.Functions {
-		if slices.Contains(c.Touching, f) && len(pieces) > 0 {
-			pieces[len(pieces)-1] = append(pieces[len(pieces)-1], f)
-		} else {
-			pieces = append(pieces, []int{f})
-		}
-	}
-	names := make([]string, len(c.Functions))
-	for i, f := range c.Functions {
-		s := h.Section(f)
-		names[i] = FunctionName(s)
-		out.Functions = append(out.Functions, seeds.Function{
-			Name: names[i], Section: s.Name, Address: h.Address(f), Touching: slices.Contains(c.Touching, f) && i > 0,
-			Moved: slices.Contains(pieces[0], f),
-		})
-	}
-	if m.second != nil {
-		out.Elsewhere = m.boots(m.choice(m.second, m.only(c), nil))
-	}
-	m.result.Culprits = append(m.result.Culprits, out)
-	at := &m.result.Culprits[len(m.result.Culprits)-1]
-	m.Note("culprit: %s (%d of %d boots)", strings.Join(names, ", "), out.Alone.Crashes, out.Alone.Boots)
-	if first {
-		m.best = h.Plan(m.only(c), nil, 0)
-		if m.judge.known(m.best, "").Crashes == 0 {
-			m.keep(m.choice(h, m.only(c), nil))
-		}
-	}
-
-	moved := func(pieces [][]int, d uint64) question {
-		move := map[int]uint64{}
-		for _, p := range pieces {
-			for _, f := range p {
-				move[f] = d
-			}
-		}
-		return m.choice(h, m.only(c), move)
-	}
-	step := uint64(minSlack)
-	for _, f := range c.Functions {
-		step = max(step, h.align[h.functions[f]])
-	}
-	if len(pieces) > 1 {
-		m.asking(len(pieces), "may %s move together", strings.Join(names, ", "))
-		var questions []question
-		for _, d := range []uint64{1, 3, 13, 65} {
-			questions = append(questions, moved(pieces, d*step%Modulus))
-		}
-		answers, err := m.judge.ask(ctx, true, questions...)
-		if err != nil {
-			return err
-		}
-		at.Together = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
-	}
-	// What is known of the piece, by how far it is moved.
-	known := map[uint64]Answer{0: Fails}
-	ask := func(sure bool, ds ...uint64) error {
-		var questions []question
-		for _, d := range ds {
-			questions = append(questions, moved(pieces[:1], d))
-		}
-		answers, err := m.judge.ask(ctx, sure, questions...)
-		for i, q := range questions {
-			b := m.boots(q)
-			if i < len(answers) && err == nil {
-				known[ds[i]] = answers[i]
-			}
-			if b.Boots > 0 && !slices.ContainsFunc(at.Residues, func(r seeds.Residue) bool { return r.Bytes == ds[i] }) {
-				at.Residues = append(at.Residues, seeds.Residue{Bytes: ds[i], Boots: b})
-			}
-		}
-		return err
-	}
-	at.Residues = []seeds.Residue{{Boots: out.Alone}}
-	if !m.residues {
-		return nil
-	}
-	if len(pieces) == 1 && len(pieces[0]) == 1 {
-		i := h.functions[pieces[0][0]]
-		known[(h.pass[i]-h.fail[i])%Modulus] = Passes
-	}
-	m.asking(1, "which modulus decides for %s", names[0])
-	noisy := c.Touching != nil // code that is overwritten may happen to do no harm
-	for d := uint64(Modulus / 2); d >= step; {
-		var batch []uint64
-		for ; d >= step && len(batch) < m.judge.workers; d /= 2 {
-			batch = append(batch, d)
-		}
-		if err := ask(noisy, batch...); err != nil {
-			return err
-		}
-		if slices.ContainsFunc(batch, func(d uint64) bool { return known[d] == Passes }) {
-			break
-		}
-	}
-	for modulus := uint64(0); modulus != explains(known, step); {
-		modulus = explains(known, step)
-		var rows []uint64 // not known yet, coarse to fine
-		for i := range modulus / step {
-			d := bits.Reverse64(i) >> (64 - bits.TrailingZeros64(modulus/step)) * step
-			if !slices.ContainsFunc(at.Residues, func(r seeds.Residue) bool { return r.Bytes%modulus == d }) {
-				rows = append(rows, d)
-			}
-		}
-		for n := 0; n < len(rows); n += m.judge.workers {
-			m.asking(len(rows)-n, "at which residues mod %#x does %s fail", modulus, names[0])
-			if err := ask(noisy, rows[n:min(n+m.judge.workers, len(rows))]...); err != nil {
-				return err
-			}
-		}
-	}
-	at.Settle(explains(known, step))
-	if first {
-		m.twin(c, at, pieces[0])
-	}
-	return nil
-}
-
-// explains is the smallest modulus that explains every answer.
-func explains(known map[uint64]Answer, step uint64) uint64 {
-	for modulus := step; modulus < Modulus; modulus *= 2 {
-		at := map[uint64]Answer{}
-		clash := false
-		for d, a := range known {
-			if was := at[d%modulus]; a != Unknown && was != Unknown && was != a {
-				clash = true
-			}
-			if a != Unknown {
-				at[d%modulus] = a
-			}
-		}
-		if !clash {
-			return modulus
-		}
-	}
-	return Modulus
-}
-
-// twin is the nearest plan that passes: the first piece of the culprit moved
-// by as little as possible.
-func (m *Minimize) twin(c Culprit, at *seeds.Culprit, piece []int) {
-	if cure, ok := at.Cure(); ok {
-		move := map[int]uint64{}
-		for _, f := range piece {
-			move[f] = cure
-		}
-		m.result.Twin = m.hybrids.Plan(m.only(c), move, 0)
-	}
-}
-
-// trim makes the best plan, of a few paddings, smaller: what stands behind the
-// culprit may move, and a padding be shorter by the modulus.
-func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
-	ask := func(paddings []linker.Padding) (Answer, error) {
-		m.asking(len(m.best.Paddings), "which paddings are needed")
-		answers, err := m.judge.ask(ctx, false, planned(linker.Plan{Paddings: paddings}, ""))
-		if err != nil {
-			return Unknown, err
-		}
-		return answers[0], nil
-	}
-	var short []linker.Padding
-	last := c.Functions[len(c.Functions)-1].Section
-	for _, p := range m.best.Paddings {
-		if c.Modulus > 0 {
-			p.Bytes %= c.Modulus
-		}
-		if p.Bytes > 0 {
-			short = append(short, p)
-		}
-		if p.Section == last {
-			break
-		}
-	}
-	answer, err := ask(short)
-	if err != nil {
-		return err
-	}
-	if answer == Fails {
-		m.best.Paddings = short
-	}
-	if len(m.best.Paddings) > 1 {
-		if err := m.shrink(ctx); err != nil {
-			return err
-		}
-	}
-	cure, ok := c.Cure()
-	i := slices.IndexFunc(m.best.Paddings, func(p linker.Padding) bool { return p.Section == c.Functions[0].Section })
-	if !ok || i < 0 {
-		return nil
-	}
-	twin := slices.Clone(m.best.Paddings)
-	twin[i].Bytes += cure
-	if answer, err = ask(twin); answer == Passes {
-		m.result.Twin.Paddings = twin
-	}
-	return err
-}
-
-// shrink drops paddings of the best plan.
-func (m *Minimize) shrink(ctx context.Context) error {
-	before := len(m.best.Paddings)
-	paddings, err := Shrink(ctx, m.best.Paddings, func(ctx context.Context, offers ...[]linker.Padding) ([]Answer, error) {
-		m.asking(len(m.best.Paddings), "which paddings are needed")
-		questions := make([]question, len(offers))
-		for i, p := range offers {
-			questions[i] = planned(linker.Plan{Paddings: p}, "")
-		}
-		return m.judge.ask(ctx, false, questions...)
-	})
-	m.best.Paddings = paddings
-	if err == nil && before > len(paddings) {
-		m.Note("%d of %d paddings are needed", len(paddings), before)
-	}
-	return err
 }
 
 // ablate boots the failing image with one switch at a time.
@@ -684,6 +476,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	f.Plan = &m.best
 	f.Digests.Plan, f.Digests.Image = m.best.Digest(), l.image.Digest
 	m.result.Boots = j.boots + f.Boots
+	m.result.Needed, _ = j.need(false)
 	m.result.Failing.Boots, m.result.Failing.Crashes = j.rate()
 	m.result.Faces = map[string]int{}
 	for _, r := range j.tally {

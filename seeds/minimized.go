@@ -16,6 +16,7 @@ import (
 type Minimized struct {
 	Boots   int            `yaml:"boots" json:"boots"`     // of all questions
 	Failing Boots          `yaml:"failing" json:"failing"` // of the layouts that fail: the rate of the failure
+	Needed  int            `yaml:"needed" json:"needed"`   // boots that had to pass before a layout did
 	Passing string         `yaml:"passing" json:"passing"` // the layout that it was compared with: "the baseline"
 	Match   string         `yaml:"match,omitempty" json:"match,omitempty"`
 	Faces   map[string]int `yaml:"faces" json:"faces"` // titles met on the way, and in how many boots
