@@ -189,7 +189,8 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 		fmt.Fprintf(&b, "\n%s\n", note)
 	}
 	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s\n", f.Crashes, f.Boots, path, path)
-	io.WriteString(out, printable(b.String()))
+	text := regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "") // of the tables
+	io.WriteString(out, printable(text))
 }
 
 func paddings(n int) string {

@@ -52,6 +52,14 @@ func minimize(t *testing.T, k kernel, f seeds.File, path string) *fuzz.Minimize 
 	}
 }
 
+// slow leaves a test out with -short, and with nothing else.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: it links and boots a small guest for some ten seconds")
+	}
+}
+
 const canaryAt = "at % 64 == 0x20"
 
 // addresses are those of the functions of tiny's baseline.
@@ -84,10 +92,12 @@ func TestMinimize(t *testing.T) {
 		{"pair", "(at ^ (unsigned long)fill210) % 64 == 0",
 			[]string{"crashes when `fill210` and `victim` are at the same residue mod 0x40; 16 bytes nearer they pass"},
 			[]string{"0 fails", "16 passes", "32 passes", "48 passes"}},
-		{"several", canaryAt + " || (unsigned long)fill120 % 64 == 0x20",
-			nil, nil},
+		{"several", canaryAt + " || (unsigned long)fill120 % 64 == 0x20", nil, nil}, // which of them the seed has is not known
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if test.name != "residue" {
+				slow(t)
+			}
 			t.Parallel()
 			k := tiny(t, replacing(t, "main.c", canaryAt, "("+test.condition+")"))
 			dir := t.TempDir()
@@ -153,6 +163,7 @@ func TestMinimize(t *testing.T) {
 
 // Where an address as such decides, no residue does, and that is said.
 func TestMinimizeAddress(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	base := addresses(t)["victim"]
 	k := tiny(t, replacing(t, "main.c", canaryAt, fmt.Sprintf("at >= %#x && at < %#x", base+96, base+4096)))
@@ -174,6 +185,7 @@ func TestMinimizeAddress(t *testing.T) {
 
 // A crash in two of three boots is minimized to the same function.
 func TestMinimizeFlaky(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "main.c", canaryAt, canaryAt+" && (__builtin_ia32_rdtsc() >> 6) % 3"))
 	dir := t.TempDir()
@@ -219,6 +231,7 @@ func TestMinimizeMatch(t *testing.T) {
 }
 
 func TestMinimizeInterrupted(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	dir := t.TempDir()
@@ -261,6 +274,7 @@ func TestMinimizeInterrupted(t *testing.T) {
 }
 
 func TestMinimizeErrors(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	dir := t.TempDir()

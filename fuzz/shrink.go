@@ -79,7 +79,9 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 		}
 	}
 	cure, ok := c.Cure()
-	i := slices.IndexFunc(m.best.Paddings, func(p linker.Padding) bool { return p.Section == c.Functions[0].Section })
+	i := slices.IndexFunc(m.best.Paddings, func(p linker.Padding) bool {
+		return slices.ContainsFunc(c.Functions, func(f seeds.Function) bool { return f.Section == p.Section })
+	})
 	if !ok || i < 0 {
 		return nil
 	}
