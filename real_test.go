@@ -311,22 +311,20 @@ func TestPlanted(t *testing.T) {
 // other.
 func TestMinimizePlanted(t *testing.T) {
 	needKernels(t)
-	for _, test := range []struct{ scenario, seeds, culprit, says string }{
-		{"early", "1:64", "early_victim", "`early_victim` is at 0x30 mod 0x40"},
-		{"pair", "1:64", "pair_first pair_second", "`pair_first` and `pair_second` are at the same residue mod 0x100"},
+	for _, test := range []struct{ scenario, culprit, says, args string }{
+		{"early", "early_victim", "`early_victim` is at 0x30 mod 0x40", ""},
+		{"pair", "pair_first pair_second", "`pair_first` and `pair_second` are at the same residue mod 0x100", ""},
 		// A table of 256 residues takes minutes: this one names the function.
-		{"page-cross", "1:64", "page_cross_victim", "page_cross_victim"},
-		{"canary-flaky", "44", "canary_victim", "`canary_victim` is at 0x30 mod 0x100"},
+		{"page-cross", "page_cross_victim", "page_cross_victim", "-max-boots=60"},
+		// As in canary-flaky, whose sweep may miss its only layouts.
+		{"canary", "canary_victim", "`canary_victim` is at 0x30 mod 0x100", "-append=unlucky=canary,flaky"},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {
-			r := sweepJSON(t, test.scenario, "-seeds", test.seeds, "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+			r := sweepJSON(t, test.scenario, "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
 			if r.Finds() != 1 {
 				t.Fatal(count(r))
 			}
-			args := []string{"-ablate=false"}
-			if test.scenario == "page-cross" {
-				args = append(args, "-max-boots", "60")
-			}
+			args := append([]string{"-ablate=false"}, strings.Fields(test.args)...)
 			m := minimizeJSON(t, filepath.Join(r.Dir, r.Unlucky()[0].Layouts[0].Path), args...)
 			if c := m.culprits(); len(c) != 1 || c[0] != test.culprit || !strings.Contains(m.Minimized.Culprits[0].String(), test.says) {
 				t.Errorf("%v, want %s", m.Minimized.Culprits, test.says)

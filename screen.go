@@ -72,7 +72,7 @@ func (s *screen) progress(step string, done, total int64) {
 		fmt.Fprintln(s.out, step+" ...")
 		if s.tty {
 			short, _, _ := strings.Cut(step, " (")
-			s.bar = s.newBar(short, total)
+			s.bar = s.newBar(short, total, progressbar.OptionShowCount())
 		}
 	}
 	if s.tty {
@@ -96,7 +96,6 @@ func (s *screen) newBar(step string, total int64, more ...progressbar.Option) *p
 		progressbar.OptionSetDescription(step),
 		progressbar.OptionSetWidth(24),
 		progressbar.OptionThrottle(100 * time.Millisecond),
-		progressbar.OptionShowCount(),
 		progressbar.OptionSpinnerType(14),
 		progressbar.OptionSetPredictTime(total > 0),
 		progressbar.OptionClearOnFinish(),
@@ -112,7 +111,7 @@ func (s *screen) tally(done, total int, text string) {
 		s.end()
 		s.step, s.last = "sweep", time.Now()
 		if s.tty {
-			s.bar = s.newBar("", int64(total), progressbar.OptionSetPredictTime(false))
+			s.bar = s.newBar("", int64(total), progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(false))
 		}
 	}
 	if s.tty {
