@@ -271,7 +271,11 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	for _, p := range m.Twin.Paddings {
 		twin[p.Section] = p.Bytes
 	}
-	fmt.Fprintf(out, "\nthe smallest failing plan found has %s; its passing twin differs in %d:\n", paddings(len(f.Plan.Paddings)), len(differ))
+	why := ""
+	if len(f.Plan.Paddings) > maxListed && m.Passing != seeds.Baseline.Name() {
+		why = ", as the baseline does not pass"
+	}
+	fmt.Fprintf(out, "\nthe smallest failing plan found has %s%s; its passing twin differs in %d:\n", paddings(len(f.Plan.Paddings)), why, len(differ))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, p := range differ {
 		if i == maxListed {
