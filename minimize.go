@@ -58,7 +58,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return err
 	}
 	if m.Path == "" {
-		m.Path = strings.TrimSuffix(strings.TrimSuffix(rest[0], ".yaml"), ".min") + ".min.yaml"
+		m.Path = strings.TrimSuffix(rest[0], ".yaml") + ".min.yaml"
 	}
 	if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, rest[0]) {
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
@@ -149,7 +149,11 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	fmt.Fprintf(&b, "%s of %s, minimized in %d boots\n\n", f.Layout.Name(), f.Scenario.Name, m.Boots)
 	switch len(m.Culprits) {
 	case 0:
-		fmt.Fprintf(&b, "no few functions decide; the smallest plan that still fails has %s\n", paddings(len(f.Plan.Paddings)))
+		what := "no few functions decide"
+		if !m.Complete {
+			what = "not decided within the limit"
+		}
+		fmt.Fprintf(&b, "%s; the smallest plan so far that fails has %s\n", what, paddings(len(f.Plan.Paddings)))
 	case 1:
 		fmt.Fprintf(&b, "%s\n", m.Culprits[0])
 	default:
@@ -165,7 +169,9 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 		}
 		printTable(&b, c, m.Passing)
 	}
-	printPlan(&b, f, m)
+	if m.Twin != nil {
+		printPlan(&b, f, m)
+	}
 	if len(m.Switches) > 0 {
 		fmt.Fprintf(&b, "\nwith one switch more on the kernel command line:\n")
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -182,7 +188,7 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	}
 	if m.Failing.Crashes < m.Failing.Boots {
 		passes := 1 - float64(m.Failing.Crashes)/float64(m.Failing.Boots)
-		fmt.Fprintf(&b, "\nflaky: the layouts that fail do so in %d of %d boots; a pass stands on %d boots, and is wrong with a chance of %.2g %%\n",
+		fmt.Fprintf(&b, "\nflaky: the layouts that fail do so in %d of %d boots; a pass stands on %d boots or more, and is wrong with a chance of %.2g %% or less\n",
 			m.Failing.Crashes, m.Failing.Boots, m.Needed, 100*math.Pow(passes, float64(m.Needed)))
 	}
 	for _, note := range m.Notes {
@@ -271,11 +277,11 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	for _, p := range m.Twin.Paddings {
 		twin[p.Section] = p.Bytes
 	}
-	why := ""
-	if len(f.Plan.Paddings) > maxListed && m.Passing != seeds.Baseline.Name() {
-		why = ", as the baseline does not pass"
+	what := "the smallest failing plan found"
+	if m.Passing != seeds.Baseline.Name() && len(m.Culprits) > 0 {
+		what = "the first culprit alone, all else as in " + m.Passing + ": a plan that" // not the smallest: the baseline fails
 	}
-	fmt.Fprintf(out, "\nthe smallest failing plan found has %s%s; its passing twin differs in %d:\n", paddings(len(f.Plan.Paddings)), why, len(differ))
+	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %d:\n", what, paddings(len(f.Plan.Paddings)), len(differ))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, p := range differ {
 		if i == maxListed {

@@ -373,7 +373,10 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
-		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n  unlucky minimize %s\n", path, path)
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", path)
+		if r.Strategy == fuzz.Text {
+			fmt.Fprintf(&b, "  unlucky minimize %s\n", path)
+		}
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))

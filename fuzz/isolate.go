@@ -110,6 +110,7 @@ func (c Choice) apart(functions ...int) Choice {
 type Culprit struct {
 	Functions []int
 	Touching  []int // those of them that must touch the one before them
+	Unsure    bool  // whether all of it is needed could not be told
 }
 
 // Isolation looks for the culprits of a failing layout. It knows nothing of
@@ -140,6 +141,7 @@ const maxCulprits = 8
 var (
 	errNoCulprit = errors.New("no few functions decide")
 	errUndecided = errors.New("the answers on the way are neither pass nor fail")
+	errMany      = fmt.Errorf("there are more than %d culprits", maxCulprits)
 )
 
 // Culprits finds the culprits one after the other, each with the ones before
@@ -154,17 +156,23 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 			return found, err
 		}
 		found = append(found, c)
-		// Two that touch are harmless apart, and nothing else is moved.
+		// Two that touch are harmless apart, others without the last of
+		// them, and nothing else is moved.
 		if c.Touching != nil {
 			within = within.apart(c.Touching...)
 		} else {
-			within = within.without(c.Functions...)
+			within = within.without(c.Functions[len(c.Functions)-1])
 		}
-		if answer, err := s.ask(ctx, true, within); err != nil || answer != Fails {
+		switch answer, err := s.ask(ctx, true, within); {
+		case err != nil:
 			return found, err
+		case answer == Unknown:
+			return found, errUndecided
+		case answer == Passes:
+			return found, nil
 		}
 	}
-	return found, nil
+	return found, errMany
 }
 
 // smallest finds a smallest set within one that fails: the last function that
@@ -259,6 +267,7 @@ func (s *Isolation) last(ctx context.Context, held, within Choice) (int, error) 
 // reduce drops what is not needed of a set that fails, and tells which
 // neighbours of it must touch.
 func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
+	unsure := false
 	for _, f := range set.functions() {
 		if set.count() == 1 {
 			break
@@ -267,6 +276,7 @@ func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
 		if err != nil {
 			return Culprit{}, err
 		}
+		unsure = unsure || answer == Unknown
 		if answer == Fails {
 			set = set.without(f)
 		}
@@ -280,10 +290,12 @@ func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
 		if err != nil {
 			return Culprit{}, err
 		}
-		if answer != Fails {
+		unsure = unsure || answer == Unknown
+		if answer == Passes {
 			c.Touching = append(c.Touching, f)
 		}
 	}
+	c.Unsure = unsure
 	return c, nil
 }
 

@@ -47,9 +47,10 @@ type judge struct {
 
 	linkers chan *bench
 
-	mu    sync.Mutex
-	boots int                     // of all questions, in earlier runs too
-	tally map[string]seeds.Record // by plan and switches
+	mu     sync.Mutex
+	boots  int                     // of all questions, in earlier runs too
+	passed int                     // boots that the weakest answer "passes" stands on; 0 for none yet
+	tally  map[string]seeds.Record // by plan and switches
 }
 
 // bench is a linker with the image that it holds.
@@ -166,6 +167,11 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int) (Ans
 		}
 		switch {
 		case passes >= need:
+			j.mu.Lock()
+			if j.passed == 0 || passes < j.passed {
+				j.passed = passes
+			}
+			j.mu.Unlock()
 			return Passes, nil
 		case others > need || next < 0:
 			return Unknown, nil

@@ -80,17 +80,17 @@ func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
 	}
 	defer m.judge.journal.Close()
 	defer m.judge.close()
-	if err := m.fails(ctx); err != nil {
-		return nil, err
-	}
 	m.best = m.fail
-	err = m.search(ctx)
-	if errors.Is(err, errBudget) {
-		m.note("not minimal: %v", err)
-		err = nil
+	if err = m.fails(ctx); err == nil {
+		err = m.search(ctx)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errBudget):
+		m.note("not minimal: %v", err)
+	case err != nil:
 		return nil, err
+	default:
+		m.result.Complete = true
 	}
 	return m.save(ctx)
 }
@@ -101,9 +101,10 @@ func (m *Minimize) open() error {
 		verdict.Crash.Regexp = m.Match
 		m.result.Match = m.Match.String()
 	}
-	sweep := Sweep{Guest: m.Guest, Saved: m.Now, Strategy: Strategy(m.Failed.Strategy)}
-	sweep.Saved.Scenario.Verdict = verdict
-	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", sweep.header())
+	m.Now.Scenario.Verdict = verdict // the answer is replayed by the same rules
+	head := header(m.Now, m.Guest, Strategy(m.Failed.Strategy))
+	head.Plan = m.fail.Digest()
+	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", head)
 	if err != nil {
 		return err
 	}
@@ -158,12 +159,14 @@ func (m *Minimize) fails(ctx context.Context) error {
 	if err := m.judge.boot(ctx, m.fail, "", max(ends, m.Boots)-m.judge.known(m.fail, "").Boots); err != nil {
 		return err
 	}
-	if boots, crashes := m.judge.rate(); crashes < boots {
+	known := m.judge.known(m.fail, "")
+	if boots, crashes := m.judge.rate(); crashes < boots || known.Crashes < known.Boots {
 		if err := m.measure(ctx); err != nil {
 			return err
 		}
+		known = m.judge.known(m.fail, "")
 	}
-	if known := m.judge.known(m.fail, ""); known.Crashes == 0 {
+	if known.Crashes == 0 {
 		return fmt.Errorf("the failing end is missing: %s did not show %s in %d boots; boot it more often (-boots), or on the accelerator that it was found with",
 			m.Failed.Layout.Name(), m.looked(), known.Boots)
 	}
@@ -175,7 +178,7 @@ func (m *Minimize) measure(ctx context.Context) error {
 	const enough = 12
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
 	err := m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots)
-	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
+	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
 		need, _ := m.judge.need(false)
 		m.Note("flaky: %d of %d boots fail, so %d boots must pass before a layout does", crashes, boots, need)
 	}
@@ -201,12 +204,16 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 	for _, t := range m.Twins {
 		plan, err := PlanOf(ctx, t, m.Kernel)
 		if err != nil {
-			return nil, nil, err
+			m.Note("%s is left out: %v", t.Layout.Name(), err)
+			continue
 		}
 		candidates = append(candidates, candidate{t.Layout.Name(), plan})
 	}
 	for seed := uint32(1); seed <= maxSearch; seed++ {
 		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), Text.Plan(seed, layout)})
+	}
+	if _, err := NewHybrids(layout, m.fail, linker.Plan{}); err != nil {
+		return nil, nil, err
 	}
 	tried := map[string]bool{m.fail.Digest(): true}
 	for len(candidates) > 0 && len(plans) < 2 {
@@ -260,7 +267,7 @@ func (m *Minimize) search(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.result.Passing, m.result.Twin = names[0], plans[0]
+	m.result.Passing, m.result.Twin = names[0], &plans[0]
 	if m.hybrids, err = NewHybrids(layout, m.fail, plans[0]); err != nil {
 		return err
 	}
@@ -270,7 +277,7 @@ func (m *Minimize) search(ctx context.Context) error {
 		}
 	}
 	culprits, err := m.isolate(ctx)
-	if err != nil && !errors.Is(err, errNoCulprit) && !errors.Is(err, errBudget) {
+	if err != nil && !inconclusive(err) && !errors.Is(err, errBudget) {
 		return err
 	}
 	for _, c := range culprits { // at the limit, what is known of them
@@ -284,10 +291,10 @@ func (m *Minimize) search(ctx context.Context) error {
 	case errors.Is(err, errBudget):
 		return err
 	case err != nil && culprits == nil:
-		m.note("no function at its residue and no neighbours that touch decide: an order or a distance might, so paddings are dropped instead")
+		m.note("no function at its residue and no neighbours that touch were found to decide (%v): an order or a distance might, so paddings are dropped instead", err)
 		err = m.shrink(ctx)
 	case err != nil:
-		m.note("with these culprits made harmless it still fails, by something that no few functions decide")
+		m.note("there may be more culprits: with these made harmless, %v", err)
 		err = nil
 	}
 	if culprits != nil && names[0] == seeds.Baseline.Name() && err == nil {
@@ -310,17 +317,17 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case answers[0] == Fails:
+	switch opened, control := answers[0], answers[1]; {
+	case opened == Fails:
 		m.Note("with all neighbours held apart it still fails: nothing needs to touch")
-	case answers[1] == Passes:
+	case opened == Passes && control == Passes:
 		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
 	}
 	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
 	if err != nil {
 		return nil, err
 	}
-	if m.residues = answers[0] == Fails; !m.residues {
+	if m.residues = answers[0] != Passes; !m.residues {
 		m.note("moved by whole pages the failing layout passes: an address decides, an order or a distance, not a residue alone")
 	}
 	search := &Isolation{
@@ -341,11 +348,16 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		},
 		Left: func(n int) { m.asking(n, "which function is the last that is needed") },
 	}
+	var before []Culprit // of the last search that came to its end
 	for {
 		culprits, err := search.Culprits(ctx)
-		if err != nil && !errors.Is(err, errNoCulprit) {
+		if err != nil && !inconclusive(err) {
+			if len(culprits) < len(before) {
+				culprits = before
+			}
 			return culprits, err
 		}
+		before = culprits
 		sound, serr := m.sound(ctx, culprits)
 		if serr != nil {
 			return culprits, serr
@@ -361,13 +373,18 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		}
 		need, _ := m.judge.need(false)
 		if err := m.measure(ctx); err != nil {
-			return nil, err
+			return culprits, err
 		}
 		if now, _ := m.judge.need(false); now <= need { // not for being flaky, then
 			m.judge.care++
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
 		}
 	}
+}
+
+// inconclusive tells whether a search has come to its end without an answer.
+func inconclusive(err error) bool {
+	return errors.Is(err, errNoCulprit) || errors.Is(err, errUndecided) || errors.Is(err, errMany)
 }
 
 // maxCare bounds how often a search is begun again.
@@ -451,32 +468,34 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	j.maxBoots, j.deadline = 0, time.Time{} // the answer is always confirmed
 	l := <-j.linkers
 	defer func() { j.linkers <- l }()
-	f := m.Now
-	f.Version = seeds.Version
-	f.Layout, f.Strategy = m.Failed.Layout, m.Failed.Strategy
-	f.Accel = m.Guest.Machine.Accel
-	f.Command = (&Sweep{Guest: m.Guest, Saved: m.Now}).command()
-	f.Found = time.Now().UTC().Truncate(time.Second)
-	f.Titles = map[string]int{}
+	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), m.best.Digest(), "")
+	f.Kind, f.Title, f.Titles = m.Failed.Kind, m.Failed.Title, map[string]int{} // should it not show itself again
 	var console []byte
-	for f.Boots < 2 || f.Crashes == 0 {
+	need, _ := j.need(true)
+	for f.Boots < 2 || f.Crashes == 0 && f.Boots < max(need, 3) {
 		r, err := j.show(ctx, l, m.best, "")
+		if err == nil && r.Kind == qemu.LinkFailed {
+			err = errors.New(r.Reason)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if f.Boots++; Shows(j.verdict, r) {
+		if f.Boots++; console == nil {
+			console = r.Console
+		}
+		if Shows(j.verdict, r) {
 			if f.Crashes++; f.Crashes == 1 {
 				f.Kind, f.Title, console = r.Kind, r.Title, r.Console
 			}
 			f.Titles[r.Title]++
-		} else if f.Crashes == 0 && f.Boots == 20 {
-			return nil, fmt.Errorf("the smallest plan that failed does not fail again in %d boots; give -boots more of them", f.Boots)
 		}
 	}
-	f.Plan = &m.best
-	f.Digests.Plan, f.Digests.Image = m.best.Digest(), l.image.Digest
+	if f.Crashes == 0 {
+		m.note("the plan has failed before, but not again in %d boots", f.Boots)
+	}
+	f.Plan, f.Digests.Image = &m.best, l.image.Digest
 	m.result.Boots = j.boots + f.Boots
-	m.result.Needed, _ = j.need(false)
+	m.result.Needed = j.passed
 	m.result.Failing.Boots, m.result.Failing.Crashes = j.rate()
 	m.result.Faces = map[string]int{}
 	for _, r := range j.tally {
@@ -498,27 +517,26 @@ func (m *Minimize) saveOther(p linker.Plan, r qemu.Result, image string) error {
 		return nil
 	}
 	m.others[r.Title] = true
-	f := m.Now
-	f.Version = seeds.Version
-	f.Layout, f.Strategy, f.Plan = m.Failed.Layout, m.Failed.Strategy, &p
+	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), p.Digest(), image)
+	f.Plan = &p
 	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1
-	f.Accel = m.Guest.Machine.Accel
-	f.Digests.Plan, f.Digests.Image = p.Digest(), image
-	f.Command = (&Sweep{Guest: m.Guest, Saved: m.Now}).command()
-	f.Found = time.Now().UTC().Truncate(time.Second)
 	path := strings.TrimSuffix(m.Path, ".yaml") + "." + seeds.Slug(r.Title) + ".yaml"
 	m.Note("another crash, saved as %s: %s", filepath.Base(path), r.Title)
 	return f.Write(path, r.Console)
 }
 
-// FunctionName is what people call the function of a section.
-func FunctionName(s linker.Section) string {
+// functionName is what people call the function of a section. Of a section
+// that holds many, no single one is named.
+func functionName(s linker.Section) string {
 	name := s.Function
-	if name == "" {
-		return s.Name
-	}
 	if base, suffix, ok := strings.Cut(name, ".llvm."); ok && strings.Trim(suffix, "0123456789") == "" {
-		return base
+		name = base
+	}
+	switch {
+	case name == "":
+		return s.Name
+	case s.Functions > 1 && !strings.HasSuffix(s.Name, "."+s.Function):
+		return fmt.Sprintf("%s (%d functions from %s)", s.Name, s.Functions, name)
 	}
 	return name
 }

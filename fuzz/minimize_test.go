@@ -92,6 +92,9 @@ func TestMinimize(t *testing.T) {
 		{"pair", "(at ^ (unsigned long)fill210) % 64 == 0",
 			[]string{"crashes when `fill210` and `victim` are at the same residue mod 0x40; 16 bytes nearer they pass"},
 			[]string{"0 fails", "16 passes", "32 passes", "48 passes"}},
+		{"half a line", "at % 32 == 0",
+			[]string{"crashes when `victim` is at 0x0 mod 0x20; moved alone by 16 bytes it passes"},
+			[]string{"0 fails", "16 passes"}},
 		{"several", canaryAt + " || (unsigned long)fill120 % 64 == 0x20", nil, nil}, // which of them the seed has is not known
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -151,7 +154,7 @@ func TestMinimize(t *testing.T) {
 			if r, err := m.Guest.Boot(t.Context(), image.Path); err != nil || r.Kind != qemu.Crash {
 				t.Errorf("the smallest plan: %v, %v", r.Kind, err)
 			}
-			if image, err = l.Link(t.Context(), saved.Minimized.Twin); err != nil {
+			if image, err = l.Link(t.Context(), *saved.Minimized.Twin); err != nil {
 				t.Fatal(err)
 			}
 			if r, err := m.Guest.Boot(t.Context(), image.Path); err != nil || r.Kind != qemu.Pass {
@@ -292,6 +295,7 @@ func TestMinimizeErrors(t *testing.T) {
 		{"lld's padding", func(m *fuzz.Minimize) { m.Failed.Strategy = string(fuzz.LLD) }, "strategy lld"},
 	} {
 		m := minimize(t, k, f, path)
+		m.Note = func(string, ...any) {}
 		test.edit(m)
 		if _, err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", test.name, err, test.want)

@@ -88,7 +88,7 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 	twin := slices.Clone(m.best.Paddings)
 	twin[i].Bytes += cure
 	if answer, err = ask(twin); answer == Passes {
-		m.result.Twin.Paddings = twin
+		m.result.Twin = &linker.Plan{Paddings: twin}
 	}
 	return err
 }

@@ -306,7 +306,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 			return first, nil
 		}
 	}
-	if s.journal, err = seeds.OpenJournal(path, s.header()); err != nil {
+	if s.journal, err = seeds.OpenJournal(path, header(s.Saved, s.Guest, s.Strategy)); err != nil {
 		return baseline, err
 	}
 	defer func() {
@@ -328,33 +328,43 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	return baseline, err
 }
 
-// header identifies the sweep: what must be the same for its verdicts to
-// stand in one journal.
-func (s *Sweep) header() seeds.Header {
-	m := s.machine()
-	v := s.Saved.Scenario.Verdict
+// header identifies a sweep: what must be the same for its verdicts to stand
+// in one journal.
+func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
+	m := machine(saved, g)
+	v := saved.Scenario.Verdict
 	return seeds.Header{
-		Scenario: s.Saved.Scenario.Name,
-		Strategy: string(s.Strategy),
+		Scenario: saved.Scenario.Name,
+		Strategy: string(strategy),
 		Accel:    m.Accel,
-		QEMU:     s.Saved.Tools.QEMU,
-		LLD:      s.Saved.Tools.LLD,
-		Object:   s.Saved.Digests.Object,
-		Initrd:   s.Saved.Digests.Initrd,
+		QEMU:     saved.Tools.QEMU,
+		LLD:      saved.Tools.LLD,
+		Object:   saved.Digests.Object,
+		Initrd:   saved.Digests.Initrd,
 		Argv:     digest(m.Argv()...),
-		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), s.Guest.Expect.Limit.String()),
+		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), g.Expect.Limit.String()),
 	}
 }
 
 // machine is the guest with the names of its files, without where they are.
-func (s *Sweep) machine() qemu.Machine {
-	m := s.Guest.Machine
-	m.Kernel, m.Initrd = s.Saved.Scenario.Kernel.Image, "initrd"
+func machine(saved seeds.File, g *Guest) qemu.Machine {
+	m := g.Machine
+	m.Kernel, m.Initrd = saved.Scenario.Kernel.Image, "initrd"
 	return m
 }
 
-// command is QEMU's command line for people.
-func (s *Sweep) command() string { return qemu.Quote(s.machine().Argv()) }
+// file is a saved seed without what its boots have shown.
+func file(saved seeds.File, g *Guest, layout seeds.Layout, strategy Strategy, plan, image string) seeds.File {
+	m := machine(saved, g)
+	f := saved
+	f.Version = seeds.Version
+	f.Layout, f.Strategy = layout, string(strategy)
+	f.Accel = m.Accel
+	f.Digests.Plan, f.Digests.Image = plan, image
+	f.Command = qemu.Quote(m.Argv())
+	f.Found = time.Now().UTC().Truncate(time.Second)
+	return f
+}
 
 func digest(parts ...string) string {
 	h := sha256.New()
@@ -476,16 +486,9 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 
 // save writes the record as a saved seed, with the console of its first boot.
 func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
-	m := s.machine()
-	f := s.Saved
-	f.Version = seeds.Version
-	f.Layout, f.Strategy = r.Layout, string(s.Strategy)
+	f := file(s.Saved, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
 	f.Kind, f.Title, f.Titles = r.Kind, r.Title, r.Titles
 	f.Boots, f.Crashes = r.Boots, r.Crashes
-	f.Accel = m.Accel
-	f.Digests.Plan, f.Digests.Image = r.Plan, r.Image
-	f.Command = s.command()
-	f.Found = time.Now().UTC().Truncate(time.Second)
 	path, err := s.store.Save(f, first.Console)
 	if err != nil {
 		return err

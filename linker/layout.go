@@ -24,8 +24,9 @@ type Section struct {
 	// Function is the symbol that a section per function is named after, or
 	// else the first in it; empty where it has none. It is Entry bytes
 	// behind Address: under kCFI the hash comes first.
-	Function string
-	Entry    uint64
+	Function  string
+	Entry     uint64
+	Functions int // in it, as far as symbols tell: their different addresses
 }
 
 // readLayout reads lld's link map of an image: its input sections in output
@@ -40,6 +41,7 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 	var sections []Section
 	var out Section // the output section that the lines belong to
 	seen := map[string]int{}
+	var last uint64 // address of the last symbol
 	lines := bufio.NewScanner(linkMap)
 	lines.Buffer(nil, 1<<20)
 	for n := 1; lines.Scan(); n++ {
@@ -67,7 +69,15 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 			}
 			sections = append(sections, s)
 		case depth == 16 && len(sections) > 0 && !strings.Contains(what, " = "):
-			sections[len(sections)-1].name(strings.TrimSpace(what), head.Address)
+			s, name := &sections[len(sections)-1], strings.TrimSpace(what)
+			if strings.HasPrefix(name, "__cfi_") || strings.HasPrefix(name, "__pfx_") {
+				continue // what stands before a function
+			}
+			if s.Functions == 0 || head.Address != last {
+				s.Functions++
+			}
+			last = head.Address
+			s.name(name, head.Address)
 		}
 	}
 	return sections, lines.Err()
@@ -75,9 +85,6 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 
 // name takes a symbol of the section, unless it has a better one.
 func (s *Section) name(symbol string, address uint64) {
-	if strings.HasPrefix(symbol, "__cfi_") || strings.HasPrefix(symbol, "__pfx_") {
-		return // what stands before the function
-	}
 	if s.Function == "" || strings.HasSuffix(s.Name, "."+symbol) && !strings.HasSuffix(s.Name, "."+s.Function) {
 		s.Function, s.Entry = symbol, address-s.Address
 	}

@@ -270,13 +270,16 @@ func plain(err error) error {
 // fractions of a second from Found. Whatever it returns, Read takes with the
 // same values, and marshals to the same bytes. What cannot be kept so is an
 // error.
-func (f File) Marshal() ([]byte, error) {
+func (f File) Marshal() ([]byte, error) { return f.marshal(f.name()) }
+
+// marshal is Marshal for a file of another name.
+func (f File) marshal(name string) ([]byte, error) {
 	f.Version = Version
 	f.Found = f.Found.UTC().Truncate(time.Second)
 	if key, err := f.check(); err != nil {
 		return nil, fmt.Errorf("saved seed: %s: %w", key, err)
 	}
-	data, err := f.encode()
+	data, err := f.encode(name)
 	if err != nil {
 		return nil, fmt.Errorf("saved seed: %w", err)
 	}
@@ -287,14 +290,14 @@ func (f File) Marshal() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if again, err := back.encode(); err != nil || !bytes.Equal(again, data) {
+	if again, err := back.encode(name); err != nil || !bytes.Equal(again, data) {
 		return nil, errors.New("saved seed: YAML does not keep a text of it: does one begin with an empty line?")
 	}
 	return data, nil
 }
 
-// encode writes the YAML.
-func (f File) encode() ([]byte, error) {
+// encode writes the YAML; name is the file's, for its comment.
+func (f File) encode(name string) ([]byte, error) {
 	var b bytes.Buffer
 	if f.Kind == qemu.Pass {
 		fmt.Fprintf(&b, "# A layout of the Linux kernel that passes, to set beside those that fail.\n")
@@ -306,7 +309,7 @@ func (f File) encode() ([]byte, error) {
 			fmt.Fprintf(&b, "# It %s.\n", c)
 		}
 	}
-	fmt.Fprintf(&b, "# Boot it again: unlucky replay %s\n", f.name())
+	fmt.Fprintf(&b, "# Boot it again: unlucky replay %s\n", name)
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	if err := errors.Join(enc.Encode(f), enc.Close()); err != nil {

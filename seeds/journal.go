@@ -28,15 +28,16 @@ const (
 // Header says which sweep a journal belongs to. Verdicts are comparable only
 // where all of it is equal. Digests are SHA-256 in hex.
 type Header struct {
-	Scenario string `json:"scenario"` // name
-	Strategy string `json:"strategy"` // with its version, "text/1"; never auto
-	Accel    string `json:"accel"`    // kvm or tcg
-	QEMU     string `json:"qemu"`     // version
-	LLD      string `json:"lld"`      // version: another lld may lay out another image
-	Object   string `json:"object"`   // digest of vmlinux.o
-	Initrd   string `json:"initrd"`   // digest
-	Argv     string `json:"argv"`     // digest of QEMU's arguments, without paths that depend on the layout
-	Rules    string `json:"rules"`    // digest of the verdict's rules
+	Scenario string `json:"scenario"`       // name
+	Strategy string `json:"strategy"`       // with its version, "text/1"; never auto
+	Accel    string `json:"accel"`          // kvm or tcg
+	QEMU     string `json:"qemu"`           // version
+	LLD      string `json:"lld"`            // version: another lld may lay out another image
+	Object   string `json:"object"`         // digest of vmlinux.o
+	Initrd   string `json:"initrd"`         // digest
+	Argv     string `json:"argv"`           // digest of QEMU's arguments, without paths that depend on the layout
+	Rules    string `json:"rules"`          // digest of the verdict's rules
+	Plan     string `json:"plan,omitempty"` // digest of the plan that is minimized
 }
 
 // diff lists in words how the header now differs from h, the journal's.
@@ -52,6 +53,7 @@ func (h Header) diff(now Header) []string {
 		{"initrd", h.Initrd, now.Initrd},
 		{"QEMU arguments", h.Argv, now.Argv},
 		{"verdict rules", h.Rules, now.Rules},
+		{"the layout to minimize", h.Plan, now.Plan},
 	} {
 		if f.was != f.is {
 			out = append(out, fmt.Sprintf("%s (was %s, is %s)", f.name, brief(f.was), brief(f.is)))
@@ -159,7 +161,7 @@ func (j *Journal) load(f *os.File, h Header) error {
 	// that dies.
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("another sweep is writing it; wait for that to end, or use another -o")
+		return errors.New("another unlucky is writing it; wait for that to end, or use another -o")
 	}
 	if err != nil {
 		return fmt.Errorf("lock: %w", err)
@@ -174,7 +176,7 @@ func (j *Journal) load(f *os.File, h Header) error {
 	}
 	if good > 0 {
 		if d := have.diff(h); len(d) > 0 {
-			return fmt.Errorf("belongs to another sweep, which differs in %s; sweep with the old settings, or use another -o", strings.Join(d, ", "))
+			return fmt.Errorf("belongs to other work, which differs in %s; go on with the old settings, or use another -o", strings.Join(d, ", "))
 		}
 	}
 	j.records, j.size = records, int64(good)

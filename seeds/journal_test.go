@@ -178,7 +178,7 @@ func TestJournalOtherHeader(t *testing.T) {
 	h := header()
 	h.Object, h.QEMU, h.Strategy = strings.Repeat("0a", 32), "8.0", "lld/1"
 	_, err = OpenJournal(path, h)
-	want := fmt.Sprintf(`journal %s: belongs to another sweep, which differs in strategy (was "Strategy of old", is "lld/1"), QEMU (was "QEMU of old", is "8.0"), vmlinux.o (was "Object of old", is 0a0a0a0a0a0a); sweep with the old settings, or use another -o`, path)
+	want := fmt.Sprintf(`journal %s: belongs to other work, which differs in strategy (was "Strategy of old", is "lld/1"), QEMU (was "QEMU of old", is "8.0"), vmlinux.o (was "Object of old", is 0a0a0a0a0a0a); go on with the old settings, or use another -o`, path)
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v\nwant %s", err, want)
 	}
@@ -190,7 +190,7 @@ func TestJournalOtherHeader(t *testing.T) {
 func TestJournalLock(t *testing.T) {
 	path := writeJournal(t, nil)
 	j := open(t, path)
-	if _, err := OpenJournal(path, header()); err == nil || !strings.Contains(err.Error(), "another sweep is writing it") {
+	if _, err := OpenJournal(path, header()); err == nil || !strings.Contains(err.Error(), "another unlucky is writing it") {
 		t.Errorf("a second sweep: %v", err)
 	}
 	if err := j.Append(someRecords()[0]); err != nil {

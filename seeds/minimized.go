@@ -14,21 +14,23 @@ import (
 // Minimized is what minimizing a failing layout has shown. The plan beside it
 // in the File is the smallest one found that still fails.
 type Minimized struct {
-	Boots   int            `yaml:"boots" json:"boots"`     // of all questions
-	Failing Boots          `yaml:"failing" json:"failing"` // of the layouts that fail: the rate of the failure
-	Needed  int            `yaml:"needed" json:"needed"`   // boots that had to pass before a layout did
-	Passing string         `yaml:"passing" json:"passing"` // the layout that it was compared with: "the baseline"
-	Match   string         `yaml:"match,omitempty" json:"match,omitempty"`
-	Faces   map[string]int `yaml:"faces" json:"faces"` // titles met on the way, and in how many boots
+	// Complete is false where a limit of boots or of time ended it.
+	Complete bool           `yaml:"complete" json:"complete"`
+	Boots    int            `yaml:"boots" json:"boots"`                         // of all questions
+	Failing  Boots          `yaml:"failing" json:"failing"`                     // of the layouts that fail: the rate of the failure
+	Needed   int            `yaml:"needed" json:"needed"`                       // boots that the weakest pass of a layout stands on
+	Passing  string         `yaml:"passing,omitempty" json:"passing,omitempty"` // the layout that it was compared with: "the baseline"
+	Match    string         `yaml:"match,omitempty" json:"match,omitempty"`
+	Faces    map[string]int `yaml:"faces" json:"faces"` // titles met on the way, and in how many boots
 	// Culprits are the functions whose addresses decide; each of them makes
 	// a layout fail. Empty where no few functions do.
 	Culprits []Culprit `yaml:"culprits,omitempty" json:"culprits"`
 	// Switches of the kernel command line, each tried alone on the failing
 	// image.
 	Switches []Switch `yaml:"switches,omitempty" json:"switches"`
-	// Twin is the nearest plan that passes.
-	Twin  linker.Plan `yaml:"twin" json:"twin"`
-	Notes []string    `yaml:"notes,omitempty" json:"notes"` // what else a reader should know
+	// Twin is the nearest plan that passes, if one is known.
+	Twin  *linker.Plan `yaml:"twin,omitempty" json:"twin,omitempty"`
+	Notes []string     `yaml:"notes,omitempty" json:"notes"` // what else a reader should know
 }
 
 // Boots is how often something was booted and how often it crashed as looked
@@ -148,21 +150,41 @@ func (c Culprit) String() string {
 		}
 	}
 	touching := slices.ContainsFunc(c.Functions, func(f Function) bool { return f.Touching })
+	fixed := slices.ContainsFunc(c.Functions, func(f Function) bool { return !f.Moved })
 	switch {
 	case !ruled && touching:
 		return fmt.Sprintf("crashes when %s", &text)
+	case !ruled && len(c.Residues) > 1:
+		return fmt.Sprintf("crashes wherever %s is, if held apart from its neighbours", &text)
 	case !ruled:
 		return fmt.Sprintf("crashes by the address of %s", &text)
 	case len(c.Functions) == 1:
 		return fmt.Sprintf("crashes when %s is at %s mod %#x; moved alone by %d bytes it passes", &text, c.residues(c.Functions[0]), c.Modulus, cure)
+	case c.Together && len(c.Functions) == 2:
+		return fmt.Sprintf("crashes when %s are %s mod %#x; %d bytes nearer they pass", &text, c.distances(), c.Modulus, cure)
 	case c.Together:
-		where := "at the same residue"
-		if d := (c.Functions[len(c.Functions)-1].Address - c.Functions[0].Address) % c.Modulus; d != 0 {
-			where = fmt.Sprintf("%#x bytes apart", d)
-		}
-		return fmt.Sprintf("crashes when %s are %s mod %#x; %d bytes nearer they pass", &text, where, c.Modulus, cure)
+		return fmt.Sprintf("crashes when %s are at these distances mod %#x; the first moved by %d bytes it passes", &text, c.Modulus, cure)
+	case fixed:
+		return fmt.Sprintf("crashes when %s mod %#x; `%s` moved alone by %d bytes it passes", &text, c.Modulus, c.Functions[0].Name, cure)
 	}
 	return fmt.Sprintf("crashes when %s mod %#x; moved by %d bytes they pass", &text, c.Modulus, cure)
+}
+
+// distances lists how far apart two functions fail, of which the table moves
+// the first.
+func (c Culprit) distances() string {
+	var out []string
+	for _, r := range c.Residues {
+		if r.Verdict() != "fails" {
+			continue
+		}
+		if d := (c.Functions[1].Address - c.Functions[0].Address - r.Bytes) % c.Modulus; d != 0 {
+			out = append(out, fmt.Sprintf("%#x bytes apart", d))
+		} else {
+			out = append(out, "at the same residue")
+		}
+	}
+	return strings.Join(out, " or ")
 }
 
 // Cure is the least that the culprit must be moved by to pass.

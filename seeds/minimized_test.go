@@ -46,7 +46,9 @@ func TestCulprit(t *testing.T) {
 		{[]Function{f("a", 0x1020), touching}, false, 64, "ffff", "crashes when `a` is directly followed by `b`"},
 		{[]Function{f("a", 0x1030), fixed}, true, 64, "fppp", "crashes when `a` and `b` are at the same residue mod 0x40; 16 bytes nearer they pass"},
 		{[]Function{f("a", 0x1000), fixed}, true, 64, "fppp", "crashes when `a` and `b` are 0x30 bytes apart mod 0x40; 16 bytes nearer they pass"},
-		{[]Function{f("a", 0x1000), fixed}, false, 64, "fppp", "crashes when `a` at 0x0 and `b` at 0x30 mod 0x40; moved by 16 bytes they pass"},
+		{[]Function{f("a", 0x1000), fixed}, false, 64, "fppp", "crashes when `a` at 0x0 and `b` at 0x30 mod 0x40; `a` moved alone by 16 bytes it passes"},
+		{[]Function{f("a", 0x1000), fixed}, true, 64, "ffpp", "crashes when `a` and `b` are 0x30 bytes apart or 0x20 bytes apart mod 0x40; 32 bytes nearer they pass"},
+		{[]Function{f("a", 0x1000)}, false, 64, "ffff", "crashes wherever `a` is, if held apart from its neighbours"},
 		{[]Function{f("a", 0x1000)}, false, 0, "", "crashes by the address of `a`"},
 	} {
 		c := Culprit{Functions: test.functions, Together: test.together, Residues: rows(test.table)}
@@ -76,7 +78,7 @@ func TestMinimizedFile(t *testing.T) {
 		Culprits: []Culprit{{Functions: []Function{{Name: "a", Section: ".text.a", Address: 0xffffffff81000030, Moved: true}},
 			Modulus: 64, Alone: Boots{Boots: 1, Crashes: 1}, Residues: rows("fppp")}},
 		Switches: []Switch{{"cfi=off", Boots{Boots: 1}}, {"nosmp", Boots{Boots: 1, Crashes: 1}}},
-		Twin:     linker.Plan{Paddings: []linker.Padding{{Section: ".text.a", Bytes: 32}}},
+		Twin:     &linker.Plan{Paddings: []linker.Padding{{Section: ".text.a", Bytes: 32}}},
 		Notes:    []string{"not minimal: the limit of boots or of time is reached"},
 	}
 	path := filepath.Join(t.TempDir(), "7.min.yaml")

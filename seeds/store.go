@@ -65,7 +65,7 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 // Write writes f to a file that need not be in a store, and the console
 // beside it. Both are replaced atomically and are on the disk when it returns.
 func (f File) Write(path string, console []byte) error {
-	data, err := f.Marshal()
+	data, err := f.marshal(filepath.Base(path))
 	if err != nil {
 		return err
 	}
