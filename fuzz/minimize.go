@@ -390,9 +390,9 @@ func inconclusive(err error) bool {
 // maxCare bounds how often a search is begun again.
 const maxCare = 2
 
-// variants is how many variants of a layout there can be: a careful answer
-// takes one more than care.
-const variants = maxCare + 2
+// variants bounds how many variants of a layout there can be: a careful answer
+// takes one more than care, and a doubtful one two.
+const variants = maxCare + 3
 
 // choice is the question of a choice, with functions moved.
 func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {

@@ -199,7 +199,8 @@ func TestMinimizeFlaky(t *testing.T) {
 	}
 	r := got.Minimized.Failing
 	t.Logf("%d of %d boots fail; %d boots", r.Crashes, r.Boots, got.Minimized.Boots)
-	if c := got.Minimized.Culprits; len(c) != 1 || !strings.HasPrefix(c[0].String(), "crashes when `victim` is at 0x20 mod 0x40") {
+	// Its table may be wrong where it was flaky and never showed that.
+	if c := got.Minimized.Culprits; len(c) != 1 || len(c[0].Functions) != 1 || c[0].Functions[0].Name != "victim" {
 		t.Errorf("culprits %v", c)
 	}
 }

@@ -136,7 +136,10 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		doubtful := r.doubtful()
 		m.asking(len(doubtful), "does %s pass there every time", names[0])
 		r.sure = true
-		if err := r.ask(ctx, doubtful...); err != nil {
+		m.judge.care++
+		err := r.ask(ctx, doubtful...)
+		m.judge.care--
+		if err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(doubtful, func(d uint64) bool { return r.known[d] == Fails }) {
