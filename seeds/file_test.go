@@ -83,6 +83,7 @@ func examples(t testing.TB) map[string]File {
 		{Section: ".text.canary_reboot", Bytes: 16},
 		{Section: ".text#2", Bytes: 48},
 	}}
+	minimized.Minimized = exampleMinimized(minimized.Title)
 
 	byFlag := example(t)
 	var flag uint32

@@ -100,6 +100,20 @@ type Function struct {
 	Moved bool `yaml:"moved,omitempty" json:"moved,omitempty"`
 }
 
+// MarshalYAML writes the address in hex.
+func (f Function) MarshalYAML() (any, error) {
+	type plain Function
+	var n yaml.Node
+	err := n.Encode(plain(f))
+	for i, key := range n.Content {
+		if key.Value == "address" {
+			n.Content[i+1].Value = fmt.Sprintf("%#x", f.Address)
+			break
+		}
+	}
+	return &n, err
+}
+
 // Residue is one line of a culprit's table.
 type Residue struct {
 	Bytes uint64 `yaml:"bytes" json:"bytes"` // moved by, from where it fails

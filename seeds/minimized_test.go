@@ -3,6 +3,7 @@ package seeds
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,18 +71,31 @@ func TestSettle(t *testing.T) {
 	}
 }
 
-func TestMinimizedFile(t *testing.T) {
-	f := example(t)
-	f.Plan = &linker.Plan{Paddings: []linker.Padding{{Section: ".text.a", Bytes: 16}}}
-	f.Minimized = &Minimized{
-		Boots: 56, Failing: Boots{Boots: 19, Crashes: 19}, Passing: "the baseline", Faces: map[string]int{f.Title: 19},
-		Culprits: []Culprit{{Functions: []Function{{Name: "a", Section: ".text.a", Address: 0xffffffff81000030, Moved: true}},
-			Modulus: 64, Alone: Boots{Boots: 1, Crashes: 1}, Residues: rows("fppp")}},
+// exampleMinimized has every key in it.
+func exampleMinimized(title string) *Minimized {
+	f := func(name string, address uint64) Function {
+		return Function{Name: name, Section: ".text." + name, Address: address, Moved: true}
+	}
+	touching := f("b", 0xffffffff8100005b)
+	touching.Touching = true
+	return &Minimized{
+		Complete: true, Boots: 56, Failing: Boots{Boots: 19, Crashes: 18}, Needed: 2, Passing: "the baseline", Match: "in f",
+		Faces: map[string]int{title: 19},
+		Culprits: []Culprit{
+			{Functions: []Function{f("a", 0xffffffff81000030), touching}, Modulus: 64, Alone: Boots{Boots: 1, Crashes: 1}, Residues: rows("fppu")},
+			{Functions: []Function{f("c", 0xffffffff81002000), {Name: "d", Section: ".text.d", Address: 0xffffffff81003000}}, Modulus: 32, Together: true,
+				Alone: Boots{Boots: 1, Crashes: 1}, Elsewhere: Boots{Boots: 2, Crashes: 1, Others: 1}, Residues: rows("fp")},
+		},
 		Switches: []Switch{{"cfi=off", Boots{Boots: 1}}, {"nosmp", Boots{Boots: 1, Crashes: 1}}},
 		Twin:     &linker.Plan{Paddings: []linker.Padding{{Section: ".text.a", Bytes: 32}}},
 		Notes:    []string{"not minimal: the limit of boots or of time is reached"},
 	}
-	path := filepath.Join(t.TempDir(), "7.min.yaml")
+}
+
+// A file that is in no store names itself.
+func TestWrite(t *testing.T) {
+	f := examples(t)["minimized"]
+	path := filepath.Join(t.TempDir(), "mine.yaml")
 	if err := f.Write(path, []byte("console\n")); err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +103,11 @@ func TestMinimizedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(f.Minimized, back.Minimized); d != "" {
+	if d := cmp.Diff(f, back, same); d != "" {
 		t.Error(d)
+	}
+	if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), "unlucky replay mine.yaml\n") {
+		t.Errorf("%s, %v", text, err)
 	}
 	if console, err := os.ReadFile(consolePath(path)); err != nil || string(console) != "console\n" {
 		t.Errorf("console %q, %v", console, err)
