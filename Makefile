@@ -9,11 +9,11 @@ SEEDS ?= 1:32
 
 .PHONY: sweep test short bench fuzz lint install install-test unlucky clean
 
-# Hunt for the real bug of kcfi-seal: some 10 minutes the first time, 4 later.
+# Hunt for the real bug of kcfi-seal: some 8 minutes the first time, 4 later.
 sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
-# Every test, three kernel builds included: some 25 minutes.
+# Every test, three kernel builds included: some 45 minutes.
 test: install-test
 	$(GO) vet ./...
 	$(GO) test -timeout 80m ./...
