@@ -13,7 +13,7 @@ SEEDS ?= 1:32
 sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
-# Every test, three kernel builds included: some 45 minutes.
+# Every test, three kernel builds included: some 40 minutes.
 test: install-test
 	$(GO) vet ./...
 	$(GO) test -timeout 80m ./...

@@ -207,6 +207,7 @@ func TestMinimizeFlaky(t *testing.T) {
 
 // Another crash than the one looked for is saved, and decides nothing.
 func TestMinimizeMatch(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "main.c", `	if (has(line, "canary")`, `	if (has(line, "canary") && (unsigned long)fill120 % 64 == 0x10) {
 		put("kernel BUG at tiny.c:1!\n" "RIP: 0010:fill120+0x1b/0x20\n" "---[ end trace 0000000000000000 ]---\n");
