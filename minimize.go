@@ -63,20 +63,13 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, rest[0]) {
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
 	}
-	scenario := m.Failed.Scenario
-	scenario.Guest.Accel = m.Failed.Accel
-	if err := o.apply(&scenario); err != nil {
-		return err
-	}
 	scr := newScreen(os.Stderr)
-	b, err := prepare(ctx, scenario, scr)
+	b, err := prepareSaved(ctx, m.Failed, o, scr)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if err := b.accelerate(o.accel, scr); err != nil {
-		return err
-	}
+	scenario := b.saved.Scenario
 	m.Kernel, m.Guest, m.Now = b, b.guest, b.saved
 	if m.Workers == 0 {
 		m.Workers = max(1, runtime.NumCPU()/max(1, scenario.Guest.CPUs))
@@ -100,11 +93,8 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		scr.note("interrupted; the same command continues here")
 		return exit(exitInterrupted)
 	}
-	if failed := new(fuzz.InfraError); errors.As(err, &failed) && b.guest.Machine.Accel == "kvm" {
-		err = &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
-	}
 	if err != nil {
-		return err
+		return b.advise(err)
 	}
 	if *asJSON {
 		return json.NewEncoder(out).Encode(struct {

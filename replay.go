@@ -16,7 +16,6 @@ import (
 	"syscall"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -45,13 +44,8 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	scenario := saved.Scenario
-	scenario.Guest.Accel = saved.Accel
-	if err := o.apply(&scenario); err != nil {
-		return err
-	}
 	scr := newScreen(os.Stderr)
-	b, err := prepare(ctx, scenario, scr)
+	b, err := prepareSaved(ctx, saved, o, scr)
 	if err != nil {
 		return err
 	}
@@ -65,9 +59,6 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
 	scr.done()
 	if err != nil {
-		return err
-	}
-	if err := b.accelerate(o.accel, scr); err != nil {
 		return err
 	}
 	if b.saved.Tools.QEMU != saved.Tools.QEMU {
@@ -95,7 +86,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	case *gdb:
 		symbols := filepath.Join(filepath.Dir(m.Kernel), "vmlinux")
-		if *keep == "" && scenario.Kernel.Image != "vmlinux" {
+		if *keep == "" && b.Image != "vmlinux" {
 			symbols = l.VMLinux()
 		}
 		return debug(ctx, m, symbols, in, out)
@@ -117,10 +108,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		n++
 		keepErr = errors.Join(keepErr, each(n, r))
 	})
-	if failed := new(fuzz.InfraError); errors.As(err, &failed) && b.guest.Machine.Accel == "kvm" {
-		err = &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
-	}
-	if err := errors.Join(err, keepErr); err != nil {
+	if err := errors.Join(b.advise(err), keepErr); err != nil {
 		return err
 	}
 	if *asJSON {

@@ -302,6 +302,32 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, 
 	return b, nil
 }
 
+// prepareSaved makes what a saved layout was booted with, with what the command
+// line changes in that.
+func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *screen) (*bench, error) {
+	s := saved.Scenario
+	s.Guest.Accel = saved.Accel
+	if err := o.apply(&s); err != nil {
+		return nil, err
+	}
+	b, err := prepare(ctx, s, scr)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.accelerate(o.accel, scr); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// advise says what may help where QEMU failed under KVM.
+func (b *bench) advise(err error) error {
+	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+		return &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
+	}
+	return err
+}
+
 // accelerate settles the accelerator for a saved layout, unless it was given.
 // The baseline decided between KVM and TCG; this image may be silent on both.
 func (b *bench) accelerate(given string, scr *screen) error {

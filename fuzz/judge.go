@@ -45,7 +45,7 @@ type judge struct {
 	maxBoots int        // 0 for no limit
 	deadline time.Time  // zero for none
 
-	linkers chan *bench
+	linkers chan *loaded
 
 	mu     sync.Mutex
 	boots  int                     // of all questions, in earlier runs too
@@ -53,8 +53,8 @@ type judge struct {
 	tally  map[string]seeds.Record // by plan and switches
 }
 
-// bench is a linker with the image that it holds.
-type bench struct {
+// loaded is a linker with the image that it holds.
+type loaded struct {
 	Linker
 	plan  string // its digest
 	image linker.Image
@@ -70,13 +70,13 @@ func (j *judge) open() error {
 		j.tally[r.Plan+" "+r.Append] = r
 		j.boots += r.Boots
 	}
-	j.linkers = make(chan *bench, j.workers)
+	j.linkers = make(chan *loaded, j.workers)
 	for range j.workers {
 		l, err := j.kernel.Linker()
 		if err != nil {
 			return errors.Join(err, j.close())
 		}
-		j.linkers <- &bench{Linker: l}
+		j.linkers <- &loaded{Linker: l}
 	}
 	return nil
 }
@@ -260,7 +260,7 @@ func (j *judge) spend() error {
 }
 
 // show links a plan, unless the linker holds it, and boots it once.
-func (j *judge) show(ctx context.Context, l *bench, p linker.Plan, switches string) (qemu.Result, error) {
+func (j *judge) show(ctx context.Context, l *loaded, p linker.Plan, switches string) (qemu.Result, error) {
 	if digest := p.Digest(); l.plan != digest {
 		l.plan = ""
 		done := j.guest.share()

@@ -142,11 +142,7 @@ func TestMinimize(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l, err := k.Linker()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
+			l := linkerOf(t, k)
 			image, err := fuzz.Relink(t.Context(), saved, k, l, k.Digest, saved.Tools)
 			if err != nil {
 				t.Fatal(err)
@@ -329,11 +325,7 @@ func TestHybrids(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := k.Linker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := linkerOf(t, k)
 	link := func(p linker.Plan) map[string]uint64 {
 		image, err := l.Link(t.Context(), p)
 		if err != nil {

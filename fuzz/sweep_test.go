@@ -28,6 +28,17 @@ type kernel struct{ *linker.Kernel }
 
 func (k kernel) Linker() (fuzz.Linker, error) { return k.NewWorker() }
 
+// linkerOf is a linker for the length of a test.
+func linkerOf(t testing.TB, k kernel) fuzz.Linker {
+	t.Helper()
+	l, err := k.Linker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
 // tiny prepares linker/testdata/tiny, a kernel tree in small whose guest
 // crashes at shutdown for some addresses of one of its functions, if "canary"
 // stands on its command line. edit may change its files first.
@@ -122,11 +133,7 @@ func TestSweep(t *testing.T) {
 		t.Errorf("the first find was told %d times", len(notified))
 	}
 	// The image itself says which layouts crash.
-	l, err := k.Linker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := linkerOf(t, k)
 	twins := 0
 	for _, rec := range r.Layouts {
 		seed, _ := rec.Layout.Seed()
@@ -347,11 +354,7 @@ func TestTextIsLLD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := k.Linker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := linkerOf(t, k)
 	compared := 0
 	for _, seed := range []uint32{0, 1, 2, 3, 7, 1000, math.MaxUint32} {
 		var functions [2]map[string]uint64
@@ -456,11 +459,7 @@ func TestRelinkExplains(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := k.Linker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := linkerOf(t, k)
 	for _, test := range []struct {
 		name, want string
 		edit       func(*seeds.File)

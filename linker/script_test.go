@@ -284,7 +284,7 @@ func TestPatchScript(t *testing.T) {
 // TestRealScripts runs the scripts of Debian's kernels, whole, with fake tools.
 func TestRealScripts(t *testing.T) {
 	if testing.Short() {
-		t.Skip("SKIPPED with -short: the link scripts of linux-source-6.1 and 6.12 take half a minute to unpack")
+		t.Skip("NOT TESTED with -short: the link scripts of linux-source-6.1 and 6.12 take half a minute to unpack")
 	}
 	for _, version := range []string{"6.1", "6.12"} {
 		t.Run(version, func(t *testing.T) {

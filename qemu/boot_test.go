@@ -231,7 +231,7 @@ func TestBootFake(t *testing.T) {
 // that never is silent.
 func TestBootCrashKeepsPrinting(t *testing.T) {
 	if testing.Short() {
-		t.Skipf("-short: SKIPPED, as it takes %v", crashTrace)
+		t.Skipf("NOT TESTED with -short: a guest that oopses without end, which takes %v", crashTrace)
 	}
 	mark := t.TempDir()
 	fake := filepath.Join(mark, "qemu")
