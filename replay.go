@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"unlucky/fuzz"
+	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -50,6 +51,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	}
 	defer b.Close()
+	b.FullScript = true // one link: nothing to save, and there is a System.map
 	l, err := b.NewWorker()
 	if err != nil {
 		return err
@@ -76,7 +78,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	m := b.guest.Machine
 	m.Kernel = image.Path
 	if *keep != "" {
-		if m.Kernel, m.Initrd, err = keepImage(*keep, image.Path, l.VMLinux(), m.Initrd); err != nil {
+		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
 			return err
 		}
 	}
@@ -85,9 +87,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		_, err := fmt.Fprintln(out, qemu.Quote(m.Argv()))
 		return err
 	case *gdb:
-		symbols := filepath.Join(filepath.Dir(m.Kernel), "vmlinux")
-		if *keep == "" && b.Image != "vmlinux" {
-			symbols = l.VMLinux()
+		symbols := image.VMLinux
+		if *keep != "" {
+			symbols = filepath.Join(*keep, "vmlinux")
 		}
 		return debug(ctx, m, symbols, in, out)
 	}
@@ -136,18 +138,20 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 }
 
 // keepImage copies what a boot needs, and what a debugger wants, into dir.
-func keepImage(dir, image, vmlinux, initrd string) (kernel, keptInitrd string, err error) {
+func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", "", err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", "", err
 	}
-	kernel, keptInitrd = filepath.Join(dir, filepath.Base(image)), filepath.Join(dir, "initrd")
-	for from, to := range map[string]string{
-		image: kernel, initrd: keptInitrd, vmlinux: filepath.Join(dir, "vmlinux"),
-		filepath.Join(filepath.Dir(vmlinux), "System.map"): filepath.Join(dir, "System.map"),
-	} {
+	kernel, keptInitrd = filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
+	files := map[string]string{image.VMLinux: kernel, initrd: keptInitrd, image.SystemMap: filepath.Join(dir, "System.map")}
+	if image.Path != image.VMLinux {
+		kernel = filepath.Join(dir, "bzImage")
+		files[image.Path] = kernel
+	}
+	for from, to := range files {
 		data, err := os.ReadFile(from)
 		if err == nil {
 			err = os.WriteFile(to, data, 0o644)

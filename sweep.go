@@ -55,6 +55,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		command   = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
 		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
+		full      = f.Bool("full-script", false, "link each layout by the whole link-vmlinux.sh: slower, to compare with")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)
 	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 1, 1)
@@ -82,7 +83,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	report, err := runSweep(ctx, s, scenario, *command, *bisect, scr)
+	report, err := runSweep(ctx, s, scenario, *command, *bisect, *full, scr)
 	scr.done()
 	if report != nil {
 		if *asJSON {
@@ -110,14 +111,17 @@ func because(err error, code exit, scr *screen) error {
 	return code
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, command string, bisect bool, scr *screen) (*fuzz.Report, error) {
+func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*fuzz.Report, error) {
 	b, err := prepare(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
+	b.FullScript = full
 	if s.Workers == 0 {
-		s.Workers = max(1, runtime.NumCPU()/max(1, scenario.Guest.CPUs))
+		if s.Workers, err = b.workers(scr); err != nil {
+			return nil, err
+		}
 	}
 	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
 	if bisect { // each commit is another kernel, with results of its own
@@ -248,21 +252,41 @@ func (o *override) apply(s *scenarios.Scenario) error {
 	return nil
 }
 
-// bench is all that is needed to link and boot layouts of one scenario.
-type bench struct {
+// rig is all that is needed to link and boot layouts of one scenario.
+type rig struct {
 	*linker.Kernel
 	guest *fuzz.Guest
 	saved seeds.File // what every saved seed has in common
 	dir   string     // temporary, holds the initrd
 }
 
-// Linker makes a bench a fuzz.Kernel.
-func (b *bench) Linker() (fuzz.Linker, error) { return b.NewWorker() }
+// Linker makes a rig a fuzz.Kernel.
+func (b *rig) Linker() (fuzz.Linker, error) { return b.NewWorker() }
 
-func (b *bench) Close() error { return errors.Join(os.RemoveAll(b.dir), b.Kernel.Close()) }
+func (b *rig) Close() error { return errors.Join(os.RemoveAll(b.dir), b.Kernel.Close()) }
+
+// qemuMemory is what QEMU takes beside the guest's memory: 84 MB were measured.
+const qemuMemory = 96 << 20
+
+// workers is how many layouts are tried at the same time, unless it is given:
+// as many as there are CPUs for, and memory.
+func (b *rig) workers(scr *screen) (int, error) {
+	m := b.guest.Machine
+	cpus := max(1, runtime.NumCPU()/max(1, m.CPUs))
+	each, err := b.WorkerMemory()
+	if err != nil {
+		return 0, err
+	}
+	each += uint64(m.MemoryMiB)<<20 + qemuMemory
+	fit := max(1, int(linker.AvailableMemory()/each))
+	if fit < cpus {
+		scr.note("memory for %d layouts at a time, of %s each; -j overrules", fit, humanize.IBytes(each))
+	}
+	return min(cpus, fit), nil
+}
 
 // prepare makes the kernel and the initrd of a scenario.
-func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, err error) {
+func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, err error) {
 	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
 	if err != nil {
 		return nil, err
@@ -283,11 +307,12 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, 
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
+	kernel.Note = scr.note
 	dir, err := os.MkdirTemp("", "unlucky-")
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	b := &bench{Kernel: kernel, dir: dir}
+	b := &rig{Kernel: kernel, dir: dir}
 	path := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(path, initrd, 0o644); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -304,7 +329,7 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *bench, 
 
 // prepareSaved makes what a saved layout was booted with, with what the command
 // line changes in that.
-func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *screen) (*bench, error) {
+func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *screen) (*rig, error) {
 	s := saved.Scenario
 	s.Guest.Accel = saved.Accel
 	if err := o.apply(&s); err != nil {
@@ -321,7 +346,7 @@ func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *scree
 }
 
 // advise says what may help where QEMU failed under KVM.
-func (b *bench) advise(err error) error {
+func (b *rig) advise(err error) error {
 	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
 		return &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
@@ -330,7 +355,7 @@ func (b *bench) advise(err error) error {
 
 // accelerate settles the accelerator for a saved layout, unless it was given.
 // The baseline decided between KVM and TCG; this image may be silent on both.
-func (b *bench) accelerate(given string, scr *screen) error {
+func (b *rig) accelerate(given string, scr *screen) error {
 	accel := b.guest.Machine.Accel
 	if err := qemu.KVM(); accel != "tcg" && err != nil {
 		if given == "kvm" {

@@ -262,7 +262,12 @@ func (j *judge) spend() error {
 // show links a plan, unless the linker holds it, and boots it once.
 func (j *judge) show(ctx context.Context, l *loaded, p linker.Plan, switches string) (qemu.Result, error) {
 	if digest := p.Digest(); l.plan != digest {
-		l.plan = ""
+		if l.plan != "" {
+			l.plan = ""
+			if err := l.image.Remove(); err != nil {
+				return qemu.Result{}, err
+			}
+		}
 		done := j.guest.share()
 		image, err := l.Link(ctx, p)
 		done()

@@ -31,7 +31,7 @@ type Sweep struct {
 	Saved       seeds.File
 	Dir         string        // the folder of all results; this sweep's are in one named by the scenario
 	First, Last uint32        // seeds, both included
-	Workers     int           // layouts linked and booted at the same time
+	Workers     int           // layouts booted at the same time; as many are linked
 	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
 	For         time.Duration // after which no further layout is begun; 0 for never
 
@@ -48,6 +48,7 @@ type Sweep struct {
 	layout  []linker.Section // of the baseline, for strategy text
 
 	mu     sync.Mutex
+	steps  Steps
 	images map[string]seeds.Layout // image digest -> the layout that has it
 	twins  int
 	found  bool
@@ -72,6 +73,26 @@ type Report struct {
 	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
 	Tried    int            `json:"tried"`   // layouts of this run
 	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
+	Steps    Steps          `json:"steps"`   // of the layouts of this run
+}
+
+// Steps are the parts of trying layouts, in wall-clock time summed over those
+// that go on at the same time.
+type Steps struct {
+	linker.Steps
+	Start   time.Duration // of QEMU, until the guest's first byte
+	Boot    time.Duration // until QEMU's end; confirming boots too
+	Verdict time.Duration // saved seeds, journal
+}
+
+func (s *Steps) add(t Steps) {
+	s.Pad += t.Pad
+	s.Link += t.Link
+	s.Kallsyms += t.Kallsyms
+	s.Image += t.Image
+	s.Start += t.Start
+	s.Boot += t.Boot
+	s.Verdict += t.Verdict
 }
 
 // maxTwins is how many passing layouts are saved: one is enough to compare
@@ -108,9 +129,10 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		s.found = s.found || r.Found && r.Layout != seeds.Baseline
 	}
 	begin := time.Now()
+	s.steps = Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
 	s.told.Wait()
-	report.Elapsed = time.Since(begin)
+	report.Elapsed, report.Steps = time.Since(begin), s.steps
 	for _, r := range done {
 		seed, ok := r.Layout.Seed()
 		switch {
@@ -203,25 +225,56 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 			}
 		}
 	}()
-	var workers sync.WaitGroup
+	// Each linker links the next layout while its last one is booted.
+	var linkers []Linker
+	defer func() {
+		for _, l := range linkers {
+			l.Close()
+		}
+	}()
+	images := make(chan image)
+	var linking, booting sync.WaitGroup
 	for range max(1, s.Workers) {
-		workers.Go(func() {
-			l, err := s.Kernel.Linker()
-			if err != nil {
-				outcomes <- outcome{err: err}
-				return
-			}
-			defer l.Close()
+		l, err := s.Kernel.Linker()
+		if err != nil {
+			stop()
+			<-fed
+			return end, err
+		}
+		linkers = append(linkers, l)
+	}
+	for _, l := range linkers {
+		linking.Go(func() {
 			for seed := range todo {
-				r, err := s.try(ctx, l, seeds.Seed(seed), s.Strategy.Plan(seed, s.layout), s.Guest.Boot)
-				outcomes <- outcome{r, err}
+				i, err := s.link(ctx, l, seeds.Seed(seed), s.Strategy.Plan(seed, s.layout))
 				if err != nil {
+					outcomes <- outcome{err: err}
+					return
+				}
+				if i.record.Kind == qemu.LinkFailed {
+					outcomes <- outcome{record: i.record}
+					continue
+				}
+				select {
+				case images <- i:
+				case <-feed.Done(): // a layout that has not been booted has not been tried
 					return
 				}
 			}
 		})
+		booting.Go(func() {
+			for i := range images {
+				r, err := s.judge(ctx, i, s.Guest.Boot)
+				outcomes <- outcome{r, err}
+			}
+		})
 	}
-	go func() { workers.Wait(); close(outcomes) }()
+	go func() {
+		linking.Wait()
+		close(images)
+		booting.Wait()
+		close(outcomes)
+	}()
 
 	var first error
 	for o := range outcomes {
@@ -290,21 +343,24 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	}
 	defer l.Close()
 
+	var linked image
+	link := func() (err error) {
+		if linked, err = s.link(ctx, l, seeds.Baseline, linker.Plan{}); err == nil && linked.record.Kind == qemu.LinkFailed {
+			err = fmt.Errorf("the baseline does not link: %s", linked.record.Note)
+		}
+		return err
+	}
 	boot := s.Guest.Boot
 	if s.Guest.Machine.Accel == "auto" {
 		// Its verdict is needed before the journal can be opened.
-		image, err := l.Link(ctx, linker.Plan{})
-		if err != nil {
-			return baseline, fmt.Errorf("linking the baseline: %w", err)
+		if err := link(); err != nil {
+			return baseline, err
 		}
-		first, err := s.Guest.Settle(ctx, image.Path, s.Note)
+		first, err := s.Guest.Settle(ctx, linked.Path, s.Note)
 		if err != nil {
 			return baseline, err
 		}
-		boot = func(ctx context.Context, image string) (qemu.Result, error) {
-			boot = s.Guest.Boot
-			return first, nil
-		}
+		boot = func(ctx context.Context, image string) (qemu.Result, error) { return first, nil }
 	}
 	if s.journal, err = seeds.OpenJournal(path, header(s.Saved, s.Guest, s.Strategy)); err != nil {
 		return baseline, err
@@ -319,13 +375,12 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 			return r, nil
 		}
 	}
-	baseline, err = s.try(ctx, l, seeds.Baseline, linker.Plan{}, func(ctx context.Context, image string) (qemu.Result, error) {
-		return boot(ctx, image)
-	})
-	if err == nil && baseline.Kind == qemu.LinkFailed {
-		err = fmt.Errorf("the baseline does not link: %s", baseline.Note)
+	if linked.Path == "" {
+		if err := link(); err != nil {
+			return baseline, err
+		}
 	}
-	return baseline, err
+	return s.judge(ctx, linked, boot)
 }
 
 // header identifies a sweep: what must be the same for its verdicts to stand
@@ -374,34 +429,44 @@ func digest(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// try links and boots one layout, saves it if it is unlucky, confirms that,
-// and writes it into the journal. An error is one of the machine, not of the
-// layout.
-func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan, boot func(context.Context, string) (qemu.Result, error)) (seeds.Record, error) {
+// image is a layout that is linked, with its record so far.
+type image struct {
+	linker.Image
+	record seeds.Record
+}
+
+// link links one layout. One that does not link has its verdict, and is in the
+// journal. An error is one of the machine, not of the layout.
+func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan) (i image, err error) {
+	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
+	defer s.Guest.share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
-	r := seeds.Record{Layout: layout, Plan: plan.Digest()}
-	done := s.Guest.share() // a boot that must be alone is not disturbed by links
-	image, err := l.Link(ctx, plan)
-	done()
+	i.Image, err = l.Link(ctx, plan)
+	i.record.Millis = time.Since(begin).Milliseconds()
 	var failed *linker.LinkError
 	switch {
 	case errors.As(err, &failed):
-		r.Kind, r.Note = qemu.LinkFailed, failed.Reason
-		r.Millis = time.Since(begin).Milliseconds()
-		return r, s.journal.Append(r)
+		i.record.Kind, i.record.Note = qemu.LinkFailed, failed.Reason
+		if layout == seeds.Baseline {
+			return i, nil // there is no journal yet
+		}
+		return i, s.journal.Append(i.record)
 	case err != nil:
-		return r, fmt.Errorf("linking %s: %w", layout.Name(), err)
+		return i, fmt.Errorf("linking %s: %w", layout.Name(), err)
 	}
-	r.Image = image.Digest
-	if err := s.distinct(layout, image.Digest); err != nil {
-		return r, err
-	}
-	first, err := boot(ctx, image.Path)
-	if err == nil {
-		err = infra(layout, first)
-	}
+	i.record.Image = i.Digest
+	s.took(Steps{Steps: i.Steps})
+	return i, s.distinct(layout, i.Digest)
+}
+
+// judge boots an image, saves it if it is unlucky, confirms that, writes it
+// into the journal, and removes the image.
+func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, string) (qemu.Result, error)) (seeds.Record, error) {
+	begin := time.Now()
+	r := i.record
+	first, err := s.boot(ctx, &r, i.Path, boot)
 	if err != nil {
-		return r, err
+		return r, errors.Join(err, i.Remove())
 	}
 	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
 	if r.Kind == qemu.Pass {
@@ -412,13 +477,34 @@ func (s *Sweep) try(ctx context.Context, l Linker, layout seeds.Layout, plan lin
 			r.Boots = 2 // it took two boots to be believed
 		}
 		r.Crashes, r.Titles = r.Boots, map[string]int{r.Title: r.Boots}
-		err = s.keep(ctx, &r, image.Path, first)
+		err = s.keep(ctx, &r, i.Path, first)
 	}
-	if err != nil {
+	if err = errors.Join(err, i.Remove()); err != nil {
 		return r, err
 	}
-	r.Millis = time.Since(begin).Milliseconds()
-	return r, s.journal.Append(r)
+	took := time.Since(begin)
+	r.Millis += took.Milliseconds()
+	err = s.journal.Append(r)
+	s.took(Steps{Verdict: time.Since(begin)})
+	return r, err
+}
+
+// boot is one boot of a layout that teaches something.
+func (s *Sweep) boot(ctx context.Context, r *seeds.Record, image string, boot func(context.Context, string) (qemu.Result, error)) (qemu.Result, error) {
+	begin := time.Now()
+	result, err := boot(ctx, image)
+	if err == nil {
+		err = infra(r.Layout, result)
+	}
+	took := time.Since(begin)
+	s.took(Steps{Start: result.Started, Boot: took - result.Started, Verdict: -took})
+	return result, err
+}
+
+func (s *Sweep) took(t Steps) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.steps.add(t)
 }
 
 // keep saves a layout that failed, as soon as it has, and again with the rate
@@ -436,19 +522,20 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 		s.told.Go(func() { s.Found(path) })
 	}
 	for r.Boots < 1+s.Saved.Scenario.Verdict.Confirm {
-		again, err := s.again(ctx, r, image)
-		if err == nil {
-			err = infra(r.Layout, again)
+		again := s.Guest.Boot // which may still prove slow
+		if r.Kind == qemu.Hang {
+			again = s.Guest.Again
 		}
+		next, err := s.boot(ctx, r, image, again)
 		if err != nil {
 			return err
 		}
 		r.Boots++
-		if again.Kind == qemu.Pass || r.Found && !Shows(s.Saved.Scenario.Verdict, again) {
+		if next.Kind == qemu.Pass || r.Found && !Shows(s.Saved.Scenario.Verdict, next) {
 			continue
 		}
 		r.Crashes++
-		r.Titles[again.Title]++
+		r.Titles[next.Title]++
 	}
 	what := "unlucky"
 	if !r.Found {
@@ -456,15 +543,6 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	}
 	s.Note("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
 	return s.save(r, first)
-}
-
-// again boots a layout that failed once more. One that hung is known to hang,
-// any other boot may still prove slow.
-func (s *Sweep) again(ctx context.Context, r *seeds.Record, image string) (qemu.Result, error) {
-	if r.Kind == qemu.Hang {
-		return s.Guest.Again(ctx, image)
-	}
-	return s.Guest.Boot(ctx, image)
 }
 
 // keepTwin saves the first few layouts that pass.

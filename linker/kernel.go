@@ -30,14 +30,21 @@ import (
 type Kernel struct {
 	Toolchain
 	Dir    string // the kernel's folder in the cache
-	Source string // what kbuild calls srctree; the folders of links stand in it
+	Source string // what kbuild calls srctree
 	Build  string // what kbuild calls objtree
 	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Image  string // "vmlinux" or "bzImage"
 
+	// FullScript has each layout linked by the whole of link-vmlinux.sh. Set it
+	// before the first link.
+	FullScript bool
+	// Note, if set, is told what a person would want to know, in lines.
+	Note func(format string, a ...any)
+
 	object   *object
 	layoutMu sync.Mutex
 	layout   []Section // of the baseline, in output order; nil until asked for
+	short    shortcutState
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh
@@ -46,10 +53,9 @@ type Kernel struct {
 	lock    *flock.Flock
 }
 
-const (
-	buildName    = "build" // of the O= folder, in the source
-	workerPrefix = "link-" // of the folders of links, in the source
-)
+// buildName is that of the O= folder, in the source, and of a worker's, in
+// its folder of links to the source.
+const buildName = "build"
 
 // state is the file that makes a kernel folder a prepared kernel.
 type state struct {
@@ -172,15 +178,10 @@ func (p *Kernel) Close() error { return p.lock.Unlock() }
 
 func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
 	alone := p.lock.Locked()
-	if alone { // what a killed run left behind
-		stale, _ := filepath.Glob(filepath.Join(p.Source, workerPrefix+"*"))
-		for _, dir := range stale {
-			if err := os.RemoveAll(dir); err != nil {
-				return err
-			}
-		}
+	err := errors.Join(removeRooms(p.Dir), removeRooms(memoryDir)) // what killed runs left behind
+	if err != nil {
+		return err
 	}
-	var err error
 	switch {
 	case k.Build != "":
 		err = p.adopt(k.Build, alone)

@@ -2,12 +2,10 @@ package linker
 
 import (
 	"bufio"
-	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 )
@@ -215,13 +213,4 @@ func endings(o *object, layout []Section, paddings []Padding) (map[int]uint64, e
 
 func readAt(r io.ReaderAt, v any, offset int64) error {
 	return binary.Read(io.NewSectionReader(r, offset, 1<<16), binary.LittleEndian, v)
-}
-
-func writeUint64s(f *os.File, offset int64, values ...uint64) error {
-	var buf bytes.Buffer
-	if err := binary.Write(&buf, binary.LittleEndian, values); err != nil {
-		return err
-	}
-	_, err := f.WriteAt(buf.Bytes(), offset)
-	return err
 }

@@ -5,18 +5,33 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // Image is one linked kernel.
 type Image struct {
-	Path   string // valid until the worker links again or is closed
+	Path   string // there until Remove, or until the worker is closed
 	Digest string // SHA-256 of vmlinux, hex
+	Steps  Steps
+
+	VMLinux   string // the ELF file with its symbols; of a bzImage until the worker links again
+	SystemMap string // until the worker links again; empty where one pass of the linker made the image
+}
+
+// Steps are the parts of a link, in wall-clock time.
+type Steps struct {
+	Pad      time.Duration // vmlinux.o
+	Link     time.Duration // lld, or the whole of link-vmlinux.sh
+	Kallsyms time.Duration // addresses into the image
+	Image    time.Duration // sorted tables, digest, bzImage
 }
 
 // LinkError is a layout that does not link: a property of the layout, not of
@@ -45,91 +60,51 @@ const (
 // the machine: a missing tool, memory, a killed process.
 var linkerSaid = regexp.MustCompile(`ld\.lld\S*: error|` + lldDied + `|` + inconsistent)
 
-// Worker links plans one after the other in a folder of its own, full of
-// links to the build. Several workers link at the same time.
-type Worker struct {
-	kernel *Kernel
-	dir    string
-}
-
-// NewWorker makes a folder to link in.
-func (p *Kernel) NewWorker() (*Worker, error) {
-	// ".." from here must be the source, as it is from the build.
-	dir, err := os.MkdirTemp(p.Source, workerPrefix)
-	if err != nil {
-		return nil, err
-	}
-	w := &Worker{p, dir}
-	entries, err := os.ReadDir(p.Build)
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
-	}
-	for _, e := range entries {
-		if written.MatchString(e.Name()) {
-			continue
-		}
-		if err := os.Symlink(filepath.Join(p.Build, e.Name()), filepath.Join(dir, e.Name())); err != nil {
-			return nil, errors.Join(err, w.Close())
-		}
-	}
-	if p.Image == "bzImage" {
-		if err := w.bootFolder(); err != nil {
-			return nil, errors.Join(err, w.Close())
-		}
-	}
-	return w, nil
-}
-
-// written are the files that a link writes, or that stand for ones that it
-// does: a link to them would write into the build.
-var written = regexp.MustCompile(`^(\.?vmlinux(\.(o|map|relocs|unstripped|d|cmd|unstripped\.cmd|bin))?|\.tmp_vmlinux.*|\.btf\..*|System\.map|\.vmlinux\..*\.cmd|link-.*)$`)
-
-// Close removes the folder and the image in it.
-func (w *Worker) Close() error { return os.RemoveAll(w.dir) }
-
-// VMLinux is the ELF image, with its symbols, of what was linked last.
-func (w *Worker) VMLinux() string { return filepath.Join(w.dir, w.kernel.output()) }
+// Remove removes the image. It is called as soon as the image has a verdict.
+func (i Image) Remove() error { return os.Remove(i.Path) }
 
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
-	if len(plan.Paddings) > 0 {
-		layout, err := w.kernel.Layout(ctx)
+	p := w.kernel
+	padding := map[int]uint64{}
+	if plan.Flag != nil || len(plan.Paddings) > 0 {
+		layout, err := p.baseline(ctx)
 		if err != nil {
 			return Image{}, err
 		}
-		padding, err := endings(w.kernel.object, layout, plan.Paddings)
-		if err != nil {
+		if padding, err = endings(p.object, layout, plan.Paddings); err != nil {
 			return Image{}, err
 		}
-		return w.link(ctx, padding, plan.Flag)
 	}
-	return w.link(ctx, nil, plan.Flag)
+	begin := time.Now()
+	if err := w.takeObject(padding); err != nil {
+		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o: %w", err))
+	}
+	padded := time.Since(begin)
+	image, err := w.link(ctx, plan.Flag)
+	image.Steps.Pad = padded
+	return image, err
 }
 
-func (w *Worker) link(ctx context.Context, padding map[int]uint64, flag *uint32, extra ...string) (Image, error) {
+// script links what stands in the worker's folder by the kernel's own
+// link-vmlinux.sh, the whole of it.
+func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, extra ...string) error {
 	p := w.kernel
-	object := filepath.Join(w.dir, "vmlinux.o")
-	if err := os.RemoveAll(object); err != nil {
-		return Image{}, err
-	}
-	if len(padding) == 0 {
-		if err := os.Symlink(filepath.Join(p.Build, "vmlinux.o"), object); err != nil {
-			return Image{}, err
-		}
-	} else if err := p.object.writePadded(object, padding); err != nil {
-		return Image{}, fmt.Errorf("padding vmlinux.o: %w", err)
-	}
 	env := p.env
 	if flag != nil {
 		env = append(env[:len(env):len(env)], fmt.Sprint("UNLUCKY_SEED=", *flag))
 	}
 	args := append([]string(nil), p.args...)
 	args[0] += " --threads=1" // as fast, and leaves the other CPUs to the other workers
-	args[2] = strings.Join(append([]string{args[2]}, extra...), " ")
-	var log bytes.Buffer
+	args[2] = strings.Join(append([]string{fixBuildID(args[2])}, extra...), " ")
+	sh := []string{"sh", p.script()}
+	log := new(bytes.Buffer)
+	if trace != nil {
+		sh, log = []string{"sh", "-x", p.script()}, trace
+	}
 	run := func() error {
 		log.Reset()
-		return command(ctx, w.dir, env, &log, append([]string{"sh", p.script()}, args...)...)
+		return command(ctx, w.dir, env, log, append(sh, args...)...)
 	}
 	err := run()
 	if err != nil && bytes.Contains(log.Bytes(), []byte(inconsistent)) {
@@ -137,28 +112,42 @@ func (w *Worker) link(ctx context.Context, padding map[int]uint64, flag *uint32,
 		err = run()
 	}
 	if ctx.Err() != nil {
-		return Image{}, ctx.Err()
+		return ctx.Err()
 	}
 	if err != nil {
 		if bytes.Contains(log.Bytes(), []byte("No space left on device")) {
-			return Image{}, hint(fmt.Errorf("linking in %s: no space left on device", w.dir), "make room there; unlucky clean removes prepared kernels")
+			return roomFull(w.dir, fmt.Errorf("linking in %s: %w", w.dir, syscall.ENOSPC))
 		}
 		if !linkerSaid.Match(log.Bytes()) {
-			return Image{}, fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
+			return fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
 		}
-		return Image{}, &LinkError{linkReason(log.Bytes(), err), log.String()}
+		return &LinkError{linkReason(log.Bytes(), err), log.String()}
 	}
-	image := Image{Path: w.VMLinux()}
-	if image.Digest, err = fileDigest(image.Path); err != nil {
-		return Image{}, err
-	}
-	if p.Image == "bzImage" {
-		if image.Path, err = w.compress(ctx); err != nil {
-			return Image{}, err
-		}
-	}
-	return image, nil
+	return nil
 }
+
+// fixBuildID makes the build ID a constant: lld computes it from the image as
+// it is before kallsyms' addresses can be put in.
+func fixBuildID(flags string) string {
+	return buildID.ReplaceAllStringFunc(flags, func(flag string) string {
+		if flag == "--build-id=none" {
+			return flag
+		}
+		return "--build-id=0x" + hex.EncodeToString([]byte("unlucky: no build ID"))
+	})
+}
+
+var buildID = regexp.MustCompile(`--build-id(=\S+)?`)
+
+func roomFull(dir string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		err = hint(err, "make room there; unlucky clean removes prepared kernels")
+	}
+	return err
+}
+
+// vmlinux is what was linked last.
+func (w *Worker) vmlinux() string { return filepath.Join(w.dir, w.kernel.output()) }
 
 // output is the image that the script writes.
 func (p *Kernel) output() string {
@@ -192,6 +181,26 @@ const minSections = 100
 // Layout is the baseline's: its input sections in output order. The first
 // call links it.
 func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
+	layout, err := p.baseline(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text := 0
+	for _, s := range layout {
+		if s.Text {
+			text++
+		}
+	}
+	if text < minSections {
+		return nil, hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
+			"enable LTO_CLANG_THIN, which leaves a section per function; without it vmlinux.a (or one merged .text, with X86_KERNEL_IBT) is linked")
+	}
+	return layout, nil
+}
+
+// baseline links the baseline, once, for what all other links need: its layout
+// and the shortcut.
+func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	p.layoutMu.Lock()
 	defer p.layoutMu.Unlock()
 	if p.layout != nil {
@@ -202,7 +211,8 @@ func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
 		return nil, err
 	}
 	defer w.Close()
-	if _, err := w.link(ctx, nil, nil, "-Map=layout.map"); err != nil {
+	var trace bytes.Buffer
+	if err := errors.Join(w.takeObject(nil), w.script(ctx, nil, &trace, "-Map=layout.map")); err != nil {
 		return nil, fmt.Errorf("linking the baseline: %w", err)
 	}
 	linkMap, err := os.Open(filepath.Join(w.dir, "layout.map"))
@@ -222,16 +232,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := 0
-	for _, s := range layout {
-		if s.Text {
-			text++
-		}
-	}
-	if text < minSections {
-		return nil, hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
-			"enable LTO_CLANG_THIN, which leaves a section per function; without it vmlinux.a (or one merged .text, with X86_KERNEL_IBT) is linked")
-	}
+	w.learnShortcut(trace.Bytes())
 	p.layout = layout
 	return layout, nil
 }

@@ -3,6 +3,7 @@ package linker
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -73,45 +74,80 @@ func badELF(err error) error {
 	return err
 }
 
-// writePadded copies the object to path with bytes of padding appended to the
-// end of sections, given by index. Relocations and symbols are relative to
-// the beginning of their section, so nothing else changes: each lengthened
-// section moves to the end of the file, and its header follows.
-func (o *object) writePadded(path string, padding map[int]uint64) (err error) {
+// padded is a copy of an object whose padding can be changed again and again:
+// only what is lengthened is written, not the whole object.
+type padded struct {
+	*object
+	file       *os.File
+	size       int64 // bytes of the copy without padding
+	lengthened []int // sections, by index
+}
+
+// copyTo copies the object to path, by cloning it where the file system can.
+func (o *object) copyTo(path string) (_ *padded, err error) {
 	in, err := os.Open(o.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer in.Close()
 	out, err := os.Create(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	end, err := io.Copy(out, in)
+	size, err := io.Copy(out, in) // copy_file_range
 	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return &padded{object: o, file: out, size: size}, nil
+}
+
+func (p *padded) Close() error { return p.file.Close() }
+
+// pad makes the copy the object with bytes of padding appended to the end of
+// sections, given by index, and with no other padding. Relocations and symbols
+// are relative to the beginning of their section, so nothing else changes:
+// each lengthened section moves to the end of the file, and its header
+// follows.
+func (p *padded) pad(padding map[int]uint64) error {
+	for _, i := range p.lengthened {
+		if err := p.place(i, p.sections[i].Offset, p.sections[i].Size); err != nil {
+			return err
+		}
+	}
+	p.lengthened = p.lengthened[:0]
+	if err := p.file.Truncate(p.size); err != nil {
 		return err
 	}
 	var tail bytes.Buffer
-	for i, s := range o.sections { // in order, so that equal plans give equal bytes
+	for i, s := range p.sections { // in order, so that equal plans give equal bytes
 		pad := padding[i]
 		if pad == 0 {
 			continue
 		}
-		for align := int64(max(s.Addralign, 1)); (end+int64(tail.Len()))%align != 0; {
+		for align := int64(max(s.Addralign, 1)); (p.size+int64(tail.Len()))%align != 0; {
 			tail.WriteByte(0)
 		}
-		offset := end + int64(tail.Len())
-		if _, err := io.Copy(&tail, io.NewSectionReader(in, int64(s.Offset), int64(s.Size))); err != nil {
+		offset := p.size + int64(tail.Len())
+		if _, err := io.Copy(&tail, io.NewSectionReader(p.file, int64(s.Offset), int64(s.Size))); err != nil {
 			return err
 		}
-		tail.Write(bytes.Repeat([]byte{o.fill}, int(pad)))
-		// Elf64_Shdr: sh_offset at 24, sh_size at 32.
-		if err := writeUint64s(out, o.headers+int64(i)*elfSectionHeader64+24, uint64(offset), s.Size+pad); err != nil {
+		tail.Write(bytes.Repeat([]byte{p.fill}, int(pad)))
+		p.lengthened = append(p.lengthened, i)
+		if err := p.place(i, uint64(offset), s.Size+pad); err != nil {
 			return err
 		}
 	}
-	_, err = out.WriteAt(tail.Bytes(), end)
+	_, err := p.file.WriteAt(tail.Bytes(), p.size)
+	return err
+}
+
+// place sets where in the file a section is, and its size in bytes.
+func (p *padded) place(i int, offset, size uint64) error {
+	// Elf64_Shdr: sh_offset at 24, sh_size at 32.
+	var header [16]byte
+	binary.LittleEndian.PutUint64(header[:8], offset)
+	binary.LittleEndian.PutUint64(header[8:], size)
+	_, err := p.file.WriteAt(header[:], p.headers+int64(i)*elfSectionHeader64+24)
 	return err
 }
 

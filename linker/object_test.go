@@ -29,7 +29,7 @@ func compile(t testing.TB, source string, flags ...string) string {
 }
 
 // A lengthened section keeps its bytes, its padding is int3, and everything
-// else stays as it was.
+// else stays as it was; nothing is left of an earlier padding.
 func TestWritePadded(t *testing.T) {
 	path := compile(t, "int g; int f(void) { return g; }\nint h(void) { return f(); }\n", "-O1", "--target=x86_64-linux-gnu")
 	o, err := openObject(path)
@@ -40,10 +40,7 @@ func TestWritePadded(t *testing.T) {
 	if f == 0 {
 		t.Fatal("no .text.f")
 	}
-	padded := filepath.Join(t.TempDir(), "padded.o")
-	if err := o.writePadded(padded, map[int]uint64{f: 48}); err != nil {
-		t.Fatal(err)
-	}
+	padded := writePadded(t, o, map[int]uint64{o.index[".text.h"]: 160}, map[int]uint64{f: 48})
 	before, after := sections(t, path), sections(t, padded)
 	if len(before) != len(after) {
 		t.Fatalf("%d sections became %d", len(before), len(after))
@@ -57,6 +54,23 @@ func TestWritePadded(t *testing.T) {
 			t.Errorf("section %d: % x, want % x", i, after[i], want)
 		}
 	}
+}
+
+// writePadded copies an object and pads the copy with one after the other.
+func writePadded(t testing.TB, o *object, paddings ...map[int]uint64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "padded.o")
+	p, err := o.copyTo(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, padding := range paddings {
+		if err := p.pad(padding); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
 }
 
 func sections(t testing.TB, path string) [][]byte {
@@ -106,10 +120,7 @@ func TestManySections(t *testing.T) {
 	last := len(o.sections) - 1
 	for ; o.sections[last].Name != ".text.f99996"; last-- { // 69999, its digits backwards
 	}
-	padded := filepath.Join(t.TempDir(), "padded.o")
-	if err := o.writePadded(padded, map[int]uint64{last: 16}); err != nil {
-		t.Fatal(err)
-	}
+	padded := writePadded(t, o, map[int]uint64{last: 16})
 	again, err := openObject(padded)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +159,7 @@ func FuzzObject(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
-		path, padded := filepath.Join(dir, "a.o"), filepath.Join(dir, "b.o")
+		path := filepath.Join(dir, "a.o")
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -160,10 +171,7 @@ func FuzzObject(f *testing.F) {
 		if i == 0 || o.sections[i].Type == elf.SHT_NOBITS {
 			return
 		}
-		if err := o.writePadded(padded, map[int]uint64{i: 16}); err != nil {
-			t.Fatal(err)
-		}
-		again, err := openObject(padded)
+		again, err := openObject(writePadded(t, o, map[int]uint64{i: 16}))
 		if err != nil {
 			t.Fatalf("the padded object is refused: %v", err)
 		}

@@ -134,10 +134,10 @@ func builtInPlace(tree string) string {
 	return ""
 }
 
-// ours tells the folders in a kernel's source that this package made: the
-// build, and those of links in progress. A user's build folder may have the
-// same name, and must not stand there.
-func ours(name string) bool { return name == buildName || strings.HasPrefix(name, workerPrefix) }
+// ours tells the folder in a kernel's source that this package made: the
+// build. A user's build folder may have the same name, and must not stand
+// there.
+func ours(name string) bool { return name == buildName }
 
 // linkFarm makes source a folder of links to the entries of tree, whatever it
 // was before.

@@ -48,6 +48,7 @@ type Result struct {
 	Stderr  string        // QEMU's own, cut likewise at 64 KiB
 	Reason  string        // one line: for infra QEMU's own evidence, for a hang the limit
 	Elapsed time.Duration // wall-clock time
+	Started time.Duration // of that, until the guest's first byte
 }
 
 // Sizes of what is kept. A kernel's boot is some 20 to 60 KiB; a loop of
@@ -105,6 +106,9 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	}
 
 	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin)}
+	if r.Started = r.Elapsed; !c.first.IsZero() {
+		r.Started = c.first.Sub(begin)
+	}
 	report, crashed := c.crash.Report()
 	failure := log.failure(status, ours)
 	switch {
@@ -135,6 +139,7 @@ type console struct {
 	lines    lines
 	passed   bool
 	lastLine string    // the last that is not empty, cleaned
+	first    time.Time // of the first output, or zero
 	last     time.Time // of the last output
 	anchor   time.Time // when the crash was first seen, or zero
 }
@@ -158,6 +163,9 @@ func newConsole(e Expect) *console {
 // Write never fails.
 func (c *console) Write(b []byte) (int, error) {
 	c.last = time.Now()
+	if c.first.IsZero() {
+		c.first = c.last
+	}
 	c.kept.Write(b)
 	c.lines.Write(b)
 	c.crash.Write(b)

@@ -1,0 +1,302 @@
+package linker
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// kallsyms is the table of symbols that a kernel image holds for its own
+// traces, and where its addresses come from: the baseline's, from which those
+// of every padded layout follow (scripts/kallsyms.c, kernel/kallsyms.c).
+type kallsyms struct {
+	table   symbolTable
+	offsets int    // the symbol kallsyms_offsets, an index into table
+	edges   []int  // symbols at which scripts/kallsyms.c stops taking symbols in
+	entries []ksym // of kallsyms_offsets, in order
+}
+
+// ksym is one entry of kallsyms_offsets.
+type ksym struct {
+	symbol int    // index into the image's symbol table
+	offset uint32 // as the baseline has it
+	down   bool   // counted down from the base: relative_base - 1 - address
+	base   bool   // it is the base that others are relative to
+}
+
+// symbolTable is an ELF file's .symtab, raw, and its names.
+type symbolTable struct {
+	raw   []byte // of Elf64_Sym
+	names []byte // .strtab
+}
+
+const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
+
+func readSymbolTable(f *elf.File) (t symbolTable, err error) {
+	s := f.SectionByType(elf.SHT_SYMTAB)
+	if s == nil || int(s.Link) >= len(f.Sections) {
+		return t, errors.New("the image has no symbol table")
+	}
+	if t.raw, err = s.Data(); err != nil {
+		return t, err
+	}
+	t.names, err = f.Sections[s.Link].Data()
+	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
+	return t, err
+}
+
+func (t symbolTable) len() int { return len(t.raw) / symbolSize }
+
+func (t symbolTable) address(i int) uint64 {
+	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+8:])
+}
+
+func (t symbolTable) section(i int) int {
+	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
+}
+
+func (t symbolTable) name(i int) string {
+	at := binary.LittleEndian.Uint32(t.raw[i*symbolSize:])
+	if int(at) >= len(t.names) {
+		return ""
+	}
+	name, _, _ := bytes.Cut(t.names[at:], []byte{0})
+	return string(name)
+}
+
+// same tells whether two tables differ in addresses only.
+func (t symbolTable) same(u symbolTable) bool {
+	if len(t.raw) != len(u.raw) || !bytes.Equal(t.names, u.names) {
+		return false
+	}
+	for i := 0; i < len(t.raw); i += symbolSize {
+		if !bytes.Equal(t.raw[i:i+8], u.raw[i:i+8]) {
+			return false
+		}
+	}
+	return true
+}
+
+// readKallsyms reads the table of the baseline's image, and finds the symbol
+// that each of its entries is of. It returns nil for an image without one.
+func readKallsyms(f *elf.File) (*kallsyms, error) {
+	table, err := readSymbolTable(f)
+	if err != nil {
+		return nil, err
+	}
+	k := &kallsyms{table: table}
+	parts := map[string]int{}   // the table's own symbols
+	named := map[string][]int{} // symbols by name
+	for i := range table.len() {
+		name := table.name(i)
+		switch name {
+		case "_stext", "_etext", "_sinittext", "_einittext":
+			k.edges = append(k.edges, i)
+		}
+		if rest, ok := strings.CutPrefix(name, "kallsyms_"); ok {
+			parts[rest] = i
+		}
+		named[name] = append(named[name], i)
+		// Up to 6.10 the table leaves out what ThinLTO appends.
+		if short, _, ok := strings.Cut(name, ".llvm."); ok {
+			named[short] = append(named[short], i)
+		}
+	}
+	if _, ok := parts["names"]; !ok {
+		return nil, nil
+	}
+	bytesOf := func(part string) ([]byte, error) {
+		i, ok := parts[part]
+		if !ok {
+			return nil, fmt.Errorf("its kallsyms has no kallsyms_%s", part)
+		}
+		at, err := fileRange(f, table, i)
+		if err != nil {
+			return nil, err
+		}
+		return at.data, nil
+	}
+	var count, offsets, base, names, tokens, index []byte
+	for part, to := range map[string]*[]byte{"num_syms": &count, "offsets": &offsets, "relative_base": &base,
+		"names": &names, "token_table": &tokens, "token_index": &index} {
+		if *to, err = bytesOf(part); err != nil {
+			return nil, err
+		}
+	}
+	k.offsets = parts["offsets"]
+	if len(count) < 4 || len(base) < 8 || len(index) < 512 {
+		return nil, errors.New("its kallsyms is cut short")
+	}
+	n := int(binary.LittleEndian.Uint32(count))
+	if len(offsets)/4 < n {
+		return nil, errors.New("its kallsyms is cut short")
+	}
+	relative := binary.LittleEndian.Uint64(base)
+	list, err := decodeNames(names, tokens, index, n)
+	if err != nil {
+		return nil, err
+	}
+	// Two forms are known: all offsets count up from the base (6.15 on, or
+	// without per-CPU symbols), or those of the per-CPU ones are addresses
+	// and the others count down.
+	for _, down := range []bool{true, false} {
+		k.entries = k.entries[:0]
+		for i, name := range list {
+			e := ksym{offset: binary.LittleEndian.Uint32(offsets[4*i:])}
+			address := relative + uint64(e.offset)
+			if down && int32(e.offset) >= 0 {
+				address = uint64(e.offset)
+			} else if down {
+				e.down, address = true, relative-1-uint64(int64(int32(e.offset)))
+			}
+			e.base = address == relative
+			if e.symbol = k.find(named[name], address); e.symbol < 0 {
+				break
+			}
+			k.entries = append(k.entries, e)
+		}
+		if len(k.entries) == n {
+			return k, nil
+		}
+	}
+	return nil, errors.New("its kallsyms is of a form that is not known")
+}
+
+// find returns the one of some symbols that is at an address, or -1 if there
+// is none, or if there are several that need not move together.
+func (k *kallsyms) find(symbols []int, address uint64) int {
+	found := -1
+	for _, s := range symbols {
+		if k.table.address(s) != address {
+			continue
+		}
+		if found >= 0 && k.table.section(s) != k.table.section(found) {
+			return -1
+		}
+		found = s
+	}
+	return found
+}
+
+// decodeNames expands kallsyms_names: for each symbol a length, in one or two
+// bytes, and as many indices of tokens; the first character is nm's type.
+func decodeNames(names, tokens, index []byte, n int) ([]string, error) {
+	list := make([]string, 0, n)
+	short := errors.New("its kallsyms is cut short")
+	for range n {
+		if len(names) < 2 {
+			return nil, short
+		}
+		length := int(names[0])
+		names = names[1:]
+		if length&0x80 != 0 {
+			length = length&0x7f | int(names[0])<<7
+			names = names[1:]
+		}
+		if len(names) < length {
+			return nil, short
+		}
+		var name []byte
+		for _, token := range names[:length] {
+			at := int(binary.LittleEndian.Uint16(index[2*int(token):]))
+			if at >= len(tokens) {
+				return nil, short
+			}
+			text, _, _ := bytes.Cut(tokens[at:], []byte{0})
+			name = append(name, text...)
+		}
+		names = names[length:]
+		if len(name) == 0 {
+			return nil, short
+		}
+		list = append(list, string(name[1:]))
+	}
+	return list, nil
+}
+
+// place is where in an image's file something is.
+type place struct {
+	offset int64
+	data   []byte // from there to the end of the section
+}
+
+// fileRange finds what a symbol is the beginning of.
+func fileRange(f *elf.File, t symbolTable, symbol int) (place, error) {
+	i := t.section(symbol)
+	if i == 0 || i >= len(f.Sections) || f.Sections[i].Type != elf.SHT_PROGBITS {
+		return place{}, fmt.Errorf("%s is in no section with contents", t.name(symbol))
+	}
+	s, address := f.Sections[i], t.address(symbol)
+	if address < s.Addr || address-s.Addr > s.Size {
+		return place{}, fmt.Errorf("%s is outside its section", t.name(symbol))
+	}
+	data, err := s.Data()
+	if err != nil {
+		return place{}, err
+	}
+	return place{int64(s.Offset + address - s.Addr), data[address-s.Addr:]}, nil
+}
+
+// errOrder means that padding has changed more than addresses.
+var errOrder = errors.New("the order of the symbols is another than the baseline's")
+
+// patch writes the addresses of an image's symbols into its table. The error
+// tells that the layout is not one for the shortcut.
+func (k *kallsyms) patch(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return err
+	}
+	now, err := readSymbolTable(f)
+	if err != nil {
+		return err
+	}
+	offsets, err := k.move(now)
+	if err != nil {
+		return err
+	}
+	s := f.Sections[now.section(k.offsets)]
+	_, err = file.WriteAt(offsets, int64(s.Offset+now.address(k.offsets)-s.Addr))
+	return err
+}
+
+// move returns kallsyms_offsets for symbols that have moved. The order in the
+// table is that of addresses, and which of several symbols at one address comes
+// first does not depend on the address: so the order stays as long as what was
+// at one address is so still, and nothing has passed anything else.
+func (k *kallsyms) move(now symbolTable) ([]byte, error) {
+	if !k.table.same(now) {
+		return nil, errors.New("the symbols are others than the baseline's")
+	}
+	for _, edge := range k.edges {
+		for i := range now.len() {
+			if (k.table.address(i) == k.table.address(edge)) != (now.address(i) == now.address(edge)) {
+				return nil, errOrder
+			}
+		}
+	}
+	out := make([]byte, 0, 4*len(k.entries))
+	var before, was uint64
+	for i, e := range k.entries {
+		old, address := k.table.address(e.symbol), now.address(e.symbol)
+		if i > 0 && (address < before || (address == before) != (old == was)) || e.base && address != old {
+			return nil, errOrder
+		}
+		before, was = address, old
+		shift := uint32(address - old)
+		if e.down {
+			shift = -shift
+		}
+		out = binary.LittleEndian.AppendUint32(out, e.offset+shift)
+	}
+	return out, nil
+}

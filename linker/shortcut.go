@@ -1,0 +1,244 @@
+package linker
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// shortcut links a layout in one pass of the linker, where link-vmlinux.sh
+// takes three and runs nm, kallsyms and the compiler in between, to learn the
+// addresses that kallsyms' table holds. Padding changes no symbol's name and no
+// order, so of that table only the addresses differ between two layouts: they
+// are put into the finished image. What the shortcut takes from the script it
+// reads in a trace of the baseline's link.
+//
+// It is believed only once it has given the script's own bytes for a padded
+// layout, and is held against the script again every checkEvery layouts.
+type shortcut struct {
+	link     []string          // the script's last link
+	objects  map[string][]byte // that the script made for it, by their names in link
+	sort     []string          // sorttable's call, or nil
+	kallsyms *kallsyms         // nil in a kernel without
+}
+
+// shortcutState is a kernel's shortcut and how far it is to be believed.
+type shortcutState struct {
+	sync.Mutex // held through the first link that is compared: all wait for the outcome
+	way        *shortcut
+	proven     bool
+	links      int
+}
+
+// checkEvery is how many layouts are linked the short way for one that is
+// linked both ways: a hundredth of the time.
+var checkEvery = 256
+
+// outOfReach are programs in the script that put more into the image than the
+// shortcut knows of.
+var outOfReach = regexp.MustCompile(`(?m)^\++ \S*(resolve_btfids|pahole)\b`)
+
+// findShortcut reads the trace of a link of the baseline in w's folder.
+func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
+	if m := outOfReach.FindSubmatch(trace); m != nil {
+		return nil, fmt.Errorf("its link needs %s", m[1])
+	}
+	s := &shortcut{objects: map[string][]byte{}}
+	output := w.kernel.output()
+	for _, line := range strings.Split(string(trace), "\n") {
+		words := strings.Fields(strings.TrimLeft(line, "+"))
+		if !strings.HasPrefix(line, "+") || len(words) == 0 {
+			continue
+		}
+		o := slices.Index(words, "-o")
+		switch {
+		case o > 0 && o+1 < len(words) && words[o+1] == output:
+			s.link, s.sort = words, nil
+		case strings.HasSuffix(words[0], "/sorttable") && words[len(words)-1] == output:
+			s.sort = words
+		}
+	}
+	if s.link == nil {
+		return nil, errors.New("no link of " + output + " in the trace of link-vmlinux.sh")
+	}
+	s.link = slices.DeleteFunc(s.link, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
+	if s.link[0] == "ld.lld" {
+		s.link[0] = w.kernel.lld()
+	}
+	// The symbols' addresses sort ftrace's tables; without ftrace, none.
+	if i := slices.Index(s.sort, "-s"); i > 0 {
+		s.sort[i+1] = os.DevNull
+	}
+	for _, word := range s.link[1:] {
+		info, err := os.Lstat(filepath.Join(w.dir, word))
+		if err != nil || !info.Mode().IsRegular() || word == output || word != filepath.Base(word) {
+			continue // an option, or what the build has
+		}
+		if s.objects[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
+			return nil, err
+		}
+	}
+	image, err := elf.Open(filepath.Join(w.dir, output))
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	s.kallsyms, err = readKallsyms(image)
+	return s, err
+}
+
+// link makes the image of what stands in the worker's folder: by the shortcut
+// where that holds, otherwise by the whole script.
+func (w *Worker) link(ctx context.Context, flag *uint32) (image Image, err error) {
+	s := &w.kernel.short
+	s.Lock()
+	way, first := s.way, s.way != nil && !s.proven
+	check := first || s.way != nil && s.links%checkEvery == 0
+	s.links++
+	if first {
+		defer s.Unlock()
+	} else {
+		s.Unlock()
+	}
+	if way != nil && !check {
+		if err = w.pass(ctx, way, flag, &image.Steps); err == nil {
+			return image, w.finish(ctx, &image)
+		}
+		image = Image{} // the script tells why
+	}
+	begin := time.Now()
+	if err := w.script(ctx, flag, nil); err != nil {
+		return image, err
+	}
+	image.Steps.Link = time.Since(begin)
+	image.SystemMap = filepath.Join(w.dir, "System.map")
+	if err := w.finish(ctx, &image); err != nil || !check {
+		return image, err
+	}
+	err = w.compare(ctx, way, flag, image.Digest)
+	if ctx.Err() != nil {
+		return Image{}, errors.Join(ctx.Err(), image.Remove())
+	}
+	if !first {
+		s.Lock()
+		defer s.Unlock()
+	}
+	switch {
+	case err == nil:
+		s.proven = true
+	case first:
+		s.way = nil
+		w.kernel.longWay(err)
+	default:
+		s.way = nil
+		w.kernel.note("warning: one pass of the linker no longer gives what link-vmlinux.sh gives: %v", err)
+		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
+	}
+	return image, nil
+}
+
+// compare links what the script has linked once more, by the shortcut.
+func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want string) error {
+	if err := w.pass(ctx, way, flag, new(Steps)); err != nil {
+		return err
+	}
+	got, err := fileDigest(w.vmlinux())
+	if err == nil && got != want {
+		err = fmt.Errorf("the image is another (%.12s, by the script %.12s)", got, want)
+	}
+	return err
+}
+
+// pass links the short way.
+func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) error {
+	argv := slices.Clone(way.link)
+	for i, word := range argv {
+		data, ok := way.objects[word]
+		if !ok {
+			continue
+		}
+		argv[i] = "shortcut" + word // the script writes to the other
+		if exists(filepath.Join(w.dir, argv[i])) {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(w.dir, argv[i]), data, 0o644); err != nil {
+			return err
+		}
+	}
+	if flag != nil {
+		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
+	}
+	begin := time.Now()
+	if _, err := output(ctx, w.dir, w.kernel.env, argv...); err != nil {
+		return err
+	}
+	linked := time.Now()
+	if way.kallsyms != nil {
+		if err := way.kallsyms.patch(w.vmlinux()); err != nil {
+			return err
+		}
+	}
+	patched := time.Now()
+	if way.sort != nil {
+		if _, err := output(ctx, w.dir, w.kernel.env, way.sort...); err != nil {
+			return err
+		}
+	}
+	took.Link, took.Kallsyms, took.Image = linked.Sub(begin), patched.Sub(linked), time.Since(patched)
+	return nil
+}
+
+// finish makes what is booted of the vmlinux that was linked.
+func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
+	begin := time.Now()
+	defer func() { image.Steps.Image += time.Since(begin) }()
+	if image.Digest, err = fileDigest(w.vmlinux()); err != nil {
+		return err
+	}
+	if w.kernel.Image == "bzImage" {
+		image.VMLinux = w.vmlinux()
+		path, err := w.compress(ctx)
+		if err != nil {
+			return err
+		}
+		image.Path, err = w.handOut(path)
+		return err
+	}
+	image.Path, err = w.handOut(w.vmlinux())
+	image.VMLinux = image.Path
+	return err
+}
+
+// learnShortcut takes what the trace of the baseline's link tells.
+func (w *Worker) learnShortcut(trace []byte) {
+	if w.kernel.FullScript {
+		return
+	}
+	way, err := w.findShortcut(trace)
+	if err != nil {
+		w.kernel.longWay(err)
+		return
+	}
+	w.kernel.short.Lock()
+	defer w.kernel.short.Unlock()
+	w.kernel.short.way = way
+}
+
+// longWay says why there is no shortcut.
+func (p *Kernel) longWay(err error) {
+	p.note("each layout is linked by the whole link-vmlinux.sh, not in one pass: %v", err)
+}
+
+func (p *Kernel) note(format string, a ...any) {
+	if p.Note != nil {
+		p.Note(format, a...)
+	}
+}

@@ -1,0 +1,217 @@
+package linker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"golang.org/x/sys/unix"
+)
+
+// Worker links plans one after the other in a folder of its own, full of
+// links to the build. Several workers link at the same time.
+type Worker struct {
+	kernel *Kernel
+	room   string   // the folder that all it writes is in
+	held   *os.File // the room, locked
+	dir    string   // in the room; ".." from here must be the source, as it is from the build
+	object *padded  // nil until something is padded
+	images int      // handed out so far
+}
+
+// memoryDir is where a worker's files live if they fit: a file system in
+// memory.
+const memoryDir = "/dev/shm"
+
+// NewWorker makes a folder to link in: in memory where it fits there,
+// otherwise on the disk of the cache.
+func (p *Kernel) NewWorker() (_ *Worker, err error) {
+	base := p.Dir
+	if need, err := p.files(); err != nil {
+		return nil, err
+	} else if free(memoryDir) > 2*need { // twice: others fill it too
+		base = memoryDir
+	}
+	room, held, err := newRoom(base)
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{kernel: p, room: room, held: held, dir: filepath.Join(room, buildName)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	if err := errors.Join(linkFarm(p.Source, room), os.Mkdir(w.dir, 0o755)); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(p.Build)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if written.MatchString(e.Name()) {
+			continue
+		}
+		if err := os.Symlink(filepath.Join(p.Build, e.Name()), filepath.Join(w.dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	if p.Image == "bzImage" {
+		return w, w.bootFolder()
+	}
+	return w, nil
+}
+
+// written are the files that a link writes, or that stand for ones that it
+// does: a link to them would write into the build.
+var written = regexp.MustCompile(`^(\.?vmlinux(\.(o|map|relocs|unstripped|d|cmd|unstripped\.cmd|bin))?|\.tmp_vmlinux.*|\.btf\..*|System\.map|\.vmlinux\..*\.cmd|link-.*)$`)
+
+// Close removes the worker's folder, with the images that are left in it.
+func (w *Worker) Close() error {
+	var err error
+	if w.object != nil {
+		err = w.object.Close()
+	}
+	return errors.Join(err, os.RemoveAll(w.room), w.held.Close())
+}
+
+// takeObject makes the worker's vmlinux.o the build's with some padding, in
+// bytes behind each section given by index.
+func (w *Worker) takeObject(padding map[int]uint64) error {
+	path := filepath.Join(w.dir, "vmlinux.o")
+	if w.object == nil {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if len(padding) == 0 {
+			return os.Symlink(filepath.Join(w.kernel.Build, "vmlinux.o"), path)
+		}
+		var err error
+		if w.object, err = w.kernel.object.copyTo(path); err != nil {
+			return err
+		}
+	}
+	return w.object.pad(padding)
+}
+
+// handOut gives what was linked last a name that the next link leaves alone.
+func (w *Worker) handOut(path string) (string, error) {
+	w.images++
+	out := filepath.Join(w.room, fmt.Sprintf("%s-%d", filepath.Base(path), w.images))
+	return out, os.Rename(path, out)
+}
+
+// roomPrefix begins the name of a worker's room.
+const roomPrefix = "unlucky-"
+
+// newRoom makes a folder in base and locks it for as long as the file is open.
+func newRoom(base string) (string, *os.File, error) {
+	for {
+		dir, err := os.MkdirTemp(base, roomPrefix)
+		if err != nil {
+			return "", nil, err
+		}
+		held, err := lockRoom(dir)
+		if err == nil {
+			return dir, held, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			return "", nil, err
+		} // somebody has taken it for a room that was left behind
+	}
+}
+
+func lockRoom(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := os.Stat(dir); err != nil { // gone between the two
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// removeRooms removes what workers of killed runs have left in base.
+func removeRooms(base string) error {
+	rooms, err := filepath.Glob(filepath.Join(base, roomPrefix+"*"))
+	for _, dir := range rooms {
+		held, lerr := lockRoom(dir)
+		if lerr != nil {
+			continue // in use, or another user's
+		}
+		err = errors.Join(err, os.RemoveAll(dir), held.Close())
+	}
+	return err
+}
+
+// free is how many bytes can be written to the file system at dir; 0 if there
+// is none.
+func free(dir string) uint64 {
+	var s unix.Statfs_t
+	if unix.Statfs(dir, &s) != nil {
+		return 0
+	}
+	bytes := s.Bavail * uint64(s.Bsize)
+	if dir == memoryDir {
+		bytes = min(bytes, AvailableMemory())
+	}
+	return bytes
+}
+
+// files is the size in bytes of a worker's files at most: the object with its
+// padding, and an image that is linked, one that waits and one that is booted.
+func (p *Kernel) files() (uint64, error) {
+	object, err := os.Stat(filepath.Join(p.Build, "vmlinux.o"))
+	if err != nil {
+		return 0, err
+	}
+	size := 2 * object.Size()
+	if image, err := os.Stat(filepath.Join(p.Build, p.output())); err == nil {
+		size += 4 * image.Size()
+	}
+	if p.Image == "bzImage" {
+		boot, err := diskUsage(filepath.Join(append([]string{p.Build}, bootDir...)...))
+		if err != nil {
+			return 0, err
+		}
+		size += 2 * boot
+	}
+	return uint64(size), nil
+}
+
+// WorkerMemory is how many bytes of memory a worker takes at most, lld and its
+// files included. Measured with lld 22: 119 MB for a vmlinux.o of 15 MB, 520 MB
+// for one of 118 MB.
+func (p *Kernel) WorkerMemory() (uint64, error) {
+	object, err := os.Stat(filepath.Join(p.Build, "vmlinux.o"))
+	if err != nil {
+		return 0, err
+	}
+	files, err := p.files()
+	return 64<<20 + 4*uint64(object.Size()) + files, err
+}
+
+// AvailableMemory is how many bytes programs can still take before the
+// machine swaps (proc_meminfo(5), MemAvailable); 0 if that can't be told.
+func AvailableMemory() uint64 {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	m := memAvailable.FindSubmatch(data)
+	if m == nil {
+		return 0
+	}
+	var kib uint64
+	fmt.Sscan(string(m[1]), &kib)
+	return kib << 10
+}
+
+var memAvailable = regexp.MustCompile(`(?m)^MemAvailable:\s+(\d+) kB$`)
