@@ -31,6 +31,7 @@ Usage:
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
     unlucky classify [-json] FILE|-    print the crash title of a console log
+    unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
     unlucky clean                      remove the prepared kernels
     unlucky COMMAND -h                 print the flags of a command
 
@@ -82,7 +83,7 @@ func main() {
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
-		"patch": patch, "classify": classify, "clean": clean,
+		"patch": patch, "classify": classify, "bench": bench, "clean": clean,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

@@ -85,7 +85,8 @@ type Steps struct {
 	Verdict time.Duration // saved seeds, journal
 }
 
-func (s *Steps) add(t Steps) {
+// Add sums up.
+func (s *Steps) Add(t Steps) {
 	s.Pad += t.Pad
 	s.Link += t.Link
 	s.Kallsyms += t.Kallsyms
@@ -504,7 +505,7 @@ func (s *Sweep) boot(ctx context.Context, r *seeds.Record, image string, boot fu
 func (s *Sweep) took(t Steps) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.steps.add(t)
+	s.steps.Add(t)
 }
 
 // keep saves a layout that failed, as soon as it has, and again with the rate

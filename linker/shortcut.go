@@ -159,19 +159,9 @@ func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want 
 
 // pass links the short way.
 func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) error {
-	argv := slices.Clone(way.link)
-	for i, word := range argv {
-		data, ok := way.objects[word]
-		if !ok {
-			continue
-		}
-		argv[i] = "shortcut" + word // the script writes to the other
-		if exists(filepath.Join(w.dir, argv[i])) {
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(w.dir, argv[i]), data, 0o644); err != nil {
-			return err
-		}
+	argv, err := w.linkCommand(way)
+	if err != nil {
+		return err
 	}
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
@@ -194,6 +184,25 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	took.Link, took.Kallsyms, took.Image = linked.Sub(begin), patched.Sub(linked), time.Since(patched)
 	return nil
+}
+
+// linkCommand is the shortcut's link in the worker's folder, to which it adds
+// the objects that the script had made for it.
+func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
+	argv := slices.Clone(way.link)
+	for i, word := range argv {
+		data, ok := way.objects[word]
+		if !ok {
+			continue
+		}
+		argv[i] = "shortcut" + word // the script writes to the other
+		if path := filepath.Join(w.dir, argv[i]); !exists(path) {
+			if err := os.WriteFile(path, data, 0o644); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return argv, nil
 }
 
 // finish makes what is booted of the vmlinux that was linked.
@@ -241,4 +250,21 @@ func (p *Kernel) note(format string, a ...any) {
 	if p.Note != nil {
 		p.Note(format, a...)
 	}
+}
+
+// Pass is one pass of the linker over what the worker has linked before, and
+// nothing else: the least that a layout can cost, for benchmarks. It returns
+// the path of the ELF file.
+func (w *Worker) Pass(ctx context.Context) (string, error) {
+	w.kernel.short.Lock()
+	way := w.kernel.short.way
+	w.kernel.short.Unlock()
+	if way == nil {
+		return "", errors.New("this kernel can't be linked in one pass")
+	}
+	argv, err := w.linkCommand(way)
+	if err == nil {
+		_, err = output(ctx, w.dir, w.kernel.env, argv...)
+	}
+	return w.vmlinux(), err
 }

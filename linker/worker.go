@@ -23,7 +23,7 @@ type Worker struct {
 
 // memoryDir is where a worker's files live if they fit: a file system in
 // memory.
-const memoryDir = "/dev/shm"
+var memoryDir = "/dev/shm"
 
 // NewWorker makes a folder to link in: in memory where it fits there,
 // otherwise on the disk of the cache.

@@ -1,0 +1,238 @@
+package linker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"unlucky/scenarios"
+)
+
+// tinyKernel prepares testdata/tiny with some lines added to the end of its
+// link-vmlinux.sh. It returns what the kernel notes, too.
+func tinyKernel(t *testing.T, more string) (*Kernel, *[]string) {
+	t.Helper()
+	tree := filepath.Join(t.TempDir(), "tiny")
+	if err := os.CopyFS(tree, os.DirFS("testdata/tiny")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(tree, "scripts/link-vmlinux.sh")
+	script, err := os.ReadFile(path)
+	if err == nil {
+		err = errors.Join(os.WriteFile(path, append(script, more...), 0o755), os.Chmod(path, 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: tree, Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	var notes []string
+	k.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+	return k, &notes
+}
+
+// pad16 are plans that differ.
+func pad16(n int) Plan {
+	return Plan{Paddings: []Padding{{Section: ".text.victim", Bytes: uint64(16 * (n + 1))}}}
+}
+
+// digests links plans one after the other with one worker.
+func digests(t *testing.T, k *Kernel, plans int) (out []string) {
+	t.Helper()
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for n := range plans {
+		image, err := w.Link(t.Context(), pad16(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := image.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, image.Digest)
+	}
+	return out
+}
+
+// One pass of the linker gives the script's images, and once that has been
+// seen the script is not run any more.
+func TestShortcut(t *testing.T) {
+	k, notes := tinyKernel(t, "")
+	k.FullScript = true
+	want := digests(t, k, 4)
+	k.FullScript, k.layout = false, nil
+	got := digests(t, k, 2)
+	if err := os.Remove(k.script()); err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, digests(t, k, 4)[2:]...)
+	if fmt.Sprint(got) != fmt.Sprint(want) || len(*notes) > 0 {
+		t.Errorf("images %v, by the script %v; notes %q", got, want, *notes)
+	}
+}
+
+// A script that does to the image what the shortcut does not know of is run
+// for each layout, from the first on or from the check that shows it.
+func TestShortcutDiffers(t *testing.T) {
+	old := checkEvery
+	checkEvery = 4
+	t.Cleanup(func() { checkEvery = old })
+	flag := filepath.Join(t.TempDir(), "flag")
+	k, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
+	k.FullScript = true
+	plain := digests(t, k, 3)
+	k.FullScript, k.layout = false, nil
+	if got := digests(t, k, 3); fmt.Sprint(got) != fmt.Sprint(plain) || len(*notes) > 0 {
+		t.Fatalf("images %v, by the script %v; notes %q", got, plain, *notes)
+	}
+	if err := os.WriteFile(flag, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got := digests(t, k, 3)
+	if len(*notes) != 2 || !strings.Contains((*notes)[0], "warning: one pass of the linker no longer gives") || !strings.Contains((*notes)[1], "the last 4 layouts") {
+		t.Errorf("notes %q", *notes)
+	}
+	if got[2] == plain[2] {
+		t.Error("after a check that failed the shortcut is still taken")
+	}
+
+	fresh, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
+	if again := digests(t, fresh, 3); again[0] == plain[0] || again[2] != got[2] {
+		t.Errorf("images %v, want the script's", again)
+	}
+	if len(*notes) != 1 || !strings.Contains((*notes)[0], "linked by the whole link-vmlinux.sh") {
+		t.Errorf("notes %q", *notes)
+	}
+}
+
+// A layout's error is told in the script's words, which the shortcut has not.
+func TestShortcutFails(t *testing.T) {
+	k, notes := tinyKernel(t, "")
+	digests(t, k, 2)
+	if err := os.WriteFile(k.script(), []byte("echo >&2 ld.lld: error: by the script; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	k.short.way.link = append(k.short.way.link, "--no-such-option")
+	var failed *LinkError
+	if _, err := w.Link(t.Context(), pad16(0)); !errors.As(err, &failed) || failed.Reason != "ld.lld: error: by the script" {
+		t.Errorf("error %v, notes %q", err, *notes)
+	}
+}
+
+// table is a symbol table of addresses; the names are one and the same.
+func table(addresses ...uint64) symbolTable {
+	t := symbolTable{names: []byte{0}}
+	for _, a := range addresses {
+		var s [symbolSize]byte
+		binary.LittleEndian.PutUint64(s[8:], a)
+		t.raw = append(t.raw, s[:]...)
+	}
+	return t
+}
+
+func TestKallsymsMove(t *testing.T) {
+	// A per-CPU symbol by its address, the base and two aliases counted down.
+	k := kallsyms{
+		table: table(0x40, 0x1000, 0x1100, 0x1100, 0x1200),
+		edges: []int{4},
+		entries: []ksym{
+			{symbol: 0, offset: 0x40},
+			{symbol: 1, offset: ^uint32(0), down: true, base: true},
+			{symbol: 2, offset: ^uint32(0x100), down: true},
+			{symbol: 3, offset: ^uint32(0x100), down: true},
+		},
+	}
+	out, err := k.move(table(0x40, 0x1000, 0x1130, 0x1130, 0x1240))
+	want := []uint32{0x40, ^uint32(0), ^uint32(0x130), ^uint32(0x130)}
+	for i, w := range want {
+		if err != nil || binary.LittleEndian.Uint32(out[4*i:]) != w {
+			t.Fatalf("%x, %v, want %x", out, err, want)
+		}
+	}
+	for name, now := range map[string]symbolTable{
+		"a tie undone":       table(0x40, 0x1000, 0x1130, 0x1140, 0x1240),
+		"a tie made":         table(0x40, 0x1000, 0x1000, 0x1000, 0x1240),
+		"passed":             table(0x40, 0x1000, 0x0f00, 0x0f00, 0x1240),
+		"the base moved":     table(0x40, 0x1010, 0x1130, 0x1130, 0x1240),
+		"the edge reached":   table(0x40, 0x1000, 0x1240, 0x1240, 0x1240),
+		"one symbol less":    table(0x40, 0x1000, 0x1130, 0x1130),
+		"another symbol":     {raw: append([]byte{1}, k.table.raw[1:]...), names: k.table.names},
+		"names of another":   {raw: k.table.raw, names: []byte{0, 0}},
+		"the per-CPU passed": table(0x2000, 0x1000, 0x1130, 0x1130, 0x1240),
+	} {
+		if _, err := k.move(now); err == nil {
+			t.Errorf("%s: taken for a layout of the same order", name)
+		}
+	}
+}
+
+// What a killed run left in memory is removed by the next, what another one
+// uses is not; and a worker leaves nothing.
+func TestRooms(t *testing.T) {
+	base := t.TempDir()
+	left := filepath.Join(base, roomPrefix+"left")
+	if err := errors.Join(os.Mkdir(left, 0o755), os.WriteFile(filepath.Join(left, "vmlinux"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	used, held, err := newRoom(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := removeRooms(base); err != nil || exists(left) || !exists(used) {
+		t.Errorf("removed: %v, what is left over is there: %v, what is used: %v", err, exists(left), exists(used))
+	}
+
+	k, _ := tinyKernel(t, "")
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if free(memoryDir) > 1<<30 && !strings.HasPrefix(w.dir, memoryDir) {
+		t.Errorf("the worker is in %s, though there is room in %s", w.dir, memoryDir)
+	}
+	old := memoryDir
+	memoryDir = filepath.Join(base, "full") // no room there
+	defer func() { memoryDir = old }()
+	disk, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(disk.dir, k.Dir) {
+		t.Errorf("the worker is in %s without room in memory", disk.dir)
+	}
+	if _, err := disk.Link(t.Context(), pad16(0)); err != nil {
+		t.Error(err)
+	}
+	disk.Close()
+
+	image, err := w.Link(t.Context(), pad16(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := w.Link(t.Context(), pad16(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, err := fileDigest(image.Path); err != nil || digest != image.Digest || second.Digest == digest {
+		t.Errorf("an image did not outlive the next link: %v", err)
+	}
+	if err := errors.Join(image.Remove(), w.Close()); err != nil || exists(w.room) || exists(second.Path) {
+		t.Errorf("after Close: %v, the room is there: %v", err, exists(w.room))
+	}
+}
