@@ -14,8 +14,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"unlucky/fuzz"
 	"unlucky/linker"
@@ -328,33 +331,63 @@ func TestMinimizePlanted(t *testing.T) {
 	}
 }
 
-// BenchmarkKernel is a sweep of the healthy small kernel.
-func BenchmarkKernel(b *testing.B) {
-	s, err := scenarios.Load("boot")
+// One pass of the linker, with kallsyms' addresses put in, gives the images of
+// the whole link-vmlinux.sh, byte for byte.
+func TestShortcut(t *testing.T) {
+	needKernels(t)
+	s, err := scenarios.Load("canary")
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	s.Guest.Accel = "tcg"
-	if !linker.Prepared(b.Context(), cacheDir(), s.Kernel) {
-		b.Skip("NOT MEASURED: the kernel is not prepared; unlucky sweep boot -seeds 1 does it")
-	}
-	r, err := prepare(b.Context(), s, newScreen(io.Discard))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer r.Close()
-	for _, workers := range []int{1, runtime.NumCPU()} {
-		b.Run(fmt.Sprint("j", workers), func(b *testing.B) {
-			sweep := fuzz.Sweep{
-				Kernel: r, Guest: r.guest, Saved: r.saved, Strategy: fuzz.Text,
-				Dir: b.TempDir(), First: 1, Last: uint32(b.N), Workers: workers,
-				Note: func(string, ...any) {}, Step: func(fuzz.Tally) {},
-			}
-			r, err := sweep.Run(b.Context())
+	var notes []string
+	digests := func(full bool) map[uint32]string {
+		k, err := linker.Prepare(t.Context(), cacheDir(), s.Kernel, newScreen(os.Stderr).progress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		k.FullScript = full
+		k.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+		layout, err := k.Layout(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		out := map[uint32]string{}
+		begin := time.Now()
+		group, ctx := errgroup.WithContext(t.Context())
+		for first := range uint32(runtime.NumCPU()) {
+			w, err := k.NewWorker()
 			if err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
-			b.ReportMetric(r.PerHour(), "layouts/h")
-		})
+			defer w.Close()
+			group.Go(func() error {
+				for seed := first; seed < 32; seed += uint32(runtime.NumCPU()) {
+					image, err := w.Link(ctx, fuzz.Text.Plan(seed, layout))
+					if err == nil {
+						err = image.Remove()
+					}
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					out[seed] = image.Digest
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("full script %v: %v", full, time.Since(begin))
+		return out
+	}
+	if short, full := digests(false), digests(true); !maps.Equal(short, full) || len(full) != 32 {
+		t.Errorf("images by one pass %v, by the script %v", short, full)
+	}
+	if len(notes) > 0 { // it was not taken
+		t.Error(notes)
 	}
 }

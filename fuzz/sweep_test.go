@@ -512,3 +512,19 @@ func BenchmarkSweep(b *testing.B) {
 	}
 	b.ReportMetric(r.PerHour(), "layouts/h")
 }
+
+// BenchmarkPlan is the plan of a seed, for as many sections as a small kernel
+// and x86_64_defconfig have.
+func BenchmarkPlan(b *testing.B) {
+	for _, functions := range []int{10_808, 56_853} {
+		b.Run(fmt.Sprint(functions), func(b *testing.B) {
+			layout := make([]linker.Section, functions)
+			for i := range layout {
+				layout[i] = linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true}
+			}
+			for seed := uint32(0); b.Loop(); seed++ {
+				fuzz.Text.Plan(seed, layout)
+			}
+		})
+	}
+}

@@ -66,22 +66,23 @@ func (i Image) Remove() error { return os.Remove(i.Path) }
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
 	p := w.kernel
-	padding := map[int]uint64{}
-	if plan.Flag != nil || len(plan.Paddings) > 0 {
-		layout, err := p.baseline(ctx)
-		if err != nil {
-			return Image{}, err
-		}
-		if padding, err = endings(p.object, layout, plan.Paddings); err != nil {
+	var layout []Section
+	if !plan.baseline() {
+		var err error
+		if layout, err = p.baseline(ctx); err != nil {
 			return Image{}, err
 		}
 	}
 	begin := time.Now()
+	padding, err := endings(p.object, layout, plan.Paddings)
+	if err != nil {
+		return Image{}, err
+	}
 	if err := w.takeObject(padding); err != nil {
 		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o: %w", err))
 	}
 	padded := time.Since(begin)
-	image, err := w.link(ctx, plan.Flag)
+	image, err := w.link(ctx, plan)
 	image.Steps.Pad = padded
 	return image, err
 }

@@ -3,6 +3,7 @@ package linker
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,19 +98,8 @@ func sections(t testing.TB, path string) [][]byte {
 
 // A kernel of a distribution's size has more sections than e_shnum can count.
 func TestManySections(t *testing.T) {
-	var source strings.Builder
 	const functions = 70_000
-	for i := range functions {
-		source.WriteString("\t.section .text.f")
-		for n := i; ; n /= 10 {
-			source.WriteByte(byte('0' + n%10))
-			if n < 10 {
-				break
-			}
-		}
-		source.WriteString(", \"ax\"\n\tret\n")
-	}
-	path := compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
+	path := compileSections(t, functions, 1)
 	o, err := openObject(path)
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +117,53 @@ func TestManySections(t *testing.T) {
 	}
 	if got, want := again.sections[last].Size, o.sections[last].Size+16; got != want {
 		t.Errorf("the section has %d bytes, want %d", got, want)
+	}
+}
+
+// compileSections makes an object with a section for each of n functions,
+// .text.f with the digits of its number backwards.
+func compileSections(t testing.TB, n, bytes int) string {
+	t.Helper()
+	var source strings.Builder
+	for i := range n {
+		source.WriteString("\t.section .text.f")
+		for n := i; ; n /= 10 {
+			source.WriteByte(byte('0' + n%10))
+			if n < 10 {
+				break
+			}
+		}
+		fmt.Fprintf(&source, ", \"ax\"\n\t.skip %d, 0xc3\n", bytes)
+	}
+	return compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
+}
+
+// BenchmarkPad pads as many functions as a seed does, in objects with the text
+// of a small kernel and of x86_64_defconfig.
+func BenchmarkPad(b *testing.B) {
+	for _, functions := range []int{10_808, 56_853} {
+		b.Run(fmt.Sprint(functions), func(b *testing.B) {
+			o, err := openObject(compileSections(b, functions, 200))
+			if err != nil {
+				b.Fatal(err)
+			}
+			p, err := o.copyTo(filepath.Join(b.TempDir(), "padded.o"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			padding := map[int]uint64{}
+			for i, s := range o.sections {
+				if i%16 == 0 && strings.HasPrefix(s.Name, ".text.") {
+					padding[i] = 16
+				}
+			}
+			for b.Loop() {
+				if err := p.pad(padding); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

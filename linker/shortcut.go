@@ -97,11 +97,15 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
-func (w *Worker) link(ctx context.Context, flag *uint32) (image Image, err error) {
+func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	s := &w.kernel.short
 	s.Lock()
-	way, first := s.way, s.way != nil && !s.proven
-	check := first || s.way != nil && s.links%checkEvery == 0
+	way, flag := s.way, plan.Flag
+	if !s.proven && plan.baseline() {
+		way = nil // nothing has moved: it would prove nothing
+	}
+	first := way != nil && !s.proven
+	check := first || way != nil && s.links%checkEvery == 0
 	s.links++
 	if first {
 		defer s.Unlock()
