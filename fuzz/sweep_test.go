@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -526,5 +527,57 @@ func BenchmarkPlan(b *testing.B) {
 				fuzz.Text.Plan(seed, layout)
 			}
 		})
+	}
+}
+
+// counting is a kernel whose links are counted.
+type counting struct {
+	kernel
+	links atomic.Int64
+}
+
+type countingLinker struct {
+	fuzz.Linker
+	links *atomic.Int64
+}
+
+func (k *counting) Linker() (fuzz.Linker, error) {
+	l, err := k.kernel.Linker()
+	return countingLinker{l, &k.links}, err
+}
+
+func (l countingLinker) Link(ctx context.Context, p linker.Plan) (linker.Image, error) {
+	defer l.links.Add(1)
+	return l.Linker.Link(ctx, p)
+}
+
+// The next layout is linked while one boots, and no further one; an image is
+// removed once it has its verdict.
+func TestSweepOverlaps(t *testing.T) {
+	t.Parallel()
+	k := &counting{kernel: tiny(t, nil)}
+	s := sweep(k.kernel, scenario("off"), t.TempDir(), 1, 6, 1)
+	s.Kernel = k
+	var images []string
+	s.Guest.Run = func(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
+		if n := int64(len(images)); 0 < n && n < 6 { // not the baseline, nor the last
+			for k.links.Load() < n+2 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			if links := k.links.Load(); links != n+2 {
+				t.Errorf("boot %d: %d layouts are linked, want %d", n, links, n+2)
+			}
+		}
+		for _, path := range images {
+			if _, err := os.Stat(path); err == nil {
+				t.Errorf("%s is still there at boot %d", path, len(images))
+			}
+		}
+		images = append(images, m.Kernel)
+		return m.Boot(ctx, e)
+	}
+	if r, err := s.Run(t.Context()); err != nil || r.Count(qemu.Pass) != 6 {
+		t.Error(err)
 	}
 }

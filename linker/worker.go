@@ -172,10 +172,11 @@ func (p *Kernel) files() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	size := 2 * object.Size()
-	if image, err := os.Stat(filepath.Join(p.Build, p.output())); err == nil {
-		size += 4 * image.Size()
+	size, image := 2*object.Size(), object.Size() // or less, but for debug information
+	if info, err := os.Stat(filepath.Join(p.Build, p.output())); err == nil {
+		image = max(image, info.Size())
 	}
+	size += 3 * image
 	if p.Image == "bzImage" {
 		boot, err := diskUsage(filepath.Join(append([]string{p.Build}, bootDir...)...))
 		if err != nil {
