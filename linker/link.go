@@ -98,14 +98,14 @@ func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, 
 	args := append([]string(nil), p.args...)
 	args[0] += " --threads=1" // as fast, and leaves the other CPUs to the other workers
 	args[2] = strings.Join(append([]string{fixBuildID(args[2])}, extra...), " ")
-	sh := []string{"sh", p.script()}
-	log := new(bytes.Buffer)
+	argv, log := append(lowPriority, "sh"), new(bytes.Buffer)
 	if trace != nil {
-		sh, log = []string{"sh", "-x", p.script()}, trace
+		argv, log = append(argv, "-x"), trace
 	}
+	argv = append(append(argv, p.script()), args...)
 	run := func() error {
 		log.Reset()
-		return command(ctx, w.dir, env, log, append(sh, args...)...)
+		return command(ctx, w.dir, env, log, argv...)
 	}
 	err := run()
 	if err != nil && bytes.Contains(log.Bytes(), []byte(inconsistent)) {
