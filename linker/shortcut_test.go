@@ -115,6 +115,15 @@ func TestShortcutDiffers(t *testing.T) {
 	}
 }
 
+// What puts more into the image than the shortcut knows of is seen at once.
+func TestShortcutOutOfReach(t *testing.T) {
+	k, notes := tinyKernel(t, "resolve_btfids() { :; }\nresolve_btfids vmlinux\n")
+	digests(t, k, 2)
+	if k.short.way != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "its link needs resolve_btfids") {
+		t.Errorf("notes %q", *notes)
+	}
+}
+
 // A layout's error is told in the script's words, which the shortcut has not.
 func TestShortcutFails(t *testing.T) {
 	k, notes := tinyKernel(t, "")
