@@ -51,7 +51,7 @@ func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	o.guest(f)
 	var (
 		repeats = f.Int("repeats", 5, "`N` times to measure each way, in turn")
-		layouts = f.Int("layouts", 32, "`N` layouts for one figure of the sweep and of the floor")
+		layouts = f.Int("layouts", 40, "`N` layouts for one figure of the sweep and of the floor")
 		workers = f.Int("j", 0, "`layouts` at the same time, as in sweep")
 		asJSON  = f.Bool("json", false, "print the figures as JSON")
 	)
@@ -253,7 +253,7 @@ func (m measured) print(out io.Writer) {
 		d          time.Duration
 	}{
 		{"pad", "the sections of vmlinux.o that change", m.Steps.Pad},
-		{"link", "one pass of lld", m.Steps.Link},
+		{"link", "one pass of lld; CPU time", m.Steps.Link},
 		{"kallsyms", "addresses into the image", m.Steps.Kallsyms},
 		{"image", "sorttable, SHA-256", m.Steps.Image},
 		{"start", "QEMU, until the guest's first byte", m.Steps.Start},
@@ -264,7 +264,7 @@ func (m measured) print(out io.Writer) {
 	for _, s := range steps {
 		sum += s.d
 	}
-	fmt.Fprintf(&b, "\nthe steps of the sweep, in wall-clock time; several layouts go on at once\n")
+	fmt.Fprintf(&b, "\nthe steps of a layout in the sweep, in wall-clock time\n")
 	for _, s := range steps {
 		fmt.Fprintf(&b, "  %-8s %-40s %6.1f ms  %5.1f %%\n", s.name, s.what, 1e3*s.d.Seconds()/float64(m.Layouts), 100*float64(s.d)/float64(sum))
 	}

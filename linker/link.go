@@ -26,10 +26,10 @@ type Image struct {
 	SystemMap string // until the worker links again; empty where one pass of the linker made the image
 }
 
-// Steps are the parts of a link, in wall-clock time.
+// Steps are the parts of a link, in wall-clock time but where it says CPU time.
 type Steps struct {
 	Pad      time.Duration // vmlinux.o
-	Link     time.Duration // lld, or the whole of link-vmlinux.sh
+	Link     time.Duration // lld, or the whole of link-vmlinux.sh; CPU time, as it runs at low priority
 	Kallsyms time.Duration // addresses into the image
 	Image    time.Duration // sorted tables, digest, bzImage
 }
@@ -88,8 +88,8 @@ func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
 }
 
 // script links what stands in the worker's folder by the kernel's own
-// link-vmlinux.sh, the whole of it.
-func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, extra ...string) error {
+// link-vmlinux.sh, the whole of it, and returns the CPU time of that.
+func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, extra ...string) (time.Duration, error) {
 	p := w.kernel
 	env := p.env
 	if flag != nil {
@@ -98,33 +98,31 @@ func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, 
 	args := append([]string(nil), p.args...)
 	args[0] += " --threads=1" // as fast, and leaves the other CPUs to the other workers
 	args[2] = strings.Join(append([]string{fixBuildID(args[2])}, extra...), " ")
-	argv, log := append(lowPriority, "sh"), new(bytes.Buffer)
+	argv, log := []string{"sh"}, new(bytes.Buffer)
 	if trace != nil {
-		argv, log = append(argv, "-x"), trace
+		argv, log = []string{"sh", "-x"}, trace
 	}
 	argv = append(append(argv, p.script()), args...)
-	run := func() error {
+	run := func() (time.Duration, error) {
 		log.Reset()
-		return command(ctx, w.dir, env, log, argv...)
+		return spend(ctx, low, w.dir, env, log, argv...)
 	}
-	err := run()
+	took, err := run()
 	if err != nil && bytes.Contains(log.Bytes(), []byte(inconsistent)) {
 		env = append(env[:len(env):len(env)], "KALLSYMS_EXTRA_PASS=1") // as the script advises
-		err = run()
+		took, err = run()
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case err == nil:
+		return took, nil
+	case bytes.Contains(log.Bytes(), []byte("No space left on device")):
+		return 0, roomFull(w.dir, fmt.Errorf("linking in %s: %w", w.dir, syscall.ENOSPC))
+	case !linkerSaid.Match(log.Bytes()):
+		return 0, fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
 	}
-	if err != nil {
-		if bytes.Contains(log.Bytes(), []byte("No space left on device")) {
-			return roomFull(w.dir, fmt.Errorf("linking in %s: %w", w.dir, syscall.ENOSPC))
-		}
-		if !linkerSaid.Match(log.Bytes()) {
-			return fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
-		}
-		return &LinkError{linkReason(log.Bytes(), err), log.String()}
-	}
-	return nil
+	return 0, &LinkError{linkReason(log.Bytes(), err), log.String()}
 }
 
 // fixBuildID makes the build ID a constant: lld computes it from the image as
@@ -213,7 +211,11 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	}
 	defer w.Close()
 	var trace bytes.Buffer
-	if err := errors.Join(w.takeObject(nil), w.script(ctx, nil, &trace, "-Map=layout.map")); err != nil {
+	err = w.takeObject(nil)
+	if err == nil {
+		_, err = w.script(ctx, nil, &trace, "-Map=layout.map")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("linking the baseline: %w", err)
 	}
 	linkMap, err := os.Open(filepath.Join(w.dir, "layout.map"))

@@ -39,19 +39,38 @@ func hint(err error, format string, a ...any) error {
 // command runs a program in a process group of its own, without input, and
 // kills the whole group when ctx ends. env is the complete environment.
 func command(ctx context.Context, dir string, env []string, out io.Writer, argv ...string) error {
+	_, err := spend(ctx, 0, dir, env, out, argv...)
+	return err
+}
+
+// low is the nice value of links: they take what boots leave. Boots have a time
+// limit, and a boot and a link on one CPU at the same time are slower than one
+// after the other.
+const low = 19
+
+// spend is command at a nice value; it returns the CPU time that was spent.
+func spend(ctx context.Context, nice int, dir string, env []string, out io.Writer, argv ...string) (time.Duration, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return ctx.Err()
+	err := cmd.Start()
+	if err == nil {
+		if nice != 0 {
+			syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, nice) // without it, as well
+		}
+		err = cmd.Wait()
 	}
-	if errors.Is(err, exec.ErrNotFound) {
-		return hint(fmt.Errorf("%s is not installed", argv[0]), "unlucky doctor tells the line that installs it")
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case errors.Is(err, exec.ErrNotFound):
+		return 0, hint(fmt.Errorf("%s is not installed", argv[0]), "unlucky doctor tells the line that installs it")
+	case err != nil:
+		return 0, err
 	}
-	return err
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
 // output runs a program and returns what it printed; an error carries its

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -118,11 +119,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		}
 		image = Image{} // the script tells why
 	}
-	begin := time.Now()
-	if err := w.script(ctx, flag, nil); err != nil {
+	if image.Steps.Link, err = w.script(ctx, flag, nil); err != nil {
 		return image, err
 	}
-	image.Steps.Link = time.Since(begin)
 	image.SystemMap = filepath.Join(w.dir, "System.map")
 	if err := w.finish(ctx, &image); err != nil || !check {
 		return image, err
@@ -170,8 +169,7 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
-	begin := time.Now()
-	if _, err := output(ctx, w.dir, w.kernel.env, append(lowPriority, argv...)...); err != nil {
+	if took.Link, err = spend(ctx, low, w.dir, w.kernel.env, io.Discard, argv...); err != nil {
 		return err
 	}
 	linked := time.Now()
@@ -186,13 +184,9 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 			return err
 		}
 	}
-	took.Link, took.Kallsyms, took.Image = linked.Sub(begin), patched.Sub(linked), time.Since(patched)
+	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
 	return nil
 }
-
-// lowPriority makes a link take what boots leave. They have a time limit, and a
-// boot and a link on one CPU are slower than one after the other.
-var lowPriority = []string{"nice", "-n", "19"}
 
 // linkCommand is the shortcut's link in the worker's folder, to which it adds
 // the objects that the script had made for it.
