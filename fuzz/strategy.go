@@ -20,6 +20,9 @@ const (
 	LLD Strategy = "lld/1"
 	// Text pads .text input sections only, by lld's own algorithm.
 	Text Strategy = "text/1"
+	// Cover pads .text input sections so that each function comes to each of
+	// its residues in as few layouts as that takes.
+	Cover Strategy = "cover/1"
 	// Auto is LLD where that can be believed, otherwise Text.
 	Auto Strategy = "auto"
 )
@@ -29,8 +32,8 @@ func ParseStrategy(s string) (Strategy, error) {
 	switch name, version, versioned := strings.Cut(s, "/"); {
 	case s == string(Auto):
 		return Auto, nil
-	case name != "lld" && name != "text":
-		return "", fmt.Errorf("strategy %q: there are auto, lld and text", s)
+	case name != "lld" && name != "text" && name != "cover":
+		return "", fmt.Errorf("strategy %q: there are auto, lld, text and cover", s)
 	case versioned && version != "1":
 		return "", fmt.Errorf("strategy %q: this unlucky knows version 1 only", s)
 	default:
@@ -41,8 +44,11 @@ func ParseStrategy(s string) (Strategy, error) {
 // Plan is the plan of a seed for a kernel whose baseline has this layout. It
 // depends on nothing else.
 func (s Strategy) Plan(seed uint32, layout []linker.Section) linker.Plan {
-	if s == LLD {
+	switch s {
+	case LLD:
 		return linker.Plan{Flag: &seed}
+	case Cover:
+		return linker.Plan{Paddings: coverPaddings(seed, layout)}
 	}
 	return linker.Plan{Paddings: textPaddings(seed, layout)}
 }
@@ -104,7 +110,7 @@ type Linker interface {
 // resolve decides what auto stands for by linking the first seed with lld's
 // own padding; note is told why.
 func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(string, ...any)) (Strategy, error) {
-	if s == Text {
+	if s == Text || s == Cover {
 		return s, nil
 	}
 	if !k.Randomizes() {

@@ -333,7 +333,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
 		return baseline, err
 	}
-	if s.Strategy == Text { // refuses a kernel with nothing to pad, before anything is booted
+	if s.Strategy != LLD { // refuses a kernel with nothing to pad, before anything is booted
 		if s.layout, err = s.Kernel.Layout(ctx); err != nil {
 			return baseline, err
 		}

@@ -1,0 +1,148 @@
+package fuzz
+
+import (
+	"gonum.org/v1/gonum/mathext/prng"
+
+	"unlucky/linker"
+)
+
+// Strategy cover puts each function at each of its residues modulo a page in
+// as few layouts as that takes: with alignment 16, seeds 1 to 4 give each
+// residue mod 64 once, 1 to 16 mod 256, 1 to 64 mod 1024 and 1 to 256 mod 4096;
+// so do 257 to 512, and so on.
+//
+// With n = seed-1 in base 4, its last digits s0 to s3, a function is moved by
+// 16 (t0 + 4 t1 + 16 t2 + 64 t3) bytes, modulo 4096, from where the baseline
+// has it: t0 is a permutation of s0 that depends on s1, s2 and s3; t1 one of s1
+// that depends on t0, s2 and s3; t2 one of s2, by t0, t1 and s3; t3 one of s3,
+// by t0, t1 and t2. So all 4 values of t0 come in each 4 seeds, all 16 of
+// (t0, t1) in each 16, and so on, whatever the permutations are.
+//
+// They are dealt anew to each run of neighbours, so two functions of different
+// runs meet in all ways. Within a run no padding is put: neighbours that touch
+// go on touching. Runs are cut anew in each block of 256 seeds. And in the
+// first 4 seeds of each 64, up to seed 4,096, all runs move alike, which leaves
+// no gap at all: each of the 256 rotations of the whole of .text comes once.
+//
+// A section aligned to more than 16 bytes is a run by itself, and moves by
+// what its alignment allows.
+
+// runLength is the mean number of functions in a run: longer ones leave more
+// neighbours touching and make fewer relations in a block. Between two runs are
+// 2 KiB on average, by which .text grows.
+const runLength = 8
+
+// pageUnits is the number of residues modulo a page, in units of 16 bytes.
+const pageUnits = Modulus / 16
+
+// coverPaddings are the paddings of a seed.
+func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
+	n := seed - 1 // seed 0 is the last of all blocks
+	block := uint64(n / pageUnits)
+	var paddings []linker.Padding
+	var end, run uint64 // of what stands before; number of runs so far
+	output, first, fresh := "", "", true
+	for i, s := range layout {
+		if s.Output != output {
+			output, end = s.Output, 0
+		}
+		address := s.Address
+		align := linker.Alignment(layout, i)
+		if end > 0 {
+			address = (end + align - 1) &^ (align - 1)
+		}
+		movable := s.Text && i > 0 && layout[i-1].Output == s.Output && layout[i-1].Name != ""
+		if movable && (fresh || align > 16 || mix(block, uint64(i))%runLength == 0) {
+			run++
+			shift := 16 * uint64(digits(n, run)) &^ (align - 1)
+			if gap := (s.Address + shift - address) % Modulus; gap > 0 {
+				paddings = append(paddings, linker.Padding{Section: s.Name, Bytes: gap})
+				address += gap
+			}
+		}
+		// A section that stands where it stands, or moves in larger steps, does
+		// not hand its shift on.
+		fresh = !movable || align > 16
+		end = address + s.Size
+		if movable && first == "" {
+			first = s.Name
+		}
+	}
+	if paddings == nil && first != "" { // the rotation by nothing is the baseline
+		paddings = []linker.Padding{{Section: first, Bytes: Modulus}}
+	}
+	return paddings
+}
+
+// digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.
+func digits(n uint32, run uint64) uint32 {
+	block := uint64(n / pageUnits)
+	var s [4]uint32
+	for i := range s {
+		s[i] = n >> (2 * i) & 3
+	}
+	// In a rotation t1 and t2 are those of the block, and t0 and t3 are s0 and
+	// s3: so the permutations of the first two keep one place for it.
+	rotates := block < pageUnits/16
+	c1, c2 := uint32(block+1)&3, uint32(block>>2)&3
+	key := func(values ...uint32) uint64 {
+		k := mix(block, run)
+		for _, v := range values {
+			k = mix(k, uint64(v))
+		}
+		return k
+	}
+	var t [4]uint32
+	if t[0] = s[0]; !rotates || s[1] != 0 || s[2] != 0 {
+		t[0] = deal(key(0, s[1], s[2], s[3]), s[0])
+	}
+	if rotates && s[2] == 0 {
+		t[1] = dealRest(key(1, t[0], s[2], s[3]), s[1], c1)
+	} else {
+		t[1] = deal(key(1, t[0], s[2], s[3]), s[1])
+	}
+	if rotates && t[1] == c1 {
+		t[2] = dealRest(key(2, t[0], t[1], s[3]), s[2], c2)
+	} else {
+		t[2] = deal(key(2, t[0], t[1], s[3]), s[2])
+	}
+	if t[3] = s[3]; !rotates || t[1] != c1 || t[2] != c2 {
+		t[3] = deal(key(3, t[0], t[1], t[2]), s[3])
+	}
+	return t[0] + 4*t[1] + 16*t[2] + 64*t[3]
+}
+
+// deal is what digit becomes under one of the 24 permutations of 0 to 3.
+func deal(key uint64, digit uint32) uint32 {
+	first := uint32(key % 4)
+	if digit == 0 {
+		return first
+	}
+	return dealRest(key/4, digit, first)
+}
+
+// dealRest is deal for the 6 permutations by which 0 becomes first.
+func dealRest(key uint64, digit, first uint32) uint32 {
+	if digit == 0 {
+		return first
+	}
+	var rest []uint32
+	for v := range uint32(4) {
+		if v != first {
+			rest = append(rest, v)
+		}
+	}
+	i := key % 3
+	if digit == 1 {
+		return rest[i]
+	}
+	rest = append(rest[:i:i], rest[i+1:]...)
+	return rest[(key/3+uint64(digit))%2]
+}
+
+// mix is a number that depends on both in a way that looks random.
+func mix(a, b uint64) uint64 {
+	g := prng.NewSplitMix64(a)
+	g.Seed(g.Uint64() ^ b)
+	return g.Uint64()
+}

@@ -1,0 +1,108 @@
+package fuzz
+
+import (
+	"fmt"
+	"testing"
+
+	"unlucky/linker"
+)
+
+// smallText is a .text of functions of many sizes, with some of larger and of
+// smaller alignment, and one that is placed by hand.
+func smallText() []linker.Section {
+	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1}}
+	end := layout[0].Address + layout[0].Size
+	for i := range 600 {
+		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: 16, Text: true}
+		switch {
+		case i == 300:
+			s.Name, s.Text, s.Align = ".noinstr.text", false, 64
+		case i%97 == 5:
+			s.Align = 64
+		case i%53 == 7:
+			s.Align = 4
+		case i%201 == 9:
+			s.Align = 4096
+		}
+		s.Address = (end + s.Align - 1) &^ (s.Align - 1)
+		end = s.Address + s.Size
+		layout = append(layout, s)
+	}
+	return layout
+}
+
+// Each function is at each of its residues as often as any other of them, in
+// each block of 4, 16, 64 and 256 seeds, in the first block and in later ones.
+func TestCoverExact(t *testing.T) {
+	t.Parallel()
+	layout := smallText()
+	for _, first := range []uint32{1, 257, 1 + 256*77, 1<<32 - 255 - 256} {
+		for _, modulus := range []uint64{64, 256, 1024, 4096} {
+			count := make([]map[uint64]int, len(layout))
+			for n := range uint32(modulus / 16) {
+				addresses, err := linker.Place(layout, ".text", coverPaddings(first+n, layout))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, a := range addresses {
+					if count[i] == nil {
+						count[i] = map[uint64]int{}
+					}
+					count[i][a%modulus]++
+				}
+			}
+			for i, s := range layout {
+				if !s.Text {
+					continue
+				}
+				want := int(max(1, modulus/max(16, s.Align)))
+				if len(count[i]) != want {
+					t.Fatalf("from seed %d: %s, aligned to %d, was at %d residues mod %d, want %d", first, s.Name, s.Align, len(count[i]), modulus, want)
+				}
+				for r, times := range count[i] {
+					if times != int(modulus/16)/want {
+						t.Fatalf("from seed %d: %s was %d times at %#x mod %d", first, s.Name, times, r, modulus)
+					}
+				}
+			}
+		}
+	}
+}
+
+// The first four of 64 seeds open no gap; the others leave most neighbours
+// touching, other ones in the next block; and .text does not grow without
+// bound.
+func TestCoverRuns(t *testing.T) {
+	t.Parallel()
+	layout := smallText()
+	stiff := map[string]bool{layout[1].Name: true} // or behind one that is
+	for i, s := range layout[1:] {
+		stiff[s.Name] = stiff[s.Name] || s.Align > 16 || layout[i].Align > 16
+	}
+	for _, seed := range []uint32{1, 2, 3, 4, 65, 68, 257} {
+		for _, p := range coverPaddings(seed, layout) {
+			if !stiff[p.Section] {
+				t.Errorf("seed %d is a rotation and has %d bytes before %s", seed, p.Bytes, p.Section)
+			}
+		}
+	}
+	cut := map[string]bool{}
+	for _, p := range coverPaddings(5, layout) {
+		cut[p.Section] = true
+	}
+	again := 0
+	plan := coverPaddings(261, layout)
+	var grown uint64
+	for _, p := range plan {
+		if cut[p.Section] {
+			again++
+		}
+		grown += p.Bytes
+	}
+	if n := len(cut); n < 60 || n > 130 || again > n/2 {
+		t.Errorf("%d gaps among 600 functions, %d of them in the next block too", n, again)
+	}
+	if mean := grown / uint64(len(plan)); mean < 1500 || mean > 2600 {
+		t.Errorf(".text grows by %d bytes a gap", mean)
+	}
+}
