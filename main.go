@@ -32,6 +32,7 @@ Usage:
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
     unlucky classify [-json] FILE|-    print the crash title of a console log
     unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
+    unlucky hunt [SCENARIO]            compare strategies by planted bugs, without boots
     unlucky clean                      remove the prepared kernels
     unlucky COMMAND -h                 print the flags of a command
 
@@ -83,7 +84,7 @@ func main() {
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
-		"patch": patch, "classify": classify, "bench": bench, "clean": clean,
+		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "clean": clean,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

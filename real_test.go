@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -389,5 +390,104 @@ func TestShortcut(t *testing.T) {
 	}
 	if len(notes) > 0 { // it was not taken
 		t.Error(notes)
+	}
+}
+
+// Strategy cover on the real kernel: after 4 layouts each function has been at
+// each residue mod 64, after 16 mod 256, as llvm-nm reads it off the images;
+// and the planted bug is met where the plans say that it will be.
+func TestCover(t *testing.T) {
+	needKernels(t)
+	s, err := scenarios.Load("canary")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := linker.Prepare(t.Context(), cacheDir(), s.Kernel, newScreen(os.Stderr).progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	seen := map[uint64]map[string]map[uint64]bool{64: {}, 256: {}}
+	var unlucky []string
+	for seed := uint32(1); seed <= 16; seed++ {
+		plan := fuzz.Cover.Plan(seed, layout)
+		image, err := w.Link(t.Context(), plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		symbols, err := exec.Command(filepath.Join(k.Toolchain.Dir, "llvm-nm"), image.VMLinux).Output()
+		if err = errors.Join(err, image.Remove()); err != nil {
+			t.Fatal(err)
+		}
+		at := map[string]uint64{}
+		for line := range strings.Lines(string(symbols)) {
+			var address uint64
+			var kind, name string
+			if _, err := fmt.Sscanf(line, "%x %s %s", &address, &kind, &name); err == nil {
+				if _, twice := at[name]; twice {
+					address = 0 // two functions of one name
+				}
+				at[name] = address
+			}
+		}
+		predicted, err := linker.Place(layout, ".text", plan.Paddings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range layout {
+			if !s.Text || s.Output != ".text" || s.Function == "" || at[s.Function] == 0 {
+				continue
+			}
+			if at[s.Function] != predicted[i]+s.Entry {
+				t.Fatalf("seed %d: %s is at %#x, predicted at %#x", seed, s.Function, at[s.Function], predicted[i]+s.Entry)
+			}
+			for modulus, functions := range seen {
+				if seed > uint32(modulus/16) {
+					continue
+				}
+				if functions[s.Function] == nil {
+					functions[s.Function] = map[uint64]bool{}
+				}
+				functions[s.Function][at[s.Function]%modulus] = true
+			}
+			if s.Function == "canary_victim" && at[s.Function]%256 == 0x30 {
+				unlucky = append(unlucky, fmt.Sprint(seed))
+			}
+		}
+	}
+	for modulus, functions := range seen {
+		n := 0
+		for i, s := range layout {
+			residues, ok := functions[s.Function]
+			if !ok || !s.Text {
+				continue
+			}
+			n++
+			if want := max(1, modulus/max(16, linker.Alignment(layout, i))); len(residues) != int(want) && s.Align <= 4096 && i > 1 {
+				t.Errorf("%s, aligned to %d, was at %d residues mod %d, want %d", s.Function, s.Align, len(residues), modulus, want)
+			}
+		}
+		if n < 8000 {
+			t.Errorf("mod %d only %d functions were counted", modulus, n)
+		}
+	}
+	r := sweepJSON(t, "canary", "-strategy", "cover", "-seeds", "1:16", "-accel", "tcg", "-o", t.TempDir())
+	var found []string
+	for _, l := range r.Layouts {
+		if l.Found {
+			found = append(found, l.Layout.String())
+		}
+	}
+	if !slices.Equal(found, unlucky) || len(found) != 1 {
+		t.Errorf("unlucky seeds %v, by the addresses %v, want one", found, unlucky)
 	}
 }

@@ -20,9 +20,9 @@ import (
 //
 // They are dealt anew to each run of neighbours, so two functions of different
 // runs meet in all ways. Within a run no padding is put: neighbours that touch
-// go on touching. Runs are cut anew in each block of 256 seeds. And in the
-// first 4 seeds of each 64, up to seed 4,096, all runs move alike, which leaves
-// no gap at all: each of the 256 rotations of the whole of .text comes once.
+// go on touching. Runs are cut anew in each block of 256 seeds; and in the second
+// block there is only one, so that nothing is held apart from its neighbour: a
+// rotation of the whole of .text.
 //
 // A section aligned to more than 16 bytes is a run by itself, and moves by
 // what its alignment allows.
@@ -34,6 +34,11 @@ const runLength = 8
 
 // pageUnits is the number of residues modulo a page, in units of 16 bytes.
 const pageUnits = Modulus / 16
+
+// rotations is the block of seeds that leave no gap. Bugs that need two
+// neighbours held together which a block holds apart are few, so it is not the
+// first.
+const rotations = 1
 
 // coverPaddings are the paddings of a seed.
 func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
@@ -52,7 +57,7 @@ func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 			address = (end + align - 1) &^ (align - 1)
 		}
 		movable := s.Text && i > 0 && layout[i-1].Output == s.Output && layout[i-1].Name != ""
-		if movable && (fresh || align > 16 || mix(block, uint64(i))%runLength == 0) {
+		if movable && (fresh || align > 16 || block != rotations && mix(block, uint64(i))%runLength == 0) {
 			run++
 			shift := 16 * uint64(digits(n, run)) &^ (align - 1)
 			if gap := (s.Address + shift - address) % Modulus; gap > 0 {
@@ -76,68 +81,34 @@ func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 
 // digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.
 func digits(n uint32, run uint64) uint32 {
-	block := uint64(n / pageUnits)
-	var s [4]uint32
-	for i := range s {
-		s[i] = n >> (2 * i) & 3
+	block := n / pageUnits
+	if block == rotations {
+		return n % pageUnits
 	}
-	// In a rotation t1 and t2 are those of the block, and t0 and t3 are s0 and
-	// s3: so the permutations of the first two keep one place for it.
-	rotates := block < pageUnits/16
-	c1, c2 := uint32(block+1)&3, uint32(block>>2)&3
+	s := func(i int) uint32 { return n >> (2 * i) & 3 }
 	key := func(values ...uint32) uint64 {
-		k := mix(block, run)
+		k := mix(uint64(block), run)
 		for _, v := range values {
 			k = mix(k, uint64(v))
 		}
 		return k
 	}
-	var t [4]uint32
-	if t[0] = s[0]; !rotates || s[1] != 0 || s[2] != 0 {
-		t[0] = deal(key(0, s[1], s[2], s[3]), s[0])
-	}
-	if rotates && s[2] == 0 {
-		t[1] = dealRest(key(1, t[0], s[2], s[3]), s[1], c1)
-	} else {
-		t[1] = deal(key(1, t[0], s[2], s[3]), s[1])
-	}
-	if rotates && t[1] == c1 {
-		t[2] = dealRest(key(2, t[0], t[1], s[3]), s[2], c2)
-	} else {
-		t[2] = deal(key(2, t[0], t[1], s[3]), s[2])
-	}
-	if t[3] = s[3]; !rotates || t[1] != c1 || t[2] != c2 {
-		t[3] = deal(key(3, t[0], t[1], t[2]), s[3])
-	}
-	return t[0] + 4*t[1] + 16*t[2] + 64*t[3]
+	t0 := deal(key(0, s(1), s(2), s(3)), s(0))
+	t1 := deal(key(1, t0, s(2), s(3)), s(1))
+	t2 := deal(key(2, t0, t1, s(3)), s(2))
+	t3 := deal(key(3, t0, t1, t2), s(3))
+	return t0 + 4*t1 + 16*t2 + 64*t3
 }
 
-// deal is what digit becomes under one of the 24 permutations of 0 to 3.
+// deal is what a digit becomes under one of the 24 permutations of 0 to 3.
 func deal(key uint64, digit uint32) uint32 {
-	first := uint32(key % 4)
-	if digit == 0 {
-		return first
+	p := [4]uint32{0, 1, 2, 3}
+	for i := uint64(3); i > 0; i-- {
+		j := key % (i + 1)
+		key /= i + 1
+		p[i], p[j] = p[j], p[i]
 	}
-	return dealRest(key/4, digit, first)
-}
-
-// dealRest is deal for the 6 permutations by which 0 becomes first.
-func dealRest(key uint64, digit, first uint32) uint32 {
-	if digit == 0 {
-		return first
-	}
-	var rest []uint32
-	for v := range uint32(4) {
-		if v != first {
-			rest = append(rest, v)
-		}
-	}
-	i := key % 3
-	if digit == 1 {
-		return rest[i]
-	}
-	rest = append(rest[:i:i], rest[i+1:]...)
-	return rest[(key/3+uint64(digit))%2]
+	return p[digit]
 }
 
 // mix is a number that depends on both in a way that looks random.

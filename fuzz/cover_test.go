@@ -69,7 +69,7 @@ func TestCoverExact(t *testing.T) {
 	}
 }
 
-// The first four of 64 seeds open no gap; the others leave most neighbours
+// The second block opens no gap; the others leave most neighbours
 // touching, other ones in the next block; and .text does not grow without
 // bound.
 func TestCoverRuns(t *testing.T) {
@@ -79,7 +79,7 @@ func TestCoverRuns(t *testing.T) {
 	for i, s := range layout[1:] {
 		stiff[s.Name] = stiff[s.Name] || s.Align > 16 || layout[i].Align > 16
 	}
-	for _, seed := range []uint32{1, 2, 3, 4, 65, 68, 257} {
+	for _, seed := range []uint32{257, 258, 300, 512} {
 		for _, p := range coverPaddings(seed, layout) {
 			if !stiff[p.Section] {
 				t.Errorf("seed %d is a rotation and has %d bytes before %s", seed, p.Bytes, p.Section)
@@ -91,7 +91,7 @@ func TestCoverRuns(t *testing.T) {
 		cut[p.Section] = true
 	}
 	again := 0
-	plan := coverPaddings(261, layout)
+	plan := coverPaddings(517, layout)
 	var grown uint64
 	for _, p := range plan {
 		if cut[p.Section] {
@@ -100,7 +100,7 @@ func TestCoverRuns(t *testing.T) {
 		grown += p.Bytes
 	}
 	if n := len(cut); n < 60 || n > 130 || again > n/2 {
-		t.Errorf("%d gaps among 600 functions, %d of them in the next block too", n, again)
+		t.Errorf("%d gaps among 600 functions, %d of them in another block too", n, again)
 	}
 	if mean := grown / uint64(len(plan)); mean < 1500 || mean > 2600 {
 		t.Errorf(".text grows by %d bytes a gap", mean)
