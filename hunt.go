@@ -67,7 +67,11 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	strategies := []fuzz.Strategy{fuzz.Text, fuzz.Cover}
 	var drawn []fuzz.Bug // of all kinds, one behind the other
 	for _, k := range fuzz.BugKinds {
-		drawn = append(drawn, h.Draw(k, *bugs)...)
+		bugs, err := h.Draw(k, *bugs)
+		if err != nil {
+			return err
+		}
+		drawn = append(drawn, bugs...)
 	}
 	first := make([][]int, len(strategies))
 	scr.progress(fmt.Sprintf("hunting %d bugs with %d seeds of each strategy (a minute)", len(drawn), *seeds), 0, 0)

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -35,7 +34,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		boots    = f.Int("boots", 0, "least `N` boots of a layout before it passes (default: as many as the failure's rate asks for)")
 		budget   = f.Duration("budget", 30*time.Minute, "`time` after which to stop with the best so far; 0 for no limit")
 		maxBoots = f.Int("max-boots", 0, "`N` boots after which to stop with the best so far; 0 for no limit")
-		workers  = f.Int("j", 0, "`layouts` linked and booted at the same time (default: CPUs by the guest's CPUs)")
+		workers  = f.Int("j", 0, "`layouts` linked and booted at the same time (default: as many as there are CPUs for, and memory)")
 		match    = f.String("match", "", "`regexp` over title and console of the failure to follow; other crashes are saved and decide nothing")
 		ablate   = f.Bool("ablate", true, "try which switches of the kernel command line make it pass")
 		path     = f.String("o", "", "`file` of the result (default: SEED.min.yaml beside the seed file)")
@@ -72,7 +71,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	scenario := b.saved.Scenario
 	m.Kernel, m.Guest, m.Now = b, b.guest, b.saved
 	if m.Workers == 0 {
-		m.Workers = max(1, runtime.NumCPU()/max(1, scenario.Guest.CPUs))
+		if m.Workers, err = b.workers(scr); err != nil {
+			return err
+		}
 	}
 	if *ablate {
 		m.Switches = slices.Concat(switches, scenario.Guest.Ablate)

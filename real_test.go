@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -266,15 +265,18 @@ func TestReproducible(t *testing.T) {
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		want = buildIDNote.ReplaceAll(want, []byte("${1}unlucky: no build ID"))
+		if i := bytes.Index(want, []byte(buildIDNote)); i >= 0 {
+			copy(want[i+len(buildIDNote):], "unlucky: no build ID")
+		}
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s of the baseline is not the one that make linked", name)
 		}
 	}
 }
 
-// buildIDNote is the note of a build ID of 20 bytes (elf(5), NT_GNU_BUILD_ID).
-var buildIDNote = regexp.MustCompile(`(?s-i)(\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00).{20}`)
+// buildIDNote is the head of the note with a build ID of 20 bytes (elf(5),
+// NT_GNU_BUILD_ID).
+const buildIDNote = "\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00"
 
 // The planted bug, and the same kernel with nothing switched on.
 func TestPlanted(t *testing.T) {

@@ -3,6 +3,7 @@ package linker
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,24 +20,27 @@ import (
 type ByHand struct {
 	kernel *Kernel
 	spec   scenarios.Kernel
-	build  string
+	build  string   // a copy of the build
+	held   *os.File // locked
 	object *padded
 }
 
-// byHandName is the copy of the build, in the source.
-const byHandName = "byhand"
-
 // NewByHand copies the build and makes its first bzImage, which takes half a
 // minute.
-func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (*ByHand, error) {
-	h := &ByHand{kernel: p, spec: spec, build: filepath.Join(p.Source, byHandName)}
+func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHand, err error) {
 	if filepath.Dir(p.Build) != p.Source {
 		return nil, fmt.Errorf("%s was not built here: what make does in it by hand can't be measured", p.Build)
 	}
-	if err := os.RemoveAll(h.build); err != nil {
+	h := &ByHand{kernel: p, spec: spec}
+	if h.build, h.held, err = newRoom(p.Source); err != nil {
 		return nil, err
 	}
-	if out, err := exec.CommandContext(ctx, "cp", "-a", p.Build, h.build).CombinedOutput(); err != nil {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	if out, err := exec.CommandContext(ctx, "cp", "-a", p.Build+"/.", h.build).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("copying %s: %w%s", p.Build, err, indentTail(out, 3))
 	}
 	script, err := os.ReadFile(h.script())
@@ -77,7 +81,7 @@ func (h *ByHand) Make(ctx context.Context, plan Plan) (path string, err error) {
 		return "", err
 	}
 	var log bytes.Buffer
-	if err := h.kernel.make(ctx, h.spec, &log, "O="+byHandName, "-j", fmt.Sprint(runtime.NumCPU()), "bzImage"); err != nil {
+	if err := h.kernel.make(ctx, h.spec, &log, "O="+filepath.Base(h.build), "-j", fmt.Sprint(runtime.NumCPU()), "bzImage"); err != nil {
 		return "", fmt.Errorf("make bzImage: %w%s", err, indentTail(log.Bytes(), 8))
 	}
 	return filepath.Join(h.build, "arch/x86/boot/bzImage"), nil
@@ -85,6 +89,9 @@ func (h *ByHand) Make(ctx context.Context, plan Plan) (path string, err error) {
 
 // Close removes the copy.
 func (h *ByHand) Close() error {
-	h.object.Close()
-	return os.RemoveAll(h.build)
+	var err error
+	if h.object != nil {
+		err = h.object.Close()
+	}
+	return errors.Join(err, os.RemoveAll(h.build), h.held.Close())
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -45,6 +46,7 @@ type Kernel struct {
 	layoutMu sync.Mutex
 	layout   []Section // of the baseline, in output order; nil until asked for
 	short    shortcutState
+	memory   atomic.Int64 // bytes that workers may fill of memoryDir
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh
@@ -178,10 +180,10 @@ func (p *Kernel) Close() error { return p.lock.Unlock() }
 
 func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
 	alone := p.lock.Locked()
-	err := errors.Join(removeRooms(p.Dir), removeRooms(memoryDir)) // what killed runs left behind
-	if err != nil {
-		return err
+	for _, base := range []string{p.Dir, p.Source, memoryDir} {
+		removeRooms(base)
 	}
+	var err error
 	switch {
 	case k.Build != "":
 		err = p.adopt(k.Build, alone)

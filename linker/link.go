@@ -140,7 +140,11 @@ var buildID = regexp.MustCompile(`--build-id(=\S+)?`)
 
 func roomFull(dir string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
-		err = hint(err, "make room there; unlucky clean removes prepared kernels")
+		what := "unlucky clean removes prepared kernels"
+		if strings.HasPrefix(dir, memoryDir) {
+			what = "or try fewer layouts at a time with -j"
+		}
+		err = hint(err, "make room there; %s", what)
 	}
 	return err
 }

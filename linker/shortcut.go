@@ -35,9 +35,14 @@ type shortcut struct {
 type shortcutState struct {
 	sync.Mutex // held through the first link that is compared: all wait for the outcome
 	way        *shortcut
-	proven     bool
+	text, all  bool // it has given the script's image for paddings in text, for lld's own
 	links      int
+	refused    int // layouts that it does not link
 }
+
+// maxRefused is after how many refusals, with nothing proven, there is no
+// shortcut.
+const maxRefused = 4
 
 // checkEvery is how many layouts are linked the short way for one that is
 // linked both ways: a hundredth of the time.
@@ -101,11 +106,14 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	s := &w.kernel.short
 	s.Lock()
-	way, flag := s.way, plan.Flag
-	if !s.proven && plan.baseline() {
+	way, proven := s.way, &s.text
+	if plan.Flag != nil {
+		proven = &s.all
+	}
+	if !*proven && plan.baseline() {
 		way = nil // nothing has moved: it would prove nothing
 	}
-	first := way != nil && !s.proven
+	first := way != nil && !*proven
 	check := first || way != nil && s.links%checkEvery == 0
 	s.links++
 	if first {
@@ -114,19 +122,29 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		s.Unlock()
 	}
 	if way != nil && !check {
-		if err = w.pass(ctx, way, flag, &image.Steps); err == nil {
+		if err = w.pass(ctx, way, plan.Flag, &image.Steps); err == nil {
 			return image, w.finish(ctx, &image)
 		}
-		image = Image{} // the script tells why
+		if ctx.Err() != nil {
+			return image, ctx.Err()
+		}
+		s.Lock()
+		w.kernel.refused(err)
+		s.Unlock()
+		image = Image{}
 	}
-	if image.Steps.Link, err = w.script(ctx, flag, nil); err != nil {
+	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
 		return image, err
+	}
+	passes, _ := filepath.Glob(filepath.Join(w.dir, ".tmp_vmlinux*"))
+	for _, path := range passes { // images, too
+		os.Remove(path)
 	}
 	image.SystemMap = filepath.Join(w.dir, "System.map")
 	if err := w.finish(ctx, &image); err != nil || !check {
 		return image, err
 	}
-	err = w.compare(ctx, way, flag, image.Digest)
+	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
 	if ctx.Err() != nil {
 		return Image{}, errors.Join(ctx.Err(), image.Remove())
 	}
@@ -135,29 +153,45 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		defer s.Unlock()
 	}
 	switch {
-	case err == nil:
-		s.proven = true
+	case err != nil:
+		w.kernel.refused(err)
+	case same:
+		*proven = true
 	case first:
 		s.way = nil
-		w.kernel.longWay(err)
+		w.kernel.longWay(errors.New("that gives another image"))
 	default:
 		s.way = nil
-		w.kernel.note("warning: one pass of the linker no longer gives what link-vmlinux.sh gives: %v", err)
+		w.kernel.note("warning: one pass of the linker no longer gives the image that link-vmlinux.sh gives")
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}
 	return image, nil
 }
 
-// compare links what the script has linked once more, by the shortcut.
-func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want string) error {
+// compare tells whether the shortcut gives the image that the script gave. An
+// error is that it gives none.
+func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want string) (bool, error) {
+	script := w.vmlinux() + ".script"
+	if os.Rename(w.vmlinux(), script) == nil { // a bzImage's, which the caller may want
+		defer os.Rename(script, w.vmlinux())
+	}
 	if err := w.pass(ctx, way, flag, new(Steps)); err != nil {
-		return err
+		return false, err
 	}
 	got, err := fileDigest(w.vmlinux())
-	if err == nil && got != want {
-		err = fmt.Errorf("the image is another (%.12s, by the script %.12s)", got, want)
+	return got == want, errors.Join(err, os.Remove(w.vmlinux()))
+}
+
+// refused counts a layout that the shortcut does not link; the lock is held.
+func (p *Kernel) refused(err error) {
+	s := &p.short
+	if s.refused++; s.refused == 1 {
+		p.note("a layout is linked by the whole link-vmlinux.sh, not in one pass of the linker: %v", err)
 	}
-	return err
+	if s.refused == maxRefused && !s.text && !s.all {
+		s.way = nil
+		p.longWay(err)
+	}
 }
 
 // pass links the short way.
@@ -180,7 +214,7 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	patched := time.Now()
 	if way.sort != nil {
-		if _, err := output(ctx, w.dir, w.kernel.env, way.sort...); err != nil {
+		if _, err := spend(ctx, low, w.dir, w.kernel.env, io.Discard, way.sort...); err != nil {
 			return err
 		}
 	}
@@ -200,7 +234,7 @@ func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
 		argv[i] = "shortcut" + word // the script writes to the other
 		if path := filepath.Join(w.dir, argv[i]); !exists(path) {
 			if err := os.WriteFile(path, data, 0o644); err != nil {
-				return nil, err
+				return nil, errors.Join(err, os.Remove(path))
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package linker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,7 @@ type Worker struct {
 	kernel *Kernel
 	room   string   // the folder that all it writes is in
 	held   *os.File // the room, locked
+	takes  uint64   // bytes that it may fill of memoryDir
 	dir    string   // in the room; ".." from here must be the source, as it is from the build
 	object *padded  // nil until something is padded
 	images int      // handed out so far
@@ -28,17 +30,14 @@ var memoryDir = "/dev/shm"
 // NewWorker makes a folder to link in: in memory where it fits there,
 // otherwise on the disk of the cache.
 func (p *Kernel) NewWorker() (_ *Worker, err error) {
-	base := p.Dir
-	if need, err := p.files(); err != nil {
-		return nil, err
-	} else if free(memoryDir) > 2*need { // twice: others fill it too
-		base = memoryDir
+	room, held, takes, err := p.newMemoryRoom()
+	if err == nil && held == nil {
+		room, held, err = newRoom(p.Dir)
 	}
-	room, held, err := newRoom(base)
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{kernel: p, room: room, held: held, dir: filepath.Join(room, buildName)}
+	w := &Worker{kernel: p, room: room, held: held, takes: takes, dir: filepath.Join(room, buildName)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Close())
@@ -67,7 +66,7 @@ func (p *Kernel) NewWorker() (_ *Worker, err error) {
 
 // written are the files that a link writes, or that stand for ones that it
 // does: a link to them would write into the build.
-var written = regexp.MustCompile(`^(\.?vmlinux(\.(o|map|relocs|unstripped|d|cmd|unstripped\.cmd|bin))?|\.tmp_vmlinux.*|\.btf\..*|System\.map|\.vmlinux\..*\.cmd|link-.*)$`)
+var written = regexp.MustCompile(`^(\.?vmlinux(\.(o|map|relocs|unstripped|d|cmd|unstripped\.cmd|bin))?|\.tmp_vmlinux.*|\.btf\..*|System\.map|\.vmlinux\..*\.cmd)$`)
 
 // Close removes the worker's folder, with the images that are left in it.
 func (w *Worker) Close() error {
@@ -75,7 +74,25 @@ func (w *Worker) Close() error {
 	if w.object != nil {
 		err = w.object.Close()
 	}
+	w.kernel.memory.Add(-int64(w.takes))
 	return errors.Join(err, os.RemoveAll(w.room), w.held.Close())
+}
+
+// newMemoryRoom makes a room in memoryDir; held is nil where it does not fit
+// beside the other workers, or could not serve.
+func (p *Kernel) newMemoryRoom() (room string, held *os.File, takes uint64, err error) {
+	if takes, err = p.files(); err != nil {
+		return "", nil, 0, err
+	}
+	bytes, runs := free(memoryDir)
+	all := p.memory.Add(int64(takes))
+	if bytes > uint64(all)+takes && (runs || p.Image != "bzImage") { // whose makefiles run programs there
+		if room, held, err = newRoom(memoryDir); err == nil {
+			return room, held, takes, nil
+		}
+	}
+	p.memory.Add(-int64(takes))
+	return "", nil, 0, nil
 }
 
 // takeObject makes the worker's vmlinux.o the build's with some padding, in
@@ -104,8 +121,8 @@ func (w *Worker) handOut(path string) (string, error) {
 	return out, os.Rename(path, out)
 }
 
-// roomPrefix begins the name of a worker's room.
-const roomPrefix = "unlucky-"
+// roomPrefix begins the name of a room, and of nothing else.
+const roomPrefix = ".unlucky-room-"
 
 // newRoom makes a folder in base and locks it for as long as the file is open.
 func newRoom(base string) (string, *os.File, error) {
@@ -138,35 +155,34 @@ func lockRoom(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// removeRooms removes what workers of killed runs have left in base.
-func removeRooms(base string) error {
-	rooms, err := filepath.Glob(filepath.Join(base, roomPrefix+"*"))
+// removeRooms removes the rooms that killed runs of this user have left in base.
+func removeRooms(base string) {
+	rooms, _ := filepath.Glob(filepath.Join(base, roomPrefix+"*"))
 	for _, dir := range rooms {
-		held, lerr := lockRoom(dir)
-		if lerr != nil {
-			continue // in use, or another user's
+		var s unix.Stat_t
+		if unix.Lstat(dir, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFDIR || int(s.Uid) != os.Getuid() {
+			continue
 		}
-		err = errors.Join(err, os.RemoveAll(dir), held.Close())
+		if held, err := lockRoom(dir); err == nil { // else it is in use
+			os.RemoveAll(dir)
+			held.Close()
+		}
 	}
-	return err
 }
 
-// free is how many bytes can be written to the file system at dir; 0 if there
-// is none.
-func free(dir string) uint64 {
+// free is how many bytes can be written to the file system in memory at dir,
+// and whether programs run there; 0 if there is none.
+func free(dir string) (bytes uint64, runs bool) {
 	var s unix.Statfs_t
 	if unix.Statfs(dir, &s) != nil {
-		return 0
+		return 0, false
 	}
-	bytes := s.Bavail * uint64(s.Bsize)
-	if dir == memoryDir {
-		bytes = min(bytes, AvailableMemory())
-	}
-	return bytes
+	return min(s.Bavail*uint64(s.Bsize), AvailableMemory()), s.Flags&unix.ST_NOEXEC == 0
 }
 
 // files is the size in bytes of a worker's files at most: the object with its
-// padding, and an image that is linked, one that waits and one that is booted.
+// padding, and an image that is linked, one that waits, one that is booted, and
+// the two that link-vmlinux.sh makes before the last.
 func (p *Kernel) files() (uint64, error) {
 	object, err := os.Stat(filepath.Join(p.Build, "vmlinux.o"))
 	if err != nil {
@@ -176,7 +192,7 @@ func (p *Kernel) files() (uint64, error) {
 	if info, err := os.Stat(filepath.Join(p.Build, p.output())); err == nil {
 		image = max(image, info.Size())
 	}
-	size += 3 * image
+	size += 5 * image
 	if p.Image == "bzImage" {
 		boot, err := diskUsage(filepath.Join(append([]string{p.Build}, bootDir...)...))
 		if err != nil {
@@ -199,20 +215,27 @@ func (p *Kernel) WorkerMemory() (uint64, error) {
 	return 64<<20 + 4*uint64(object.Size()) + files, err
 }
 
-// AvailableMemory is how many bytes programs can still take before the
-// machine swaps (proc_meminfo(5), MemAvailable); 0 if that can't be told.
+// AvailableMemory is how many bytes programs can still take: before the machine
+// swaps (proc_meminfo(5), MemAvailable), and by the limit of the container
+// (memory.max and memory.current of its cgroup). What can't be told is no bound.
 func AvailableMemory() uint64 {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
+	bytes := uint64(math.MaxInt64)
+	var kib, limit, used uint64
+	if m := memAvailable.FindSubmatch(contents("/proc/meminfo")); m != nil {
+		fmt.Sscan(string(m[1]), &kib)
+		bytes = kib << 10
 	}
-	m := memAvailable.FindSubmatch(data)
-	if m == nil {
-		return 0
+	_, err1 := fmt.Sscan(string(contents("/sys/fs/cgroup/memory.max")), &limit) // "max" is none
+	_, err2 := fmt.Sscan(string(contents("/sys/fs/cgroup/memory.current")), &used)
+	if err1 == nil && err2 == nil {
+		bytes = min(bytes, max(limit, used)-used)
 	}
-	var kib uint64
-	fmt.Sscan(string(m[1]), &kib)
-	return kib << 10
+	return bytes
+}
+
+func contents(path string) []byte {
+	data, _ := os.ReadFile(path) // empty where there is none
+	return data
 }
 
 var memAvailable = regexp.MustCompile(`(?m)^MemAvailable:\s+(\d+) kB$`)

@@ -276,6 +276,10 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.failed = os.ErrClosed
+	if f, ok := j.file.(*os.File); ok {
+		// A program that is just being started holds the file for a moment.
+		unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	}
 	return j.file.Close()
 }
 
