@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat/distuv"
 
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -39,7 +40,8 @@ type judge struct {
 	other func(plan linker.Plan, r qemu.Result, image string) error
 	step  func(boots int)
 
-	before   seeds.File // the boots of the sweep count for the rate
+	failing  string     // the digest of the failing plan, whose boots give the rate
+	before   seeds.File // its boots in the sweep count too
 	least    int        // boots of a question, at the least, before it passes
 	care     int        // how often an answer has proved wrong
 	maxBoots int        // 0 for no limit
@@ -88,31 +90,31 @@ func (j *judge) close() (err error) {
 	return err
 }
 
-// rate is how often the layouts that fail do so, over the boots of all of them.
+// rate is how often the failing layout fails. Other layouts that fail say less
+// of it: they are booted until they do. For the same reason the first crash of
+// the sweep is not counted.
 func (j *judge) rate() (boots, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	boots, crashes = j.before.Boots, j.before.Crashes
-	for _, r := range j.tally {
-		if r.Crashes > 0 && r.Append == "" {
-			boots += r.Boots - r.Others
-			crashes += r.Crashes
-		}
-	}
-	return boots, crashes
+	r := j.tally[j.failing+" "]
+	return max(0, j.before.Boots-1) + r.Boots - r.Others, max(0, j.before.Crashes-1) + r.Crashes
 }
 
-// falsePass is the chance, for one question, that a layout which fails at the
-// measured rate is taken for one that passes.
-const falsePass = 0.002
+const (
+	// falsePass is the chance, for one question, that a layout which fails at
+	// the rate is taken for one that passes.
+	falsePass = 0.002
+	// flattered is the chance that the rate is lower than it is taken for.
+	flattered = 0.1
+)
 
 // need is how many boots must pass before a question does, and how many
 // variants share them.
 func (j *judge) need(sure bool) (boots, variants int) {
 	boots, variants = max(1, j.least), 1
-	if n, crashes := j.rate(); crashes < n {
-		// A little less than measured: few boots may flatter.
-		rate := 0.9 * float64(crashes) / float64(n)
+	if n, crashes := j.rate(); 0 < crashes && crashes < n {
+		// Clopper and Pearson's lower limit of a binomial proportion.
+		rate := distuv.Beta{Alpha: float64(crashes), Beta: float64(n - crashes + 1)}.Quantile(flattered)
 		boots = max(boots, int(math.Ceil(math.Log(falsePass)/math.Log(1-rate))))
 	}
 	care := j.care

@@ -111,7 +111,7 @@ func (m *Minimize) open() error {
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,
-		workers: max(1, m.Workers), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots,
+		workers: max(1, m.Workers), failing: m.fail.Digest(), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots,
 		other: m.saveOther,
 		step: func(boots int) {
 			m.progress.Boots = boots
@@ -173,9 +173,11 @@ func (m *Minimize) fails(ctx context.Context) error {
 	return nil
 }
 
+// enough is how many boots of the failing layout tell how often it fails.
+const enough = 16
+
 // measure boots the failing layout often enough to tell how often it fails.
 func (m *Minimize) measure(ctx context.Context) error {
-	const enough = 12
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
 	err := m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots)
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
@@ -280,6 +282,9 @@ func (m *Minimize) search(ctx context.Context) error {
 	if err != nil && !inconclusive(err) && !errors.Is(err, errBudget) {
 		return err
 	}
+	if !m.residues && !errors.Is(err, errBudget) {
+		m.note("moved by whole pages the failing layout passes: an address decides, an order or a distance, not a residue alone")
+	}
 	for _, c := range culprits { // at the limit, what is known of them
 		if derr := m.describe(ctx, c); derr != nil && !errors.Is(derr, errBudget) {
 			return derr
@@ -311,25 +316,6 @@ func (m *Minimize) search(ctx context.Context) error {
 // again, with more care.
 func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	h := m.hybrids
-	all := Choice{On: slices.Repeat([]bool{true}, h.Len())}
-	m.asking(h.Len(), "is it residues, or functions that touch")
-	answers, err := m.judge.ask(ctx, false, planned(h.Opened(true), ""), planned(h.Opened(false), ""))
-	if err != nil {
-		return nil, err
-	}
-	switch opened, control := answers[0], answers[1]; {
-	case opened == Fails:
-		m.Note("with all neighbours held apart it still fails: nothing needs to touch")
-	case opened == Passes && control == Passes:
-		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
-	}
-	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
-	if err != nil {
-		return nil, err
-	}
-	if m.residues = answers[0] != Passes; !m.residues {
-		m.note("moved by whole pages the failing layout passes: an address decides, an order or a distance, not a residue alone")
-	}
 	search := &Isolation{
 		N: h.Len(), Touch: h.Touch,
 		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
@@ -350,6 +336,9 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	}
 	var before []Culprit // of the last search that came to its end
 	for {
+		if err := m.whole(ctx); err != nil {
+			return nil, err
+		}
 		culprits, err := search.Culprits(ctx)
 		if err != nil && !inconclusive(err) {
 			if len(culprits) < len(before) {
@@ -362,24 +351,58 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		if serr != nil {
 			return culprits, serr
 		}
-		switch {
-		case err == nil && sound, err != nil && !m.residues:
-			return culprits, err
-		case m.judge.care == maxCare:
-			if !sound && culprits != nil {
-				m.note("with everything else changed not every culprit fails: more than these functions may decide")
-			}
+		settled := err == nil && sound || err != nil && !m.residues
+		if settled && !m.odd(culprits) {
 			return culprits, err
 		}
 		need, _ := m.judge.need(false)
 		if err := m.measure(ctx); err != nil {
 			return culprits, err
 		}
-		if now, _ := m.judge.need(false); now <= need { // not for being flaky, then
+		switch now, _ := m.judge.need(false); {
+		case now > need: // for being flaky, then
+		case settled:
+			return culprits, err
+		case m.judge.care == maxCare:
+			if !sound && culprits != nil {
+				m.note("with everything else changed not every culprit fails: more than these functions may decide")
+			}
+			return culprits, err
+		default:
 			m.judge.care++
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
 		}
 	}
+}
+
+// whole asks what the failing layout as a whole depends on.
+func (m *Minimize) whole(ctx context.Context) error {
+	h := m.hybrids
+	m.asking(h.Len(), "is it residues, or functions that touch")
+	answers, err := m.judge.ask(ctx, false, planned(h.Opened(true), ""), planned(h.Opened(false), ""))
+	if err != nil {
+		return err
+	}
+	opened, control := answers[0], answers[1]
+	all := Choice{On: slices.Repeat([]bool{true}, h.Len())}
+	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
+	if err != nil {
+		return err
+	}
+	if opened == Fails {
+		m.Note("with all neighbours held apart it still fails: nothing needs to touch")
+	} else if opened == Passes && control == Passes {
+		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
+	}
+	m.residues = answers[0] != Passes
+	return nil
+}
+
+// odd tells whether an answer is one that passes by luck would give too: that
+// is no rare thing while a flaky crash has not shown that it is one. A culprit
+// of one function is not: it has failed alone.
+func (m *Minimize) odd(culprits []Culprit) bool {
+	return !m.residues || slices.ContainsFunc(culprits, func(c Culprit) bool { return len(c.Functions) > 1 })
 }
 
 // inconclusive tells whether a search has come to its end without an answer.

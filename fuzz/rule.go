@@ -16,6 +16,7 @@ type rule struct {
 	pieces  [][]int           // functions that touch move as one
 	step    uint64            // bytes: what the alignment of the functions allows
 	known   map[uint64]Answer // of the first piece, by how many bytes it is moved
+	asked   map[uint64]bool   // moves that passed when they were asked for again
 	sure    bool
 	at      *seeds.Culprit
 }
@@ -25,7 +26,7 @@ type rule struct {
 // the result's.
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
-	r := &rule{m: m, culprit: c, step: minSlack, known: map[uint64]Answer{0: Fails}}
+	r := &rule{m: m, culprit: c, step: minSlack, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
 	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {
@@ -130,26 +131,18 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		}
 	}
 	for {
-		if err := r.fill(ctx, names[0]); err != nil {
-			return err
+		// First what makes the modulus larger, and so the table.
+		for doubtful := r.doubtful(); doubtful != nil; doubtful = r.doubtful() {
+			if err := r.again(ctx, names[0], doubtful); err != nil {
+				return err
+			}
 		}
-		doubtful := r.doubtful()
-		m.asking(len(doubtful), "does %s pass there every time", names[0])
-		r.sure = true
-		m.judge.care++
-		err := r.ask(ctx, doubtful...)
-		m.judge.care--
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(doubtful, func(d uint64) bool { return r.known[d] == Fails }) {
+		rows := r.missing()
+		if rows == nil {
 			break
 		}
-		// Flaky, and not noticed before: the rate says how many boots a pass needs.
-		if err := m.measure(ctx); err != nil {
-			return err
-		}
-		if err := r.ask(ctx, r.that(Passes)...); err != nil {
+		m.asking(len(rows), "at which residues mod %#x does %s fail", r.explains(), names[0])
+		if err := r.ask(ctx, rows[:min(len(rows), m.judge.workers)]...); err != nil {
 			return err
 		}
 	}
@@ -157,26 +150,46 @@ func (r *rule) find(ctx context.Context, names []string) error {
 	return nil
 }
 
-// fill boots the culprit at each residue of the modulus, coarse to fine.
-func (r *rule) fill(ctx context.Context, name string) error {
-	for modulus := uint64(0); modulus != r.explains(); {
-		modulus = r.explains()
-		var rows []uint64 // that are not known yet
-		for i := range modulus / r.step {
-			d := bits.Reverse64(i) >> (64 - bits.TrailingZeros64(modulus/r.step)) * r.step
-			if !slices.ContainsFunc(r.at.Residues, func(row seeds.Residue) bool { return row.Bytes%modulus == d }) {
-				rows = append(rows, d)
-			}
-		}
-		for batch := range slices.Chunk(rows, r.m.judge.workers) {
-			r.m.asking(len(rows), "at which residues mod %#x does %s fail", modulus, name)
-			if err := r.ask(ctx, batch...); err != nil {
-				return err
-			}
-			rows = rows[len(batch):]
+// again asks with more care for passes that are doubtful.
+func (r *rule) again(ctx context.Context, name string, doubtful []uint64) error {
+	m, sure := r.m, r.sure
+	m.asking(len(doubtful), "does %s pass there every time", name)
+	r.sure = true
+	m.judge.care++
+	err := r.ask(ctx, doubtful...)
+	m.judge.care--
+	r.sure = sure
+	if err != nil {
+		return err
+	}
+	for _, d := range doubtful {
+		r.asked[d] = true
+	}
+	if !slices.ContainsFunc(doubtful, func(d uint64) bool { return r.known[d] == Fails }) {
+		return nil
+	}
+	// Flaky, and not noticed before: the rate says how many boots a pass needs.
+	need, _ := m.judge.need(false)
+	if err := m.measure(ctx); err != nil {
+		return err
+	}
+	if now, _ := m.judge.need(false); now > need {
+		clear(r.asked)
+	}
+	return r.ask(ctx, r.that(Passes)...)
+}
+
+// missing are the residues of the modulus that have not been booted, coarse to
+// fine.
+func (r *rule) missing() (rows []uint64) {
+	modulus := r.explains()
+	for i := range modulus / r.step {
+		d := bits.Reverse64(i) >> (64 - bits.TrailingZeros64(modulus/r.step)) * r.step
+		if !slices.ContainsFunc(r.at.Residues, func(row seeds.Residue) bool { return row.Bytes%modulus == d }) {
+			rows = append(rows, d)
 		}
 	}
-	return nil
+	return rows
 }
 
 // that are the moves with an answer, in order.
@@ -190,8 +203,8 @@ func (r *rule) that(answer Answer) (moves []uint64) {
 	return moves
 }
 
-// doubtful are passes but for which half the modulus would explain all: a few
-// of them.
+// doubtful are passes but for which half the modulus would explain all, if they
+// have not been asked for again: a few of them.
 func (r *rule) doubtful() (moves []uint64) {
 	half := r.explains() / 2
 	if half < r.step {
@@ -199,7 +212,7 @@ func (r *rule) doubtful() (moves []uint64) {
 	}
 	fails := r.that(Fails)
 	for _, d := range r.that(Passes) {
-		if slices.ContainsFunc(fails, func(f uint64) bool { return f%half == d%half }) {
+		if !r.asked[d] && slices.ContainsFunc(fails, func(f uint64) bool { return f%half == d%half }) {
 			moves = append(moves, d)
 		}
 	}
