@@ -17,11 +17,11 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
 	"unlucky/linker"
 	"unlucky/qemu"
-	"unlucky/scenarios"
 )
 
 // measured is what bench prints.
@@ -38,11 +38,7 @@ type measured struct {
 type rates []float64
 
 func (r rates) median() float64 {
-	s := slices.Sorted(slices.Values(r))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
+	return stat.Quantile(0.5, stat.Empirical, slices.Sorted(slices.Values(r)), nil)
 }
 
 func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
@@ -62,14 +58,9 @@ func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	if *repeats < 1 || *layouts < 1 || *workers < 0 {
 		return usageError{errors.New("-repeats and -layouts are at least 1, -j is not negative")}
 	}
-	name := "boot" // canary's kernel, with nothing in it that crashes: no boots to confirm that
-	if len(rest) > 0 {
-		name = rest[0]
-	}
-	scenario, err := scenarios.Load(name)
-	if err == nil {
-		err = o.apply(&scenario)
-	}
+	// By default canary's kernel, with nothing in it that crashes: no boots to
+	// confirm that.
+	scenario, err := o.load(rest, "boot")
 	if err != nil {
 		return err
 	}

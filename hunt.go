@@ -14,7 +14,6 @@ import (
 
 	"unlucky/fuzz"
 	"unlucky/linker"
-	"unlucky/scenarios"
 )
 
 // hunted is one line of hunt's table: median layouts to the first crash.
@@ -39,14 +38,7 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	if *bugs < 1 || *seeds < 1 {
 		return usageError{errors.New("-bugs and -seeds are at least 1")}
 	}
-	name := "canary"
-	if len(rest) > 0 {
-		name = rest[0]
-	}
-	scenario, err := scenarios.Load(name)
-	if err == nil {
-		err = o.apply(&scenario)
-	}
+	scenario, err := o.load(rest, "canary")
 	if err != nil {
 		return err
 	}

@@ -76,10 +76,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		return usageError{errors.New("-fail and -bisect exclude each other")}
 	}
 	scr := newScreen(os.Stderr)
-	scenario, err := scenarios.Load(rest[0])
-	if err == nil {
-		err = o.apply(&scenario)
-	}
+	scenario, err := o.load(rest)
 	if err != nil {
 		return err
 	}
@@ -208,6 +205,16 @@ func (o *override) guest(f *flag.FlagSet) {
 		o.qemuArgs = append(o.qemuArgs, a)
 		return nil
 	})
+}
+
+// load reads the scenario that the first of some arguments names, or else the
+// given one.
+func (o *override) load(args []string, otherwise ...string) (scenarios.Scenario, error) {
+	s, err := scenarios.Load(append(args, otherwise...)[0])
+	if err == nil {
+		err = o.apply(&s)
+	}
+	return s, err
 }
 
 func (o *override) apply(s *scenarios.Scenario) error {

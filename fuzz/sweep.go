@@ -45,7 +45,7 @@ type Sweep struct {
 
 	store   *seeds.Store
 	journal *seeds.Journal
-	layout  []linker.Section // of the baseline, for strategy text
+	layout  []linker.Section // of the baseline; not for strategy lld
 
 	mu     sync.Mutex
 	steps  Steps
@@ -80,9 +80,9 @@ type Report struct {
 // that go on at the same time.
 type Steps struct {
 	linker.Steps
-	Start   time.Duration // of QEMU, until the guest's first byte
-	Boot    time.Duration // until QEMU's end; confirming boots too
-	Verdict time.Duration // saved seeds, journal
+	Start   time.Duration `json:"start"`   // of QEMU, until the guest's first byte
+	Boot    time.Duration `json:"boot"`    // until QEMU's end; confirming boots too
+	Verdict time.Duration `json:"verdict"` // saved seeds, journal
 }
 
 // Add sums up.

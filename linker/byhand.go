@@ -65,11 +65,7 @@ func (h *ByHand) script() string { return filepath.Join(h.build, "scripts/link-v
 
 // Make makes the bzImage of a plan, with a job for each CPU.
 func (h *ByHand) Make(ctx context.Context, plan Plan) (path string, err error) {
-	layout, err := h.kernel.baseline(ctx)
-	if err != nil {
-		return "", err
-	}
-	padding, err := endings(h.kernel.object, layout, plan.Paddings)
+	padding, err := h.kernel.padding(ctx, plan)
 	if err != nil {
 		return "", err
 	}

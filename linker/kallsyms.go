@@ -114,11 +114,7 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 		if !ok {
 			return nil, fmt.Errorf("its kallsyms has no kallsyms_%s", part)
 		}
-		at, err := fileRange(f, table, i)
-		if err != nil {
-			return nil, err
-		}
-		return at.data, nil
+		return bytesAt(f, table, i)
 	}
 	var count, offsets, base, names, tokens, index []byte
 	for part, to := range map[string]*[]byte{"num_syms": &count, "offsets": &offsets, "relative_base": &base,
@@ -218,27 +214,21 @@ func decodeNames(names, tokens, index []byte, n int) ([]string, error) {
 	return list, nil
 }
 
-// place is where in an image's file something is.
-type place struct {
-	offset int64
-	data   []byte // from there to the end of the section
-}
-
-// fileRange finds what a symbol is the beginning of.
-func fileRange(f *elf.File, t symbolTable, symbol int) (place, error) {
+// bytesAt is what a symbol is the beginning of, to the end of its section.
+func bytesAt(f *elf.File, t symbolTable, symbol int) ([]byte, error) {
 	i := t.section(symbol)
 	if i == 0 || i >= len(f.Sections) || f.Sections[i].Type != elf.SHT_PROGBITS {
-		return place{}, fmt.Errorf("%s is in no section with contents", t.name(symbol))
+		return nil, fmt.Errorf("%s is in no section with contents", t.name(symbol))
 	}
 	s, address := f.Sections[i], t.address(symbol)
 	if address < s.Addr || address-s.Addr > s.Size {
-		return place{}, fmt.Errorf("%s is outside its section", t.name(symbol))
+		return nil, fmt.Errorf("%s is outside its section", t.name(symbol))
 	}
 	data, err := s.Data()
 	if err != nil {
-		return place{}, err
+		return nil, err
 	}
-	return place{int64(s.Offset + address - s.Addr), data[address-s.Addr:]}, nil
+	return data[address-s.Addr:], nil
 }
 
 // errOrder means that padding has changed more than addresses.

@@ -2,6 +2,7 @@ package linker
 
 import (
 	"bufio"
+	"context"
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
@@ -104,7 +105,7 @@ func Place(layout []Section, output string, paddings []Padding) ([]uint64, error
 			continue
 		}
 		if end > 0 {
-			addresses[i] = alignUp(end+before[s.Name], Alignment(layout, i))
+			addresses[i] = AlignUp(end+before[s.Name], Alignment(layout, i))
 		}
 		delete(before, s.Name)
 		end = addresses[i] + s.Size
@@ -125,13 +126,14 @@ func Alignment(layout []Section, i int) uint64 {
 		return align
 	}
 	end := layout[i-1].Address + layout[i-1].Size
-	for alignUp(end, align) != s.Address && align < 1<<21 {
+	for AlignUp(end, align) != s.Address && align < 1<<21 {
 		align *= 2
 	}
 	return align
 }
 
-func alignUp(n, align uint64) uint64 { return (n + align - 1) &^ (align - 1) }
+// AlignUp is the lowest multiple of align, a power of two, that is not below n.
+func AlignUp(n, align uint64) uint64 { return (n + align - 1) &^ (align - 1) }
 
 // mapLine splits a line of a link map into its numbers and what they are of,
 // with the indentation that tells what that is.
@@ -179,6 +181,18 @@ func segment(image *elf.File, address uint64) int {
 		n++
 	}
 	return -1
+}
+
+// padding is what a plan appends to sections of the object, given by index.
+func (p *Kernel) padding(ctx context.Context, plan Plan) (map[int]uint64, error) {
+	if len(plan.Paddings) == 0 {
+		return nil, nil
+	}
+	layout, err := p.baseline(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return endings(p.object, layout, plan.Paddings)
 }
 
 // endings turns paddings, each before a section, into bytes to append to the

@@ -28,10 +28,10 @@ type Image struct {
 
 // Steps are the parts of a link, in wall-clock time but where it says CPU time.
 type Steps struct {
-	Pad      time.Duration // vmlinux.o
-	Link     time.Duration // lld, or the whole of link-vmlinux.sh; CPU time, as it runs at low priority
-	Kallsyms time.Duration // addresses into the image
-	Image    time.Duration // sorted tables, digest, bzImage
+	Pad      time.Duration `json:"pad"`      // vmlinux.o
+	Link     time.Duration `json:"link"`     // lld, or the whole of link-vmlinux.sh; CPU time, as it runs at low priority
+	Kallsyms time.Duration `json:"kallsyms"` // addresses into the image
+	Image    time.Duration `json:"image"`    // sorted tables, digest, bzImage
 }
 
 // LinkError is a layout that does not link: a property of the layout, not of
@@ -65,19 +65,11 @@ func (i Image) Remove() error { return os.Remove(i.Path) }
 
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
-	p := w.kernel
-	var layout []Section
-	if !plan.baseline() {
-		var err error
-		if layout, err = p.baseline(ctx); err != nil {
-			return Image{}, err
-		}
-	}
-	begin := time.Now()
-	padding, err := endings(p.object, layout, plan.Paddings)
+	padding, err := w.kernel.padding(ctx, plan)
 	if err != nil {
 		return Image{}, err
 	}
+	begin := time.Now()
 	if err := w.takeObject(padding); err != nil {
 		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o: %w", err))
 	}

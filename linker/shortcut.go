@@ -123,7 +123,8 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	}
 	if way != nil && !check {
 		if err = w.pass(ctx, way, plan.Flag, &image.Steps); err == nil {
-			return image, w.finish(ctx, &image)
+			err = w.finish(ctx, &image)
+			return image, err
 		}
 		if ctx.Err() != nil {
 			return image, ctx.Err()
