@@ -442,7 +442,7 @@ func TestCover(t *testing.T) {
 				at[name] = address
 			}
 		}
-		predicted, err := linker.Place(layout, ".text", plan.Paddings)
+		predicted, err := linker.Place(layout, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,9 +54,9 @@ func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 		address := s.Address
 		align := linker.Alignment(layout, i)
 		if end > 0 {
-			address = (end + align - 1) &^ (align - 1)
+			address = linker.AlignUp(end, align)
 		}
-		movable := s.Text && i > 0 && layout[i-1].Output == s.Output && layout[i-1].Name != ""
+		movable := linker.Movable(layout, i)
 		if movable && (fresh || align > 16 || block != rotations && mix(block, uint64(i))%runLength == 0) {
 			run++
 			shift := 16 * uint64(digits(n, run)) &^ (align - 1)

@@ -40,7 +40,7 @@ func TestCoverExact(t *testing.T) {
 		for _, modulus := range []uint64{64, 256, 1024, 4096} {
 			count := make([]map[uint64]int, len(layout))
 			for n := range uint32(modulus / 16) {
-				addresses, err := linker.Place(layout, ".text", coverPaddings(first+n, layout))
+				addresses, err := linker.Place(layout, ".text", Cover.Plan(first+n, layout))
 				if err != nil {
 					t.Fatal(err)
 				}

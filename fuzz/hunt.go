@@ -180,7 +180,7 @@ func (h *Hunt) First(ctx context.Context, s Strategy, bugs []Bug) ([]int, error)
 		first[i] = h.Seeds + 1
 	}
 	for seed := 1; seed <= h.Seeds && ctx.Err() == nil; seed++ {
-		addresses, err := linker.Place(h.layout, h.output, s.Plan(uint32(seed), h.layout).Paddings)
+		addresses, err := linker.Place(h.layout, h.output, s.Plan(uint32(seed), h.layout))
 		if err != nil {
 			return nil, err
 		}

@@ -38,8 +38,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	}
 	for i, s := range layout {
 		h.align[i] = linker.Alignment(layout, i)
-		// What nothing of the object stands before can't be moved.
-		if s.Output == h.output && s.Text && i > 0 && layout[i-1].Output == h.output && layout[i-1].Name != "" {
+		if s.Output == h.output && linker.Movable(layout, i) {
 			h.functions = append(h.functions, i)
 		}
 	}
@@ -59,7 +58,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 		if p.plan.Flag != nil {
 			return nil, errors.New("lld itself pads this layout")
 		}
-		if *p.to, err = linker.Place(layout, h.output, p.plan.Paddings); err != nil {
+		if *p.to, err = linker.Place(layout, h.output, p.plan); err != nil {
 			return nil, err
 		}
 	}
@@ -91,7 +90,7 @@ func (h *Hybrids) gap(addresses []uint64, i int) uint64 {
 
 // tight is the lowest address that a section can have behind end.
 func (h *Hybrids) tight(end uint64, i int) uint64 {
-	return (end + h.align[i] - 1) &^ (h.align[i] - 1)
+	return linker.AlignUp(end, h.align[i])
 }
 
 // Plan is the plan of a choice. Functions in move that are on are that many

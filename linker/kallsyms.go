@@ -28,59 +28,6 @@ type ksym struct {
 	base   bool   // it is the base that others are relative to
 }
 
-// symbolTable is an ELF file's .symtab, raw, and its names.
-type symbolTable struct {
-	raw   []byte // of Elf64_Sym
-	names []byte // .strtab
-}
-
-const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
-
-func readSymbolTable(f *elf.File) (t symbolTable, err error) {
-	s := f.SectionByType(elf.SHT_SYMTAB)
-	if s == nil || int(s.Link) >= len(f.Sections) {
-		return t, errors.New("the image has no symbol table")
-	}
-	if t.raw, err = s.Data(); err != nil {
-		return t, err
-	}
-	t.names, err = f.Sections[s.Link].Data()
-	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
-	return t, err
-}
-
-func (t symbolTable) len() int { return len(t.raw) / symbolSize }
-
-func (t symbolTable) address(i int) uint64 {
-	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+8:])
-}
-
-func (t symbolTable) section(i int) int {
-	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
-}
-
-func (t symbolTable) name(i int) string {
-	at := binary.LittleEndian.Uint32(t.raw[i*symbolSize:])
-	if int(at) >= len(t.names) {
-		return ""
-	}
-	name, _, _ := bytes.Cut(t.names[at:], []byte{0})
-	return string(name)
-}
-
-// same tells whether two tables differ in addresses only.
-func (t symbolTable) same(u symbolTable) bool {
-	if len(t.raw) != len(u.raw) || !bytes.Equal(t.names, u.names) {
-		return false
-	}
-	for i := 0; i < len(t.raw); i += symbolSize {
-		if !bytes.Equal(t.raw[i:i+8], u.raw[i:i+8]) {
-			return false
-		}
-	}
-	return true
-}
-
 // readKallsyms reads the table of the baseline's image, and finds the symbol
 // that each of its entries is of. It returns nil for an image without one.
 func readKallsyms(f *elf.File) (*kallsyms, error) {

@@ -42,11 +42,12 @@ type Kernel struct {
 	// Note, if set, is told what a person would want to know, in lines.
 	Note func(format string, a ...any)
 
-	object   *object
-	layoutMu sync.Mutex
-	layout   []Section // of the baseline, in output order; nil until asked for
-	short    shortcutState
-	memory   atomic.Int64 // bytes that workers may fill of memoryDir
+	object    *object
+	layoutMu  sync.Mutex
+	layout    []Section  // of the baseline, in output order; nil until asked for
+	functions *functions // of the layout
+	short     shortcutState
+	memory    atomic.Int64 // bytes that workers may fill of memoryDir
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh

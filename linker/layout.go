@@ -90,11 +90,11 @@ func (s *Section) name(symbol string, address uint64) {
 }
 
 // Place returns the address of each section of a layout, which is the
-// baseline's, once paddings have been put into its output section output.
-// Sections of other output sections keep theirs.
-func Place(layout []Section, output string, paddings []Padding) ([]uint64, error) {
-	before := make(map[string]uint64, len(paddings))
-	for _, p := range paddings {
+// baseline's, once its output section output is as in a plan. Sections of
+// other output sections keep theirs.
+func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
+	before := make(map[string]uint64, len(plan.Paddings))
+	for _, p := range plan.Paddings {
 		before[p.Section] += p.Bytes
 	}
 	addresses := make([]uint64, len(layout))
@@ -130,6 +130,13 @@ func Alignment(layout []Section, i int) uint64 {
 		align *= 2
 	}
 	return align
+}
+
+// Movable tells whether a section of a layout can be padded before: it is an
+// ordinary one of text, and one of the object stands before it to be
+// lengthened.
+func Movable(layout []Section, i int) bool {
+	return layout[i].Text && i > 0 && layout[i-1].Output == layout[i].Output && layout[i-1].Name != ""
 }
 
 // AlignUp is the lowest multiple of align, a power of two, that is not below n.

@@ -22,6 +22,11 @@ type Image struct {
 	Digest string // SHA-256 of vmlinux, hex
 	Steps  Steps
 
+	// Addresses are those of the sections of the baseline's layout, by the
+	// image's own symbols; 0 for a section without a function. It is nil for an
+	// image that was linked before the layout was asked for.
+	Addresses []uint64
+
 	VMLinux   string // the ELF file with its symbols; of a bzImage until the worker links again
 	SystemMap string // until the worker links again; empty where one pass of the linker made the image
 }
@@ -231,9 +236,19 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.functions, err = findFunctions(image, layout); err != nil {
+		return nil, err
+	}
 	w.learnShortcut(trace.Bytes())
 	p.layout = layout
 	return layout, nil
+}
+
+// functionsOf are the kernel's, nil before its layout was asked for.
+func (p *Kernel) functionsOf() *functions {
+	p.layoutMu.Lock()
+	defer p.layoutMu.Unlock()
+	return p.functions
 }
 
 // Tables counts the arrays that the linker builds between a __start_ and a

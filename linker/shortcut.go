@@ -249,6 +249,11 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 	if image.Digest, err = fileDigest(w.vmlinux()); err != nil {
 		return err
 	}
+	if f := w.kernel.functionsOf(); f != nil {
+		if image.Addresses, err = f.addresses(w.vmlinux()); err != nil {
+			return err
+		}
+	}
 	if w.kernel.Image == "bzImage" {
 		image.VMLinux = w.vmlinux()
 		path, err := w.compress(ctx)

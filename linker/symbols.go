@@ -1,0 +1,118 @@
+package linker
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// symbolTable is an ELF file's .symtab, raw, and its names.
+type symbolTable struct {
+	raw   []byte // of Elf64_Sym
+	names []byte // .strtab
+}
+
+const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
+
+func readSymbolTable(f *elf.File) (t symbolTable, err error) {
+	s := f.SectionByType(elf.SHT_SYMTAB)
+	if s == nil || int(s.Link) >= len(f.Sections) {
+		return t, errors.New("the image has no symbol table")
+	}
+	if t.raw, err = s.Data(); err != nil {
+		return t, err
+	}
+	t.names, err = f.Sections[s.Link].Data()
+	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
+	return t, err
+}
+
+func (t symbolTable) len() int { return len(t.raw) / symbolSize }
+
+func (t symbolTable) address(i int) uint64 {
+	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+8:])
+}
+
+func (t symbolTable) section(i int) int {
+	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
+}
+
+func (t symbolTable) name(i int) string {
+	at := binary.LittleEndian.Uint32(t.raw[i*symbolSize:])
+	if int(at) >= len(t.names) {
+		return ""
+	}
+	name, _, _ := bytes.Cut(t.names[at:], []byte{0})
+	return string(name)
+}
+
+// same tells whether two tables differ in addresses only.
+func (t symbolTable) same(u symbolTable) bool {
+	if len(t.raw) != len(u.raw) || !bytes.Equal(t.names, u.names) {
+		return false
+	}
+	for i := 0; i < len(t.raw); i += symbolSize {
+		if !bytes.Equal(t.raw[i:i+8], u.raw[i:i+8]) {
+			return false
+		}
+	}
+	return true
+}
+
+// functions are the symbols of a layout's sections, by which every image of
+// the kernel says where they are.
+type functions struct {
+	table   symbolTable // of the baseline
+	layout  []Section
+	symbols []int // of each section's Function, an index into table; -1 for none
+}
+
+func findFunctions(image *elf.File, layout []Section) (*functions, error) {
+	table, err := readSymbolTable(image)
+	if err != nil {
+		return nil, err
+	}
+	type key struct {
+		name    string
+		address uint64
+	}
+	at := make(map[key]int, table.len())
+	for i := range table.len() {
+		at[key{table.name(i), table.address(i)}] = i
+	}
+	f := &functions{table: table, layout: layout}
+	for _, s := range layout {
+		i, ok := at[key{s.Function, s.Address + s.Entry}]
+		if !ok || s.Function == "" {
+			i = -1
+		}
+		f.symbols = append(f.symbols, i)
+	}
+	return f, nil
+}
+
+// addresses are those of the sections in an image, by its own symbols; 0 for a
+// section without a function.
+func (f *functions) addresses(path string) ([]uint64, error) {
+	image, err := elf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	now, err := readSymbolTable(image)
+	if err != nil {
+		return nil, err
+	}
+	if !f.table.same(now) {
+		return nil, fmt.Errorf("%s: the symbols are others than the baseline's", path)
+	}
+	out := make([]uint64, len(f.layout))
+	for i, symbol := range f.symbols {
+		if symbol >= 0 {
+			out[i] = now.address(symbol) - f.layout[i].Entry
+		}
+	}
+	return out, nil
+}
