@@ -1,6 +1,8 @@
 package fuzz
 
 import (
+	"math/bits"
+
 	"gonum.org/v1/gonum/mathext/prng"
 
 	"unlucky/linker"
@@ -20,12 +22,14 @@ import (
 //
 // They are dealt anew to each run of neighbours, so two functions of different
 // runs meet in all ways. Within a run no padding is put: neighbours that touch
-// go on touching. Runs are cut anew in each block of 256 seeds; and in the second
+// go on touching. Runs are cut anew in each block of 256 seeds. In the second
 // block there is only one, so that nothing is held apart from its neighbour: a
-// rotation of the whole of .text.
+// rotation of the whole of .text. From the third block on each has its own order
+// of the functions, so that others touch.
 //
 // A section aligned to more than 16 bytes is a run by itself, and moves by
-// what its alignment allows.
+// what its alignment allows. One aligned to less moves by what is left as well,
+// which is another number of bytes in each block.
 
 // runLength is the mean number of functions in a run: longer ones leave more
 // neighbours touching and make fewer relations in a block. Between two runs are
@@ -40,14 +44,23 @@ const pageUnits = Modulus / 16
 // first.
 const rotations = 1
 
-// coverPaddings are the paddings of a seed.
-func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
+// coverPlan is the plan of a seed.
+func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 	n := seed - 1 // seed 0 is the last of all blocks
 	block := uint64(n / pageUnits)
-	var paddings []linker.Padding
+	rest := uint64(bits.Reverse8(uint8(block << 4))) // below 16
+	order := make([]int, len(layout))
+	for i := range order {
+		order[i] = i
+	}
+	if block > rotations {
+		order = regrouped(layout, shuffled(uint32(block), order))
+		p.Order = displaced(layout, order)
+	}
 	var end, run uint64 // of what stands before; number of runs so far
 	output, first, fresh := "", "", true
-	for i, s := range layout {
+	for place, i := range order {
+		s := layout[i]
 		if s.Output != output {
 			output, end = s.Output, 0
 		}
@@ -56,12 +69,12 @@ func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 		if end > 0 {
 			address = linker.AlignUp(end, align)
 		}
-		movable := linker.Movable(layout, i)
+		movable := linker.Movable(layout, place)
 		if movable && (fresh || align > 16 || block != rotations && mix(block, uint64(i))%runLength == 0) {
 			run++
-			shift := 16 * uint64(digits(n, run)) &^ (align - 1)
-			if gap := (s.Address + shift - address) % Modulus; gap > 0 {
-				paddings = append(paddings, linker.Padding{Section: s.Name, Bytes: gap})
+			shift := 16*uint64(digits(n, run)) + rest
+			if gap := (s.Address + shift&^(align-1) - address) % Modulus; gap > 0 {
+				p.Paddings = append(p.Paddings, linker.Padding{Section: s.Name, Bytes: gap})
 				address += gap
 			}
 		}
@@ -73,10 +86,10 @@ func coverPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 			first = s.Name
 		}
 	}
-	if paddings == nil && first != "" { // the rotation by nothing is the baseline
-		paddings = []linker.Padding{{Section: first, Bytes: Modulus}}
+	if p.Paddings == nil && p.Order == nil && first != "" { // the rotation by nothing is the baseline
+		p.Paddings = []linker.Padding{{Section: first, Bytes: Modulus}}
 	}
-	return paddings
+	return p
 }
 
 // digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.

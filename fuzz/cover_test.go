@@ -10,13 +10,14 @@ import (
 // smallText is a .text of functions of many sizes, with some of larger and of
 // smaller alignment, and one that is placed by hand.
 func smallText() []linker.Section {
-	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1}}
+	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
 	end := layout[0].Address + layout[0].Size
 	for i := range 600 {
-		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: 16, Text: true}
+		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: 16, Text: true,
+			Index: i + 2, Group: 1 + i/301}
 		switch {
 		case i == 300:
-			s.Name, s.Text, s.Align = ".noinstr.text", false, 64
+			s.Name, s.Text, s.Align, s.Group = ".noinstr.text", false, 64, 0
 		case i%97 == 5:
 			s.Align = 64
 		case i%53 == 7:
@@ -80,18 +81,18 @@ func TestCoverRuns(t *testing.T) {
 		stiff[s.Name] = stiff[s.Name] || s.Align > 16 || layout[i].Align > 16
 	}
 	for _, seed := range []uint32{257, 258, 300, 512} {
-		for _, p := range coverPaddings(seed, layout) {
+		for _, p := range coverPlan(seed, layout).Paddings {
 			if !stiff[p.Section] {
 				t.Errorf("seed %d is a rotation and has %d bytes before %s", seed, p.Bytes, p.Section)
 			}
 		}
 	}
 	cut := map[string]bool{}
-	for _, p := range coverPaddings(5, layout) {
+	for _, p := range coverPlan(5, layout).Paddings {
 		cut[p.Section] = true
 	}
 	again := 0
-	plan := coverPaddings(517, layout)
+	plan := coverPlan(517, layout).Paddings
 	var grown uint64
 	for _, p := range plan {
 		if cut[p.Section] {

@@ -15,54 +15,85 @@ const Modulus = 4096
 const minSlack = 16
 
 // Hybrids are the layouts between a failing and a passing one of the same
-// kernel: each function is at its residue modulo Modulus in one of the two.
+// kernel: each function is at its residue modulo Modulus in one of the two. The
+// passing one has the baseline's order. Where the failing one has another, it
+// is taken only for functions that are to touch.
 type Hybrids struct {
 	layout     []linker.Section // the baseline
 	output     string           // the output section of the functions
 	align      []uint64         // of each section
-	functions  []int            // sections that can be moved on their own
-	fail, pass []uint64         // addresses of each section
+	functions  []int            // sections that can be moved on their own, in the failing layout's order
+	number     map[int]int      // of each of them, in functions
+	fail, pass *placed
 }
+
+// placed is a layout with its addresses.
+type placed struct {
+	order   []int    // sections
+	place   []int    // of each section, in order
+	address []uint64 // of each section
+}
+
+func place(layout []linker.Section, output string, plan linker.Plan) (p *placed, err error) {
+	p = &placed{place: make([]int, len(layout))}
+	if p.order, err = linker.Order(layout, plan.Order); err != nil {
+		return nil, err
+	}
+	for place, i := range p.order {
+		p.place[i] = place
+	}
+	p.address, err = linker.Place(layout, output, plan)
+	return p, err
+}
+
+// before is the section that stands before another.
+func (p *placed) before(i int) int { return p.order[p.place[i]-1] }
 
 // NewHybrids are those between two plans that pad text sections of one output
 // section, usually .text.
 func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, error) {
-	h := &Hybrids{layout: layout, align: make([]uint64, len(layout))}
-	text := map[string]int{} // functions of each output section
-	for _, s := range layout {
-		if s.Text {
-			if text[s.Output]++; text[s.Output] > text[h.output] {
-				h.output = s.Output
-			}
-		}
+	switch {
+	case fail.Flag != nil || pass.Flag != nil:
+		return nil, errors.New("lld itself pads this layout")
+	case len(pass.Order) > 0:
+		return nil, errors.New("the passing layout has another order than the baseline")
 	}
-	for i, s := range layout {
+	h := &Hybrids{layout: layout, output: mainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}}
+	var err1, err2 error
+	h.fail, err1 = place(layout, h.output, fail)
+	h.pass, err2 = place(layout, h.output, pass)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	for place, i := range h.fail.order {
 		h.align[i] = linker.Alignment(layout, i)
-		if s.Output == h.output && linker.Movable(layout, i) {
+		if layout[i].Output == h.output && linker.Movable(layout, place) {
+			h.number[i] = len(h.functions)
 			h.functions = append(h.functions, i)
 		}
 	}
 	if h.functions == nil {
 		return nil, errors.New("this kernel has no text input section that can be moved")
 	}
-	for i := h.functions[0]; i <= h.functions[h.Len()-1]; i++ {
-		if h.align[i] > Modulus {
+	for place := h.fail.place[h.functions[0]]; place <= h.fail.place[h.functions[h.Len()-1]]; place++ {
+		if i := h.fail.order[place]; h.align[i] > Modulus {
 			return nil, fmt.Errorf("%s is aligned to %d bytes: only residues up to mod %d can be kept", layout[i].Name, h.align[i], Modulus)
 		}
 	}
-	var err error
-	for _, p := range []struct {
-		plan linker.Plan
-		to   *[]uint64
-	}{{fail, &h.fail}, {pass, &h.pass}} {
-		if p.plan.Flag != nil {
-			return nil, errors.New("lld itself pads this layout")
-		}
-		if *p.to, err = linker.Place(layout, h.output, p.plan); err != nil {
-			return nil, err
+	return h, nil
+}
+
+// mainText is the output section with most functions.
+func mainText(layout []linker.Section) (output string) {
+	text := map[string]int{}
+	for _, s := range layout {
+		if s.Text {
+			if text[s.Output]++; text[s.Output] > text[output] {
+				output = s.Output
+			}
 		}
 	}
-	return h, nil
+	return output
 }
 
 // Len is the number of functions.
@@ -75,7 +106,7 @@ func (h *Hybrids) Section(function int) linker.Section { return h.layout[h.funct
 // layout.
 func (h *Hybrids) Address(function int) uint64 {
 	i := h.functions[function]
-	return h.fail[i] + h.layout[i].Entry
+	return h.fail.address[i] + h.layout[i].Entry
 }
 
 // Touch tells whether a function touches the one before it in the failing
@@ -84,99 +115,139 @@ func (h *Hybrids) Touch(function int) bool { return h.gap(h.fail, h.functions[fu
 
 // gap is the slack before a section, in bytes, that its alignment does not
 // explain.
-func (h *Hybrids) gap(addresses []uint64, i int) uint64 {
-	return addresses[i] - h.tight(addresses[i-1]+h.layout[i-1].Size, i)
+func (h *Hybrids) gap(p *placed, i int) uint64 {
+	b := p.before(i)
+	return p.address[i] - h.tight(p.address[b]+h.layout[b].Size, i)
 }
 
 // tight is the lowest address that a section can have behind end.
-func (h *Hybrids) tight(end uint64, i int) uint64 {
-	return linker.AlignUp(end, h.align[i])
-}
+func (h *Hybrids) tight(end uint64, i int) uint64 { return linker.AlignUp(end, h.align[i]) }
 
 // Plan is the plan of a choice. Functions in move that are on are that many
 // bytes further on than in the failing layout. Variants of one choice differ
 // in what no rule about residues can tell: from the first slack on, and again
 // from the last, all is moved by a multiple of Modulus.
 func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
-	gaps := make([]uint64, h.Len()) // before each function
-	next := 0                       // function
-	first, last := 0, 0             // functions with slack before them
+	return h.planIn(h.ordered(c), c, move, variant)
+}
+
+// planIn is the plan of a choice in an order.
+func (h *Hybrids) planIn(order []int, c Choice, move map[int]uint64, variant int) linker.Plan {
+	gaps := make([]uint64, len(order)) // before each place
+	first, last := 0, 0                // places with slack before them
+	before, behind := -1, 0            // the function before, and its place
 	var end uint64
-	for i, s := range h.layout {
-		if s.Output != h.output {
+	for place, i := range order {
+		if h.layout[i].Output != h.output {
 			continue
 		}
-		address := s.Address
+		address := h.layout[i].Address
 		if end > 0 {
 			address = h.tight(end, i)
 		}
-		if next < h.Len() && h.functions[next] == i {
-			gaps[next] = h.slack(c, move, next, address)
-			address += gaps[next]
-			if gaps[next] > 0 {
-				if last = next; gaps[first] == 0 {
-					first = next
+		if linker.Movable(h.layout, place) {
+			f := h.number[i]
+			gaps[place] = h.slack(c, move, before, f, place-behind, address)
+			before, behind = f, place
+			address += gaps[place]
+			if gaps[place] > 0 {
+				if last = place; first == 0 {
+					first = place
 				}
 			}
-			next++
 		}
-		end = address + s.Size
+		end = address + h.layout[i].Size
+	}
+	if first == 0 {
+		first = h.pass.place[h.functions[0]]
 	}
 	gaps[first] += uint64(variant) * Modulus
-	if last != first {
+	if last > first {
 		gaps[last] += uint64(variant) * Modulus
 	}
-	return h.paddings(gaps)
+	return h.plan(order, gaps)
+}
+
+// ordered is the baseline's order, but that neighbours of the failing layout
+// which are both on have the places that they have there.
+func (h *Hybrids) ordered(c Choice) []int {
+	at := append([]int(nil), h.pass.place...)
+	order := append([]int(nil), h.pass.order...)
+	for f, i := range h.functions {
+		if !c.On[f] || !h.kept(c, f) && (f+1 == h.Len() || !h.kept(c, f+1)) {
+			continue
+		}
+		there := h.fail.place[i]
+		here, other := at[i], order[there]
+		order[here], order[there] = other, i
+		at[i], at[other] = there, here
+	}
+	return order
+}
+
+// kept tells whether a function and the one before it, which are neighbours in
+// the failing layout, are both on.
+func (h *Hybrids) kept(c Choice, f int) bool {
+	return f > 0 && c.On[f] && c.On[f-1] && h.fail.before(h.functions[f]) == h.functions[f-1]
 }
 
 // slack is what a choice puts before a function that could begin at tight.
-func (h *Hybrids) slack(c Choice, move map[int]uint64, f int, tight uint64) uint64 {
+// Before is the function that many places before it, -1 if it is the first.
+func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, tight uint64) uint64 {
 	i := h.functions[f]
-	address := func(f int) uint64 {
-		if c.On[f] {
-			return h.fail[h.functions[f]] + move[f]
-		}
-		return h.pass[h.functions[f]]
+	p, address := h.pass, h.pass.address[i]
+	if c.On[f] {
+		p, address = h.fail, h.fail.address[i]+move[f]
 	}
 	least := uint64(minSlack)
 	switch {
-	case f == 0:
+	case before < 0:
 		least = 0 // what stands before the first never moves
-	case c.On[f] == c.On[f-1] && (!c.On[f] || move[f] == move[f-1]):
-		was := h.pass
-		if c.On[f] {
-			was = h.fail
-		}
-		gap := h.gap(was, i)
+	case c.On[f] == c.On[before] && (!c.On[f] || move[f] == move[before]) &&
+		p.place[i]-p.place[h.functions[before]] == places:
+		gap := h.gap(p, i)
 		if gap == 0 && c.On[f] && c.Open[f] {
 			gap = Modulus
 		}
 		return gap
 	}
 	least += tight
-	return least - tight + (address(f)-least)%Modulus
+	return least - tight + (address-least)%Modulus
+}
+
+// Unordered is the failing layout in the baseline's order: each function at its
+// residue.
+func (h *Hybrids) Unordered(variant int) linker.Plan {
+	c := Choice{On: make([]bool, h.Len()), Open: map[int]bool{}}
+	for f := range c.On {
+		c.On[f], c.Open[f] = true, true
+	}
+	return h.planIn(h.pass.order, c, nil, variant)
 }
 
 // Opened is the failing, or the passing, layout with every two neighbours that
 // touch held apart by a cache line: all stay at their residue modulo 64.
 func (h *Hybrids) Opened(failing bool) linker.Plan {
-	addresses := h.pass
+	p := h.pass
 	if failing {
-		addresses = h.fail
+		p = h.fail
 	}
-	gaps := make([]uint64, h.Len())
-	for f, i := range h.functions {
-		if gaps[f] = h.gap(addresses, i); gaps[f] == 0 && f > 0 {
-			gaps[f] = 64
+	gaps := make([]uint64, len(p.order))
+	for n, i := range h.functions {
+		place := p.place[i]
+		if gaps[place] = h.gap(p, i); gaps[place] == 0 && n > 0 {
+			gaps[place] = 64
 		}
 	}
-	return h.paddings(gaps)
+	return h.plan(p.order, gaps)
 }
 
-func (h *Hybrids) paddings(gaps []uint64) (p linker.Plan) {
-	for f, gap := range gaps {
+// plan is that of an order with gaps before its places.
+func (h *Hybrids) plan(order []int, gaps []uint64) (p linker.Plan) {
+	p.Order = displaced(h.layout, order)
+	for place, gap := range gaps {
 		if gap > 0 {
-			p.Paddings = append(p.Paddings, linker.Padding{Section: h.Section(f).Name, Bytes: gap})
+			p.Paddings = append(p.Paddings, linker.Padding{Section: h.layout[order[place]].Name, Bytes: gap})
 		}
 	}
 	return p

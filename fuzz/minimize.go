@@ -36,8 +36,9 @@ type Minimize struct {
 	Step func(Progress)
 
 	judge    *judge
-	hybrids  *Hybrids // between the failing and the first passing layout
-	second   *Hybrids // and another passing one, or nil
+	start    linker.Plan // fails, and is what is minimized: that of Failed, or one that keeps its residues without its order
+	hybrids  *Hybrids    // between the failing and the first passing layout
+	second   *Hybrids    // and another passing one, or nil
 	fail     linker.Plan
 	result   seeds.Minimized
 	best     linker.Plan // the smallest plan so far that fails
@@ -214,9 +215,6 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 	for seed := uint32(1); seed <= maxSearch; seed++ {
 		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), Text.Plan(seed, layout)})
 	}
-	if _, err := NewHybrids(layout, m.fail, linker.Plan{}); err != nil {
-		return nil, nil, err
-	}
 	tried := map[string]bool{m.fail.Digest(): true}
 	for len(candidates) > 0 && len(plans) < 2 {
 		var batch []candidate
@@ -224,7 +222,7 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 		for len(candidates) > 0 && len(batch) < m.judge.workers {
 			c := candidates[0]
 			candidates = candidates[1:]
-			h, err := NewHybrids(layout, m.fail, c.plan)
+			h, err := NewHybrids(layout, m.start, c.plan)
 			if err != nil || tried[c.plan.Digest()] {
 				continue
 			}
@@ -265,16 +263,19 @@ func (m *Minimize) search(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.settleOrder(ctx, layout); err != nil {
+		return err
+	}
 	names, plans, err := m.passing(ctx, layout)
 	if err != nil {
 		return err
 	}
 	m.result.Passing, m.result.Twin = names[0], &plans[0]
-	if m.hybrids, err = NewHybrids(layout, m.fail, plans[0]); err != nil {
+	if m.hybrids, err = NewHybrids(layout, m.start, plans[0]); err != nil {
 		return err
 	}
 	if len(plans) > 1 {
-		if m.second, err = NewHybrids(layout, m.fail, plans[1]); err != nil {
+		if m.second, err = NewHybrids(layout, m.start, plans[1]); err != nil {
 			return err
 		}
 	}
@@ -310,6 +311,36 @@ func (m *Minimize) search(ctx context.Context) error {
 		return err
 	}
 	return m.ablate(ctx)
+}
+
+// settleOrder tells whether the order of a failing layout is needed: most bugs
+// need the residues only, and fail in the baseline's order as well.
+func (m *Minimize) settleOrder(ctx context.Context, layout []linker.Section) error {
+	h, err := NewHybrids(layout, m.fail, linker.Plan{})
+	if err != nil {
+		return err
+	}
+	m.start = m.fail
+	if len(m.fail.Order) == 0 {
+		return nil
+	}
+	m.asking(h.Len(), "does it fail in the baseline's order")
+	q := question{plan: h.Unordered}
+	answers, err := m.judge.ask(ctx, false, q)
+	if err != nil {
+		return err
+	}
+	if answers[0] != Fails {
+		m.Note("in the baseline's order, with each function at its residue, it does not fail: the order matters, too")
+		return nil
+	}
+	m.Note("in the baseline's order, with each function at its residue, it still fails: the order is not needed")
+	for v := range variants {
+		if p := h.Unordered(v); m.judge.known(p, "").Crashes > 0 {
+			m.start, m.best = p, p
+		}
+	}
+	return nil
 }
 
 // isolate finds the culprits. Where the answers contradict each other it asks
@@ -425,12 +456,15 @@ func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {
 // keep notes a plan that fails as the best so far if it is the smallest.
 func (m *Minimize) keep(q question) {
 	for v := range variants {
-		if p := q.plan(v); m.judge.known(p, "").Crashes > 0 && len(p.Paddings) <= len(m.best.Paddings) {
+		if p := q.plan(v); m.judge.known(p, "").Crashes > 0 && size(p) <= size(m.best) {
 			m.best = p
 			return
 		}
 	}
 }
+
+// size is how much a plan changes.
+func size(p linker.Plan) int { return len(p.Order) + len(p.Paddings) }
 
 // sound asks again for each culprit: with everything else changed.
 func (m *Minimize) sound(ctx context.Context, culprits []Culprit) (bool, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,6 +183,71 @@ func TestMinimizeAddress(t *testing.T) {
 	}
 }
 
+// A crash of a shuffled layout that needs a residue only is minimized without
+// the order; one that needs two functions brought together keeps that much of
+// it.
+func TestMinimizeShuffled(t *testing.T) {
+	slow(t)
+	t.Parallel()
+	layout, err := tiny(t, nil).Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var follows []string // victim directly behind one of many that it is not behind in the baseline
+	for _, s := range layout {
+		if strings.HasPrefix(s.Function, "fill1") {
+			follows = append(follows, fmt.Sprintf("at - (unsigned long)%s == %d", s.Function, linker.AlignUp(s.Size, 16)))
+		}
+	}
+	for _, test := range []struct {
+		name, condition, culprit string
+		order                    int // sections out of place, at the most
+	}{
+		{"residue", canaryAt, "^crashes when `victim` is at 0x20 mod 0x40; ", 0},
+		{"touching", "(" + strings.Join(follows, " || ") + ")", "^crashes when `fill1.*` is directly followed by `victim`$", 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			k := tiny(t, replacing(t, "main.c", canaryAt, test.condition))
+			dir := t.TempDir()
+			sw := sweep(k, scenario("canary"), dir, 1, 64, 2)
+			sw.StopAfter, sw.Strategy = 1, fuzz.Shuffle
+			r, err := sw.Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(r.Layouts, func(l seeds.Record) bool { return l.Found })
+			if i < 0 || r.Baseline.Found {
+				t.Fatalf("no unlucky layout, or the baseline:\n%s", verdicts(r))
+			}
+			f, err := seeds.Read(filepath.Join(r.Dir, r.Layouts[i].Path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := minimize(t, k, f, filepath.Join(dir, "min.yaml")).Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d boots; %v", got.Minimized.Boots, got.Plan)
+			c := got.Minimized.Culprits
+			if len(c) != 1 || !regexp.MustCompile(test.culprit).MatchString(c[0].String()) {
+				t.Fatalf("culprits %v", c)
+			}
+			if p := got.Plan; len(p.Order) > test.order || len(p.Order) == 0 && test.order > 0 || len(p.Paddings) > 3 {
+				t.Errorf("the smallest plan is %+v", p)
+			}
+			// What is saved is linked again without the seed.
+			saved, err := seeds.Read(filepath.Join(dir, "min.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fuzz.Relink(t.Context(), saved, k, linkerOf(t, k), k.Digest, saved.Tools); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A crash in two of three boots is minimized to the same function.
 func TestMinimizeFlaky(t *testing.T) {
 	slow(t)
@@ -320,7 +386,17 @@ func TestHybrids(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fail, pass := fuzz.Text.Plan(1, layout), fuzz.Text.Plan(2, layout)
+	for name, fail := range map[string]linker.Plan{
+		"text": fuzz.Text.Plan(1, layout), "shuffle": fuzz.Shuffle.Plan(1, layout), "cover": fuzz.Cover.Plan(600, layout),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testHybrids(t, k, layout, fail, fuzz.Text.Plan(2, layout))
+		})
+	}
+}
+
+func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass linker.Plan) {
 	h, err := fuzz.NewHybrids(layout, fail, pass)
 	if err != nil {
 		t.Fatal(err)

@@ -124,7 +124,7 @@ func (r *rule) find(ctx context.Context, names []string) error {
 	}
 	if i := m.hybrids.functions[r.pieces[0][0]]; r.explains() == r.step {
 		// Nothing has passed yet; where it is in the passing layout may.
-		if d := (m.hybrids.pass[i] - m.hybrids.fail[i]) % Modulus; r.known[d] == Unknown {
+		if d := (m.hybrids.pass.address[i] - m.hybrids.fail.address[i]) % Modulus; r.known[d] == Unknown {
 			if err := r.ask(ctx, d); err != nil {
 				return err
 			}

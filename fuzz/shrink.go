@@ -47,7 +47,7 @@ func Shrink(ctx context.Context, paddings []linker.Padding, ask func(context.Con
 func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 	ask := func(paddings []linker.Padding) (Answer, error) {
 		m.asking(len(m.best.Paddings), "which paddings are needed")
-		answers, err := m.judge.ask(ctx, false, planned(linker.Plan{Paddings: paddings}, ""))
+		answers, err := m.judge.ask(ctx, false, planned(linker.Plan{Order: m.best.Order, Paddings: paddings}, ""))
 		if err != nil {
 			return Unknown, err
 		}
@@ -88,7 +88,7 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 	twin := slices.Clone(m.best.Paddings)
 	twin[i].Bytes += cure
 	if answer, err = ask(twin); answer == Passes {
-		m.result.Twin = &linker.Plan{Paddings: twin}
+		m.result.Twin = &linker.Plan{Order: m.best.Order, Paddings: twin}
 	}
 	return err
 }
@@ -100,7 +100,7 @@ func (m *Minimize) shrink(ctx context.Context) error {
 		m.asking(len(m.best.Paddings), "which paddings are needed")
 		questions := make([]question, len(offers))
 		for i, p := range offers {
-			questions[i] = planned(linker.Plan{Paddings: p}, "")
+			questions[i] = planned(linker.Plan{Order: m.best.Order, Paddings: p}, "")
 		}
 		return m.judge.ask(ctx, false, questions...)
 	})

@@ -1,9 +1,12 @@
 package fuzz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/gonum/mathext/prng"
@@ -23,6 +26,9 @@ const (
 	// Cover pads .text input sections so that each function comes to each of
 	// its residues in as few layouts as that takes.
 	Cover Strategy = "cover/1"
+	// Shuffle changes the order of functions, by lld's own algorithm, and pads
+	// nothing.
+	Shuffle Strategy = "shuffle/1"
 	// Auto is LLD where that can be believed, otherwise Text.
 	Auto Strategy = "auto"
 )
@@ -32,8 +38,8 @@ func ParseStrategy(s string) (Strategy, error) {
 	switch name, version, versioned := strings.Cut(s, "/"); {
 	case s == string(Auto):
 		return Auto, nil
-	case name != "lld" && name != "text" && name != "cover":
-		return "", fmt.Errorf("strategy %q: there are auto, lld, text and cover", s)
+	case !slices.Contains([]string{"lld", "text", "cover", "shuffle"}, name):
+		return "", fmt.Errorf("strategy %q: there are auto, lld, text, cover and shuffle", s)
 	case versioned && version != "1":
 		return "", fmt.Errorf("strategy %q: this unlucky knows version 1 only", s)
 	default:
@@ -48,7 +54,9 @@ func (s Strategy) Plan(seed uint32, layout []linker.Section) linker.Plan {
 	case LLD:
 		return linker.Plan{Flag: &seed}
 	case Cover:
-		return linker.Plan{Paddings: coverPaddings(seed, layout)}
+		return coverPlan(seed, layout)
+	case Shuffle:
+		return linker.Plan{Order: displaced(layout, shuffledOrder(seed, layout))}
 	}
 	return linker.Plan{Paddings: textPaddings(seed, layout)}
 }
@@ -77,6 +85,68 @@ func textPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 		}
 	}
 	return paddings
+}
+
+// shuffledOrder is the order that lld gives functions under
+// --shuffle-sections='.text.[!.]*=seed' (lld/ELF/Writer.cpp, maybeShuffle). lld
+// deals all of them the places of all of them in the object; in the output
+// each input section description has its own sorted by that.
+func shuffledOrder(seed uint32, layout []linker.Section) []int {
+	var functions []int
+	for i, s := range layout {
+		if s.Index > 0 && linker.Shuffled(s.Name) {
+			functions = append(functions, i)
+		}
+	}
+	slices.SortFunc(functions, func(i, j int) int { return cmp.Compare(layout[i].Index, layout[j].Index) })
+	if seed == math.MaxUint32 { // "-1" to lld
+		slices.Reverse(functions)
+	} else {
+		functions = shuffled(seed, functions)
+	}
+	return regrouped(layout, functions)
+}
+
+// shuffled is llvm::shuffle with std::mt19937 (llvm/ADT/STLExtras.h).
+func shuffled(seed uint32, v []int) []int {
+	v = slices.Clone(v)
+	g := prng.NewMT19937()
+	g.Seed(uint64(seed))
+	for rest := v; len(rest) > 1; rest = rest[1:] {
+		i := g.Uint32() % uint32(len(rest))
+		rest[0], rest[i] = rest[i], rest[0]
+	}
+	return v
+}
+
+// regrouped is the order of a layout with the sections of each group as they
+// stand in functions.
+func regrouped(layout []linker.Section, functions []int) []int {
+	groups := map[int][]int{}
+	for _, i := range functions { // sections of no group, too
+		if g := layout[i].Group; g > 0 {
+			groups[g] = append(groups[g], i)
+		}
+	}
+	order := make([]int, len(layout))
+	for place, s := range layout {
+		if order[place] = place; s.Group > 0 {
+			order[place] = groups[s.Group][0]
+			groups[s.Group] = groups[s.Group][1:]
+		}
+	}
+	return order
+}
+
+// displaced is an order as a plan has it: those that are not where they are in
+// the baseline.
+func displaced(layout []linker.Section, order []int) (names []string) {
+	for place, i := range order {
+		if i != place {
+			names = append(names, layout[i].Name)
+		}
+	}
+	return names
 }
 
 // randomized are the output sections that lld pads.
@@ -110,7 +180,10 @@ type Linker interface {
 // resolve decides what auto stands for by linking the first seed with lld's
 // own padding; note is told why.
 func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(string, ...any)) (Strategy, error) {
-	if s == Text || s == Cover {
+	if s == Shuffle && seed == 0 {
+		return "", errors.New("strategy shuffle: seed 0 means another order each time to lld: begin with seed 1")
+	}
+	if s != Auto && s != LLD {
 		return s, nil
 	}
 	if !k.Randomizes() {

@@ -22,7 +22,7 @@ type ByHand struct {
 	spec   scenarios.Kernel
 	build  string   // a copy of the build
 	held   *os.File // locked
-	object *padded
+	object *edited
 }
 
 // NewByHand copies the build and makes its first bzImage, which takes half a
@@ -65,11 +65,11 @@ func (h *ByHand) script() string { return filepath.Join(h.build, "scripts/link-v
 
 // Make makes the bzImage of a plan, with a job for each CPU.
 func (h *ByHand) Make(ctx context.Context, plan Plan) (path string, err error) {
-	padding, err := h.kernel.padding(ctx, plan)
+	e, err := h.kernel.edit(ctx, plan)
 	if err != nil {
 		return "", err
 	}
-	if err := h.object.pad(padding); err != nil {
+	if err := h.object.edit(e); err != nil {
 		return "", err
 	}
 	now := time.Now() // as an edit of the script does

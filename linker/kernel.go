@@ -46,8 +46,9 @@ type Kernel struct {
 	layoutMu  sync.Mutex
 	layout    []Section  // of the baseline, in output order; nil until asked for
 	functions *functions // of the layout
-	short     shortcutState
-	memory    atomic.Int64 // bytes that workers may fill of memoryDir
+	shortMu   sync.Mutex
+	shorts    []*shortcutState // of orders of sections; the object's own first, once it is known, the others as they came
+	memory    atomic.Int64     // bytes that workers may fill of memoryDir
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh

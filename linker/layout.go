@@ -26,6 +26,8 @@ type Section struct {
 	Function  string
 	Entry     uint64
 	Functions int // in it, as far as symbols tell: their different addresses
+	Index     int // of its header in the object; 0 where it is not from there
+	Group     int // sections of a group can take each other's places; 0 for none
 }
 
 // readLayout reads lld's link map of an image: its input sections in output
@@ -93,13 +95,18 @@ func (s *Section) name(symbol string, address uint64) {
 // baseline's, once its output section output is as in a plan. Sections of
 // other output sections keep theirs.
 func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
+	order, err := Order(layout, plan.Order)
+	if err != nil {
+		return nil, err
+	}
 	before := make(map[string]uint64, len(plan.Paddings))
 	for _, p := range plan.Paddings {
 		before[p.Section] += p.Bytes
 	}
 	addresses := make([]uint64, len(layout))
 	var end uint64 // of what stands before, as it is now; 0 at the first of the output
-	for i, s := range layout {
+	for _, i := range order {
+		s := layout[i]
 		addresses[i] = s.Address
 		if s.Output != output {
 			continue
@@ -190,44 +197,50 @@ func segment(image *elf.File, address uint64) int {
 	return -1
 }
 
-// padding is what a plan appends to sections of the object, given by index.
-func (p *Kernel) padding(ctx context.Context, plan Plan) (map[int]uint64, error) {
-	if len(plan.Paddings) == 0 {
-		return nil, nil
+// edit is what a plan changes in the object.
+func (p *Kernel) edit(ctx context.Context, plan Plan) (e edit, err error) {
+	if len(plan.Paddings) == 0 && len(plan.Order) == 0 {
+		return e, nil
 	}
 	layout, err := p.baseline(ctx)
 	if err != nil {
-		return nil, err
+		return e, err
 	}
-	return endings(p.object, layout, plan.Paddings)
+	order, err := Order(layout, plan.Order)
+	if err != nil {
+		return e, err
+	}
+	e.slots = slots(layout, order)
+	e.padding, err = endings(layout, order, plan.Paddings)
+	return e, err
 }
 
 // endings turns paddings, each before a section, into bytes to append to the
 // end of the section that stands before it in the output. The padding then
 // comes first and the section is aligned behind it, as in lld.
-func endings(o *object, layout []Section, paddings []Padding) (map[int]uint64, error) {
+func endings(layout []Section, order []int, paddings []Padding) (map[int]uint64, error) {
 	position := make(map[string]int, len(layout))
-	for i, s := range layout {
-		if s.Name != "" {
-			position[s.Name] = i
+	for place, i := range order {
+		if name := layout[i].Name; name != "" {
+			position[name] = place
 		}
 	}
 	padding := make(map[int]uint64, len(paddings))
 	for _, p := range paddings {
-		i, ok := position[p.Section]
+		place, ok := position[p.Section]
 		if !ok {
 			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
 		}
-		if !layout[i].Text {
+		if !layout[order[place]].Text {
 			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
 		}
-		if i == 0 || layout[i-1].Name == "" || layout[i-1].Output != layout[i].Output {
-			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[i].Output)
+		if !Movable(layout, place) { // places keep what is before them, or a group stands there
+			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[place].Output)
 		}
 		if p.Bytes > 1<<30 {
 			return nil, fmt.Errorf("padding before %s: %d bytes are too many", p.Section, p.Bytes)
 		}
-		padding[o.index[layout[i-1].Name]] += p.Bytes
+		padding[layout[order[place-1]].Index] += p.Bytes
 	}
 	return padding, nil
 }

@@ -38,13 +38,13 @@ ffffffff81a00000          1a00000       10     8         vmlinux.o:(.rodata)
 		t.Fatal(err)
 	}
 	want := []Section{
-		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0, 1},
-		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0, 0},
-		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16, 3},
-		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0, 0},
-		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0, 0},
-		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0, 0},
-		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0, 0},
+		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0, 1, 0, 0},
+		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0, 0, 0, 0},
+		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16, 3, 0, 0},
+		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0, 0, 0, 0},
+		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0, 0, 0, 0},
+		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0, 0, 0, 0},
+		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0, 0, 0, 0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

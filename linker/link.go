@@ -70,12 +70,12 @@ func (i Image) Remove() error { return os.Remove(i.Path) }
 
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
-	padding, err := w.kernel.padding(ctx, plan)
+	e, err := w.kernel.edit(ctx, plan)
 	if err != nil {
 		return Image{}, err
 	}
 	begin := time.Now()
-	if err := w.takeObject(padding); err != nil {
+	if err := w.takeObject(e); err != nil {
 		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o: %w", err))
 	}
 	padded := time.Since(begin)
@@ -212,7 +212,7 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	}
 	defer w.Close()
 	var trace bytes.Buffer
-	err = w.takeObject(nil)
+	err = w.takeObject(edit{})
 	if err == nil {
 		_, err = w.script(ctx, nil, &trace, "-Map=layout.map")
 	}
@@ -236,6 +236,10 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i, s := range layout {
+		layout[i].Index = p.object.index[s.Name]
+	}
+	setGroups(layout)
 	if p.functions, err = findFunctions(image, layout); err != nil {
 		return nil, err
 	}

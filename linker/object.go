@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 )
 
@@ -74,17 +75,24 @@ func badELF(err error) error {
 	return err
 }
 
-// padded is a copy of an object whose padding can be changed again and again:
-// only what is lengthened is written, not the whole object.
-type padded struct {
+// edit is a change of an object.
+type edit struct {
+	slots   map[int]int    // section -> the index that it takes; every section that moves is in it
+	padding map[int]uint64 // section -> bytes to append to its end
+}
+
+// edited is a copy of an object that can be edited again and again: only what
+// changes is written, not the whole object.
+type edited struct {
 	*object
 	file       *os.File
-	size       int64 // bytes of the copy without padding
-	lengthened []int // sections, by index
+	size       int64       // bytes of the copy without padding
+	lengthened []int       // sections, by index
+	slots      map[int]int // of the copy as it is
 }
 
 // copyTo copies the object to path, by cloning it where the file system can.
-func (o *object) copyTo(path string) (_ *padded, err error) {
+func (o *object) copyTo(path string) (_ *edited, err error) {
 	in, err := os.Open(o.path)
 	if err != nil {
 		return nil, err
@@ -98,17 +106,21 @@ func (o *object) copyTo(path string) (_ *padded, err error) {
 	if err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
-	return &padded{object: o, file: out, size: size}, nil
+	return &edited{object: o, file: out, size: size}, nil
 }
 
-func (p *padded) Close() error { return p.file.Close() }
+func (p *edited) Close() error { return p.file.Close() }
 
-// pad makes the copy the object with bytes of padding appended to the end of
-// sections, given by index, and with no other padding. Relocations and symbols
-// are relative to the beginning of their section, so nothing else changes:
-// each lengthened section moves to the end of the file, and its header
-// follows.
-func (p *padded) pad(padding map[int]uint64) error {
+// edit makes the copy the object with one edit and no other. Relocations and
+// symbols are relative to the beginning of their section, so padding changes
+// nothing else: each lengthened section moves to the end of the file, and its
+// header follows.
+func (p *edited) edit(e edit) error {
+	if !maps.Equal(p.slots, e.slots) {
+		if err := p.arrange(e.slots); err != nil {
+			return err
+		}
+	}
 	for _, i := range p.lengthened {
 		if err := p.place(i, p.sections[i].Offset, p.sections[i].Size); err != nil {
 			return err
@@ -120,7 +132,7 @@ func (p *padded) pad(padding map[int]uint64) error {
 	}
 	var tail bytes.Buffer
 	for i, s := range p.sections { // in order, so that equal plans give equal bytes
-		pad := padding[i]
+		pad := e.padding[i]
 		if pad == 0 {
 			continue
 		}
@@ -142,13 +154,114 @@ func (p *padded) pad(padding map[int]uint64) error {
 }
 
 // place sets where in the file a section is, and its size in bytes.
-func (p *padded) place(i int, offset, size uint64) error {
+func (p *edited) place(i int, offset, size uint64) error {
 	// Elf64_Shdr: sh_offset at 24, sh_size at 32.
 	var header [16]byte
 	binary.LittleEndian.PutUint64(header[:8], offset)
 	binary.LittleEndian.PutUint64(header[8:], size)
-	_, err := p.file.WriteAt(header[:], p.headers+int64(i)*elfSectionHeader64+24)
+	_, err := p.file.WriteAt(header[:], p.headers+int64(slot(p.slots, i))*elfSectionHeader64+24)
 	return err
+}
+
+// slot is the index that a section takes.
+func slot(slots map[int]int, i int) int {
+	if to, ok := slots[i]; ok {
+		return to
+	}
+	return i
+}
+
+// arrange gives sections other indices, without padding: their headers change
+// places, and so does each index in symbols, relocations, groups and links.
+func (p *edited) arrange(slots map[int]int) error {
+	in, err := os.Open(p.path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	read := func(i int) ([]byte, error) {
+		s := p.sections[i]
+		data := make([]byte, s.Size)
+		_, err := in.ReadAt(data, int64(s.Offset))
+		return data, err
+	}
+	old := make([]byte, len(p.sections)*elfSectionHeader64)
+	if _, err := in.ReadAt(old, p.headers); err != nil {
+		return err
+	}
+	headers := bytes.Clone(old)
+	u16, u32 := binary.LittleEndian.Uint16, binary.LittleEndian.Uint32
+	put16, put32 := binary.LittleEndian.PutUint16, binary.LittleEndian.PutUint32
+	var symbols, long []byte // the symbol table; the indices that do not fit into it
+	symtab, longAt := 0, 0
+	for i, s := range p.sections {
+		to := slot(slots, i) * elfSectionHeader64
+		copy(headers[to:to+elfSectionHeader64], old[i*elfSectionHeader64:])
+		if i == 0 {
+			continue // counts that do not fit into the file's header
+		}
+		// Elf64_Shdr: sh_link at 40, sh_info at 44.
+		put32(headers[to+40:], uint32(slot(slots, int(s.Link))))
+		if s.Type == elf.SHT_REL || s.Type == elf.SHT_RELA || s.Flags&elf.SHF_INFO_LINK != 0 {
+			put32(headers[to+44:], uint32(slot(slots, int(s.Info))))
+		}
+		switch s.Type {
+		case elf.SHT_SYMTAB:
+			symtab = i
+			symbols, err = read(i)
+		case elf.SHT_SYMTAB_SHNDX:
+			longAt = i
+			long, err = read(i)
+		case elf.SHT_GROUP:
+			var members []byte
+			if members, err = read(i); err != nil {
+				return err
+			}
+			for at := 4; at+4 <= len(members); at += 4 {
+				put32(members[at:], uint32(slot(slots, int(u32(members[at:])))))
+			}
+			_, err = p.file.WriteAt(members, int64(s.Offset))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for n := 0; (n+1)*symbolSize <= len(symbols); n++ {
+		field := symbols[n*symbolSize+6:] // st_shndx
+		section := int(u16(field))
+		if section == int(elf.SHN_XINDEX) && 4*n+4 <= len(long) {
+			section = int(u32(long[4*n:]))
+		} else if section >= int(elf.SHN_LORESERVE) {
+			continue
+		}
+		to, ok := slots[section]
+		switch {
+		case !ok:
+		case to < int(elf.SHN_LORESERVE):
+			put16(field, uint16(to))
+			if long != nil {
+				put32(long[4*n:], 0)
+			}
+		case 4*n+4 > len(long):
+			return fmt.Errorf("%s: no SHT_SYMTAB_SHNDX for symbols of section %d", p.path, to)
+		default:
+			put16(field, uint16(elf.SHN_XINDEX))
+			put32(long[4*n:], uint32(to))
+		}
+	}
+	for _, write := range []struct {
+		data []byte
+		at   int64
+	}{{headers, p.headers}, {symbols, int64(p.sections[symtab].Offset)}, {long, int64(p.sections[longAt].Offset)}} {
+		if write.data == nil {
+			continue
+		}
+		if _, err := p.file.WriteAt(write.data, write.at); err != nil {
+			return err
+		}
+	}
+	p.slots, p.lengthened = slots, p.lengthened[:0]
+	return nil
 }
 
 const elfSectionHeader64 = 64 // sizeof(Elf64_Shdr)

@@ -67,7 +67,7 @@ func writePadded(t testing.TB, o *object, paddings ...map[int]uint64) string {
 	}
 	defer p.Close()
 	for _, padding := range paddings {
-		if err := p.pad(padding); err != nil {
+		if err := p.edit(edit{padding: padding}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -159,7 +159,7 @@ func BenchmarkPad(b *testing.B) {
 				}
 			}
 			for b.Loop() {
-				if err := p.pad(padding); err != nil {
+				if err := p.edit(edit{padding: padding}); err != nil {
 					b.Fatal(err)
 				}
 			}

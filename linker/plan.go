@@ -16,24 +16,31 @@ type Padding struct {
 	Bytes uint64 `yaml:"bytes" json:"bytes"`
 }
 
-// Plan is the explicit list of paddings of one layout. A seed is only a short
+// Plan is the explicit order and paddings of one layout. A seed is only a short
 // name for a plan: a plan can be written out, read back and linked again
 // without it. The zero Plan is the baseline.
 type Plan struct {
 	// Flag, where set, is handed to lld as --randomize-section-padding and
 	// lld itself pads every output section that it randomizes.
 	Flag *uint32 `yaml:"randomize-section-padding,omitempty" json:"randomize-section-padding,omitempty"`
+	// Order lists the sections that do not stand where the baseline has them,
+	// in their new order: within each group of sections that can take each
+	// other's places, those listed take the places of those listed.
+	Order []string `yaml:"order,omitempty" json:"order,omitempty"`
 	// Paddings are realised by rewriting the object, in output order.
 	Paddings []Padding `yaml:"paddings,omitempty" json:"paddings,omitempty"`
 }
 
-func (p Plan) baseline() bool { return p.Flag == nil && len(p.Paddings) == 0 }
+func (p Plan) baseline() bool { return p.Flag == nil && len(p.Order) == 0 && len(p.Paddings) == 0 }
 
 // Digest is the SHA-256 of the plan, in hex. Equal plans have equal digests.
 func (p Plan) Digest() string {
 	h := sha256.New()
 	if p.Flag != nil {
 		fmt.Fprintf(h, "randomize-section-padding %d\n", *p.Flag)
+	}
+	for _, name := range p.Order {
+		fmt.Fprintf(h, "%q\n", name)
 	}
 	for _, pad := range p.Paddings {
 		fmt.Fprintf(h, "%q %d\n", pad.Section, pad.Bytes)

@@ -1,6 +1,7 @@
 package linker
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -22,22 +23,61 @@ import (
 // are put into the finished image. What the shortcut takes from the script it
 // reads in a trace of the baseline's link.
 //
-// It is believed only once it has given the script's own bytes for a padded
-// layout, and is held against the script again every checkEvery layouts.
+// Another order of the sections is another table: each order has a shortcut,
+// learnt from the first link of it. A shortcut is believed only once it has
+// given the script's own bytes for a layout other than the one it was learnt
+// from, and is held against the script again every checkEvery layouts.
 type shortcut struct {
+	name     string            // before the names of objects
 	link     []string          // the script's last link
 	objects  map[string][]byte // that the script made for it, by their names in link
 	sort     []string          // sorttable's call, or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
-// shortcutState is a kernel's shortcut and how far it is to be believed.
+// shortcutState is the shortcut of an order and how far it is to be believed.
 type shortcutState struct {
+	order []string // as in Plan.Order
+	from  string   // digest of the plan that it was learnt from
+
 	sync.Mutex // held through the first link that is compared: all wait for the outcome
 	way        *shortcut
 	text, all  bool // it has given the script's image for paddings in text, for lld's own
 	links      int
 	refused    int // layouts that it does not link
+}
+
+// maxOrders is how many orders' shortcuts are kept. A seed of strategy shuffle
+// is an order of its own, a block of seeds of strategy cover shares one.
+const maxOrders = 4
+
+// shortcutOf is the shortcut of a plan's order. Where that has none yet it is
+// new, and locked: it is to be learnt.
+func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
+	p.shortMu.Lock()
+	defer p.shortMu.Unlock()
+	for _, s := range p.shorts {
+		if slices.Equal(s.order, plan.Order) {
+			return s, false
+		}
+	}
+	s = &shortcutState{order: plan.Order, from: plan.Digest()}
+	if len(p.shorts) == 0 || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
+		return s, false
+	}
+	if len(p.shorts) == maxOrders {
+		p.shorts = slices.Delete(p.shorts, 1, 2)
+	}
+	p.shorts = append(p.shorts, s)
+	s.Lock()
+	return s, true
+}
+
+// holds tells whether there is a shortcut.
+func (s *shortcutState) holds() bool {
+	s.Lock()
+	defer s.Unlock()
+	return s.way != nil
 }
 
 // maxRefused is after how many refusals, with nothing proven, there is no
@@ -52,12 +92,12 @@ var checkEvery = 256
 // shortcut knows of.
 var outOfReach = regexp.MustCompile(`(?m)^\++ \S*(resolve_btfids|pahole)\b`)
 
-// findShortcut reads the trace of a link of the baseline in w's folder.
-func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
+// findShortcut reads the trace of a link in w's folder.
+func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 	if m := outOfReach.FindSubmatch(trace); m != nil {
 		return nil, fmt.Errorf("its link needs %s", m[1])
 	}
-	s := &shortcut{objects: map[string][]byte{}}
+	s := &shortcut{name: fmt.Sprintf("shortcut-%.8s", from), objects: map[string][]byte{}}
 	output := w.kernel.output()
 	for _, line := range strings.Split(string(trace), "\n") {
 		words := strings.Fields(strings.TrimLeft(line, "+"))
@@ -88,6 +128,9 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 		if err != nil || !info.Mode().IsRegular() || word == output || word != filepath.Base(word) {
 			continue // an option, or what the build has
 		}
+		if word == "vmlinux.o" {
+			continue // the worker's own
+		}
 		if s.objects[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
 			return nil, err
 		}
@@ -104,13 +147,17 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
-	s := &w.kernel.short
+	s, fresh := w.kernel.shortcutOf(plan)
+	if fresh {
+		defer s.Unlock()
+		return w.whole(ctx, plan, s)
+	}
 	s.Lock()
 	way, proven := s.way, &s.text
 	if plan.Flag != nil {
 		proven = &s.all
 	}
-	if !*proven && plan.baseline() {
+	if way != nil && !*proven && plan.Digest() == s.from {
 		way = nil // nothing has moved: it would prove nothing
 	}
 	first := way != nil && !*proven
@@ -130,19 +177,10 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 			return image, ctx.Err()
 		}
 		s.Lock()
-		w.kernel.refused(err)
+		w.kernel.refused(s, err)
 		s.Unlock()
-		image = Image{}
 	}
-	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
-		return image, err
-	}
-	passes, _ := filepath.Glob(filepath.Join(w.dir, ".tmp_vmlinux*"))
-	for _, path := range passes { // images, too
-		os.Remove(path)
-	}
-	image.SystemMap = filepath.Join(w.dir, "System.map")
-	if err := w.finish(ctx, &image); err != nil || !check {
+	if image, err = w.whole(ctx, plan, nil); err != nil || !check {
 		return image, err
 	}
 	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
@@ -155,7 +193,7 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	}
 	switch {
 	case err != nil:
-		w.kernel.refused(err)
+		w.kernel.refused(s, err)
 	case same:
 		*proven = true
 	case first:
@@ -167,6 +205,31 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}
 	return image, nil
+}
+
+// whole links by the whole script. Where learn is given, its shortcut is learnt
+// from that.
+func (w *Worker) whole(ctx context.Context, plan Plan, learn *shortcutState) (image Image, err error) {
+	var trace *bytes.Buffer
+	if learn != nil {
+		trace = new(bytes.Buffer)
+	}
+	if image.Steps.Link, err = w.script(ctx, plan.Flag, trace); err != nil {
+		return image, err
+	}
+	if learn != nil {
+		if learn.way, err = w.findShortcut(trace.Bytes(), learn.from); err != nil {
+			learn.way = nil
+			w.kernel.longWay(err)
+		}
+	}
+	passes, _ := filepath.Glob(filepath.Join(w.dir, ".tmp_vmlinux*"))
+	for _, path := range passes { // images, too
+		os.Remove(path)
+	}
+	image.SystemMap = filepath.Join(w.dir, "System.map")
+	err = w.finish(ctx, &image)
+	return image, err
 }
 
 // compare tells whether the shortcut gives the image that the script gave. An
@@ -184,8 +247,7 @@ func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want 
 }
 
 // refused counts a layout that the shortcut does not link; the lock is held.
-func (p *Kernel) refused(err error) {
-	s := &p.short
+func (p *Kernel) refused(s *shortcutState, err error) {
 	if s.refused++; s.refused == 1 {
 		p.note("a layout is linked by the whole link-vmlinux.sh, not in one pass of the linker: %v", err)
 	}
@@ -232,11 +294,17 @@ func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
 		if !ok {
 			continue
 		}
-		argv[i] = "shortcut" + word // the script writes to the other
-		if path := filepath.Join(w.dir, argv[i]); !exists(path) {
-			if err := os.WriteFile(path, data, 0o644); err != nil {
-				return nil, errors.Join(err, os.Remove(path))
-			}
+		argv[i] = way.name + word // the script writes to the other
+		path := filepath.Join(w.dir, argv[i])
+		if exists(path) {
+			continue
+		}
+		others, _ := filepath.Glob(filepath.Join(w.dir, "shortcut-*"+word)) // of other orders
+		for _, other := range others {
+			os.Remove(other)
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			return nil, errors.Join(err, os.Remove(path))
 		}
 	}
 	return argv, nil
@@ -270,17 +338,17 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 
 // learnShortcut takes what the trace of the baseline's link tells.
 func (w *Worker) learnShortcut(trace []byte) {
-	if w.kernel.FullScript {
-		return
+	s := &shortcutState{from: Plan{}.Digest()}
+	if !w.kernel.FullScript {
+		var err error
+		if s.way, err = w.findShortcut(trace, s.from); err != nil {
+			s.way = nil
+			w.kernel.longWay(err)
+		}
 	}
-	way, err := w.findShortcut(trace)
-	if err != nil {
-		w.kernel.longWay(err)
-		return
-	}
-	w.kernel.short.Lock()
-	defer w.kernel.short.Unlock()
-	w.kernel.short.way = way
+	w.kernel.shortMu.Lock()
+	defer w.kernel.shortMu.Unlock()
+	w.kernel.shorts = []*shortcutState{s}
 }
 
 // longWay says why there is no shortcut.
@@ -298,13 +366,11 @@ func (p *Kernel) note(format string, a ...any) {
 // nothing else: the least that a layout can cost, for benchmarks. It returns
 // the path of the ELF file.
 func (w *Worker) Pass(ctx context.Context) (string, error) {
-	w.kernel.short.Lock()
-	way := w.kernel.short.way
-	w.kernel.short.Unlock()
-	if way == nil {
+	s, fresh := w.kernel.shortcutOf(Plan{})
+	if fresh || !s.holds() {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.linkCommand(way)
+	argv, err := w.linkCommand(s.way)
 	if err == nil {
 		_, err = output(ctx, w.dir, w.kernel.env, argv...)
 	}

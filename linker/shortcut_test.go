@@ -119,7 +119,7 @@ func TestShortcutDiffers(t *testing.T) {
 func TestShortcutOutOfReach(t *testing.T) {
 	k, notes := tinyKernel(t, "resolve_btfids() { :; }\nresolve_btfids vmlinux\n")
 	digests(t, k, 2)
-	if k.short.way != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "its link needs resolve_btfids") {
+	if k.shorts[0].way != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "its link needs resolve_btfids") {
 		t.Errorf("notes %q", *notes)
 	}
 }
@@ -129,16 +129,16 @@ func TestShortcutOutOfReach(t *testing.T) {
 func TestShortcutRefuses(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	want := digests(t, k, 3)
-	k.short.way.kallsyms = &kallsyms{} // other symbols than the image's
+	k.shorts[0].way.kallsyms = &kallsyms{} // other symbols than the image's
 	if got := digests(t, k, 3); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("images %v, want %v", got, want)
 	}
-	if len(*notes) != 1 || !strings.Contains((*notes)[0], "the symbols are others") || k.short.way == nil {
+	if len(*notes) != 1 || !strings.Contains((*notes)[0], "the symbols are others") || k.shorts[0].way == nil {
 		t.Errorf("notes %q", *notes)
 	}
-	k.short = shortcutState{way: k.short.way}
+	k.shorts = []*shortcutState{{from: Plan{}.Digest(), way: k.shorts[0].way}}
 	digests(t, k, maxRefused)
-	if len(*notes) != 3 || k.short.way != nil {
+	if len(*notes) != 3 || k.shorts[0].way != nil {
 		t.Errorf("never proven: notes %q", *notes)
 	}
 }
@@ -155,7 +155,7 @@ func TestShortcutFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	k.short.way.link = append(k.short.way.link, "--no-such-option")
+	k.shorts[0].way.link = append(k.shorts[0].way.link, "--no-such-option")
 	var failed *LinkError
 	if _, err := w.Link(t.Context(), pad16(0)); !errors.As(err, &failed) || failed.Reason != "ld.lld: error: by the script" {
 		t.Errorf("error %v, notes %q", err, *notes)

@@ -16,7 +16,7 @@ type Worker struct {
 	held   *os.File // the room, locked
 	takes  uint64   // bytes that it may fill of memoryDir
 	dir    string   // in the room; ".." from here must be the source, as it is from the build
-	object *padded  // nil until something is padded
+	object *edited  // nil until something is padded
 	images int      // handed out so far
 }
 
@@ -71,15 +71,14 @@ func (w *Worker) Close() error {
 	return errors.Join(err, os.RemoveAll(w.room), w.held.Close())
 }
 
-// takeObject makes the worker's vmlinux.o the build's with some padding, in
-// bytes behind each section given by index.
-func (w *Worker) takeObject(padding map[int]uint64) error {
+// takeObject makes the worker's vmlinux.o the build's with an edit.
+func (w *Worker) takeObject(e edit) error {
 	path := filepath.Join(w.dir, "vmlinux.o")
 	if w.object == nil {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
-		if len(padding) == 0 {
+		if len(e.padding) == 0 && e.slots == nil {
 			return os.Symlink(filepath.Join(w.kernel.Build, "vmlinux.o"), path)
 		}
 		var err error
@@ -87,7 +86,7 @@ func (w *Worker) takeObject(padding map[int]uint64) error {
 			return err
 		}
 	}
-	return w.object.pad(padding)
+	return w.object.edit(e)
 }
 
 // handOut gives what was linked last a name that the next link leaves alone.

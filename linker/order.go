@@ -1,0 +1,93 @@
+package linker
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// setGroups finds the sections of a layout that can take each other's places:
+// those that one input section description of the linker script takes, among
+// which lld goes by the order of the object. The link map does not tell where
+// a description ends; where the indices fall, one does at the latest. What is
+// aligned by the script, or by more than the sections around it, keeps its
+// place: another section there would not be aligned in the same way.
+func setGroups(layout []Section) {
+	group, last := 0, -1 // the last section that is in a group
+	for i := range layout {
+		s := &layout[i]
+		if !Shuffled(s.Name) || !Movable(layout, i) || Alignment(layout, i) != max(s.Align, 1) {
+			continue
+		}
+		if last != i-1 || layout[last].Output != s.Output || layout[last].Index > s.Index {
+			group++
+		}
+		s.Group, last = group, i
+	}
+}
+
+// Shuffled tells whether a section's name is one that the kernel's functions
+// have under -ffunction-sections: .text.[!.]*.
+func Shuffled(name string) bool {
+	rest, ok := strings.CutPrefix(name, ".text.")
+	return ok && rest != "" && rest[0] != '.'
+}
+
+// Order returns the sections of a layout, as indices, in the order that a
+// plan's Order makes of the baseline's.
+func Order(layout []Section, order []string) ([]int, error) {
+	out := make([]int, len(layout))
+	for i := range out {
+		out[i] = i
+	}
+	if len(order) == 0 {
+		return out, nil
+	}
+	index := make(map[string]int, len(layout))
+	for i, s := range layout {
+		if s.Group > 0 {
+			index[s.Name] = i
+		}
+	}
+	places := map[int][]int{} // of each group, in the order of the output
+	listed := make([]int, len(order))
+	seen := make(map[int]bool, len(order))
+	for n, name := range order {
+		i, ok := index[name]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("order: %s: this kernel has no such section that can take another's place", name)
+		case seen[i]:
+			return nil, fmt.Errorf("order: %s is in it twice", name)
+		}
+		listed[n], seen[i] = i, true
+		places[layout[i].Group] = append(places[layout[i].Group], i)
+	}
+	for _, p := range places {
+		slices.Sort(p)
+	}
+	for _, i := range listed {
+		g := layout[i].Group
+		out[places[g][0]] = i
+		places[g] = places[g][1:]
+	}
+	return out, nil
+}
+
+// slots are the section indices of the object that make lld put its sections
+// in an order: section -> the index that it takes. It is nil for the object's
+// own order.
+func slots(layout []Section, order []int) map[int]int {
+	var out map[int]int
+	for place, i := range order {
+		if place == i {
+			continue
+		}
+		if out == nil {
+			out = map[int]int{}
+		}
+		// Within a group the indices rise.
+		out[layout[i].Index] = layout[place].Index
+	}
+	return out
+}
