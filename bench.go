@@ -94,7 +94,7 @@ func (b *rig) measure(ctx context.Context, repeats, layouts, workers int, scr *s
 	// Decides the accelerator and learns the shortcut, as the first minute of
 	// a sweep does.
 	scr.progress("warming up", 0, 0)
-	if _, err := b.sweepFor(ctx, 2, workers, scr.note); err != nil {
+	if _, err := b.sweepFor(ctx, fuzz.Text, 2, workers, scr.note); err != nil {
 		return m, err
 	}
 	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.saved.Scenario.Name, b.Digest, b.LLD, b.saved.Tools.QEMU, b.guest.Machine.Accel)
@@ -112,7 +112,7 @@ func (b *rig) measure(ctx context.Context, repeats, layouts, workers int, scr *s
 			return m, err
 		}
 		m.ByHand = append(m.ByHand, rate)
-		report, err := b.sweepFor(ctx, layouts, workers, func(string, ...any) {})
+		report, err := b.sweepFor(ctx, fuzz.Text, layouts, workers, func(string, ...any) {})
 		if err != nil {
 			return m, err
 		}
@@ -145,15 +145,15 @@ func (b *rig) byHand(ctx context.Context, hand *linker.ByHand, seed uint32) (flo
 	return perHour(1, begin), err
 }
 
-// sweepFor is a sweep of the first seeds, with its results thrown away.
-func (b *rig) sweepFor(ctx context.Context, layouts, workers int, note func(string, ...any)) (*fuzz.Report, error) {
+// sweepFor is a sweep of the seeds from 1 on, with its results thrown away.
+func (b *rig) sweepFor(ctx context.Context, strategy fuzz.Strategy, layouts, workers int, note func(string, ...any)) (*fuzz.Report, error) {
 	dir, err := os.MkdirTemp("", "unlucky-bench-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	s := fuzz.Sweep{
-		Kernel: b, Guest: b.guest, Saved: b.saved, Strategy: fuzz.Text, Dir: dir, First: 1, Last: uint32(layouts),
+		Kernel: b, Guest: b.guest, Saved: b.saved, Strategy: strategy, Dir: dir, First: 1, Last: uint32(layouts),
 		Workers: workers, Note: note, Step: func(fuzz.Tally) {},
 	}
 	r, err := s.Run(ctx)

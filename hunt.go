@@ -7,21 +7,49 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
 
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
 	"unlucky/linker"
 )
 
-// hunted is one line of hunt's table: median layouts to the first crash.
+// hunted is what hunt prints.
 type hunted struct {
-	Kind   string                `json:"kind"`
-	What   string                `json:"what"`
-	Median map[fuzz.Strategy]int `json:"median"`
+	Kernel string     `json:"kernel"`
+	Bugs   int        `json:"bugs"`  // of each kind
+	Seeds  int        `json:"seeds"` // after which a bug counts as not found
+	Kinds  []kindHunt `json:"kinds"`
+	Mean   perWay     `json:"mean"` // geometric, of the kinds' ratios to text
+	Booted []bootHunt `json:"booted,omitempty"`
 }
+
+// perWay is a figure of each strategy.
+type perWay map[fuzz.Strategy]float64
+
+// kindHunt is the median number of layouts to the first crash of a kind of bug.
+type kindHunt struct {
+	Kind   string `json:"kind"`
+	What   string `json:"what"`
+	Median perWay `json:"median"`
+}
+
+// bootHunt is a sweep that was booted beside what the addresses say.
+type bootHunt struct {
+	Scenario string        `json:"scenario"`
+	Strategy fuzz.Strategy `json:"strategy"`
+	Computed []int         `json:"computed"` // the seeds that crash
+	Booted   []int         `json:"booted"`
+}
+
+// ways are the strategies that are compared, with the first.
+var ways = []fuzz.Strategy{fuzz.Text, fuzz.Cover, fuzz.Shuffle}
 
 func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("hunt", flag.ContinueOnError)
@@ -29,20 +57,22 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	var (
 		bugs   = f.Int("bugs", 200, "`N` bugs to draw of each kind")
 		seeds  = f.Int("seeds", 2048, "`N` seeds after which a bug counts as not found")
+		boot   = f.Int("boot", 0, "boot the first `N` seeds of each planted scenario too, by each strategy, and compare with the addresses")
 		asJSON = f.Bool("json", false, "print the table as JSON")
 	)
 	rest, err := parse(f, args, out, "hunt [SCENARIO] [flags]", 0, 1)
 	if err != nil {
 		return err
 	}
-	if *bugs < 1 || *seeds < 1 {
-		return usageError{errors.New("-bugs and -seeds are at least 1")}
+	if *bugs < 1 || *seeds < 1 || *boot < 0 {
+		return usageError{errors.New("-bugs and -seeds are at least 1, -boot is not negative")}
 	}
 	scenario, err := o.load(rest, "canary")
 	if err != nil {
 		return err
 	}
 	scr := newScreen(os.Stderr)
+	defer scr.done()
 	kernel, err := linker.Prepare(ctx, cacheDir(), scenario.Kernel, scr.progress)
 	if err != nil {
 		return err
@@ -52,58 +82,178 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	h, err := fuzz.NewHunt(layout, *seeds)
+	h, err := fuzz.NewHunt(layout)
 	if err != nil {
 		return err
 	}
-	strategies := []fuzz.Strategy{fuzz.Text, fuzz.Cover}
+	result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
+	scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy (half a minute)", *bugs, *seeds), 0, 0)
+	if err := result.play(ctx, h); err != nil {
+		return err
+	}
+	wrong := 0
+	if *boot > 0 {
+		for n, name := range fuzz.Planted {
+			scr.progress("booting what was computed", int64(n), int64(len(fuzz.Planted)))
+			if err := result.boot(ctx, name, o, *boot, scr); err != nil {
+				return err
+			}
+		}
+		for _, b := range result.Booted {
+			if !slices.Equal(b.Computed, b.Booted) {
+				wrong++
+			}
+		}
+	}
+	scr.done()
+	if *asJSON {
+		err = json.NewEncoder(out).Encode(result)
+	} else {
+		result.print(out)
+	}
+	if err == nil && wrong > 0 {
+		err = fmt.Errorf("%d of %d sweeps crash otherwise than their addresses say", wrong, len(result.Booted))
+	}
+	return err
+}
+
+// play finds the first crash of each bug by addresses alone.
+func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
 	var drawn []fuzz.Bug // of all kinds, one behind the other
 	for _, k := range fuzz.BugKinds {
-		bugs, err := h.Draw(k, *bugs)
+		bugs, err := h.Draw(k, r.Bugs)
 		if err != nil {
 			return err
 		}
 		drawn = append(drawn, bugs...)
 	}
-	first := make([][]int, len(strategies))
-	scr.progress(fmt.Sprintf("hunting %d bugs with %d seeds of each strategy (a minute)", len(drawn), *seeds), 0, 0)
+	crashes := make([][][]int, len(ways))
 	group, ctx := errgroup.WithContext(ctx)
-	for i, s := range strategies {
+	for i, s := range ways {
 		group.Go(func() (err error) {
-			first[i], err = h.First(ctx, s, drawn)
+			crashes[i], err = h.Crashes(ctx, s, r.Seeds, false, drawn...)
 			return err
 		})
 	}
-	err = group.Wait()
-	scr.done()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	ratios := map[fuzz.Strategy][]float64{}
+	for n, k := range fuzz.BugKinds {
+		row := kindHunt{k.Name, k.What, perWay{}}
+		for i, s := range ways {
+			first := make([]float64, r.Bugs)
+			for b := range first {
+				first[b] = float64(r.Seeds + 1)
+				if c := crashes[i][n*r.Bugs+b]; c != nil {
+					first[b] = float64(c[0])
+				}
+			}
+			slices.Sort(first)
+			row.Median[s] = stat.Quantile(0.5, stat.Empirical, first, nil)
+			ratios[s] = append(ratios[s], row.Median[s]/row.Median[ways[0]])
+		}
+		r.Kinds = append(r.Kinds, row)
+	}
+	r.Mean = perWay{}
+	for s, v := range ratios {
+		r.Mean[s] = stat.GeometricMean(v, nil)
+	}
+	return nil
+}
+
+// boot sweeps a planted scenario by each strategy.
+func (r *hunted) boot(ctx context.Context, name string, o *override, seeds int, scr *screen) error {
+	s, err := o.load([]string{name})
 	if err != nil {
 		return err
 	}
-	var table []hunted
-	for n, k := range fuzz.BugKinds {
-		row := hunted{k.Name, k.What, map[fuzz.Strategy]int{}}
-		for i, s := range strategies {
-			row.Median[s] = fuzz.Median(first[i][n**bugs : (n+1)**bugs])
+	b, err := prepare(ctx, s, scr)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	layout, err := b.Layout(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := fuzz.NewHunt(layout)
+	if err != nil {
+		return err
+	}
+	bug, err := h.PlantedBug(name)
+	if err != nil {
+		return err
+	}
+	workers, err := b.workers(scr)
+	if err != nil {
+		return err
+	}
+	for _, way := range ways {
+		computed, err := h.Crashes(ctx, way, seeds, true, bug)
+		if err != nil {
+			return err
 		}
-		table = append(table, row)
-	}
-	if *asJSON {
-		return json.NewEncoder(out).Encode(table)
-	}
-	fmt.Fprintf(out, "%s, vmlinux.o %.12s: layouts to the first crash, median of %d bugs of each kind\n\n", scenario.Name, kernel.Digest, *bugs)
-	fmt.Fprintf(out, "  %-19s %8s %8s %7s\n", "kind", "text", "cover", "ratio")
-	var logs float64
-	for _, row := range table {
-		a, b := row.Median[fuzz.Text], row.Median[fuzz.Cover]
-		show := func(n int) string {
-			if n > *seeds {
-				return fmt.Sprintf(">%d", *seeds)
+		report, err := b.sweepFor(ctx, way, seeds, workers, func(string, ...any) {})
+		if err != nil {
+			return b.advise(err)
+		}
+		row := bootHunt{Scenario: name, Strategy: way, Computed: computed[0]}
+		for _, l := range report.Layouts {
+			if seed, ok := l.Layout.Seed(); ok && l.Found {
+				row.Booted = append(row.Booted, int(seed))
 			}
-			return fmt.Sprint(n)
 		}
-		fmt.Fprintf(out, "  %-19s %8s %8s %7.2f  %s\n", row.Kind, show(a), show(b), float64(b)/float64(a), row.What)
-		logs += math.Log(float64(b) / float64(a))
+		r.Booted = append(r.Booted, row)
 	}
-	fmt.Fprintf(out, "  %-19s %8s %8s %7.2f\n", "geometric mean", "", "", math.Exp(logs/float64(len(table))))
 	return nil
+}
+
+func (r hunted) print(out io.Writer) {
+	fmt.Fprintf(out, "%s: layouts to the first crash, median of %d bugs of each kind\n\n", r.Kernel, r.Bugs)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	name := func(s fuzz.Strategy) string { return strings.TrimSuffix(string(s), "/1") }
+	fmt.Fprint(w, "kind\t")
+	for _, s := range ways {
+		fmt.Fprintf(w, "%s\t", name(s))
+	}
+	for _, s := range ways[1:] {
+		fmt.Fprintf(w, "%s/%s\t", name(s), name(ways[0]))
+	}
+	fmt.Fprintln(w)
+	for _, row := range r.Kinds {
+		fmt.Fprintf(w, "%s\t", row.Kind)
+		for _, s := range ways {
+			text := strconv.Itoa(int(row.Median[s]))
+			if row.Median[s] > float64(r.Seeds) {
+				text = fmt.Sprint(">", r.Seeds)
+			}
+			fmt.Fprintf(w, "%s\t", text)
+		}
+		for _, s := range ways[1:] {
+			fmt.Fprintf(w, "%.2f\t", row.Median[s]/row.Median[ways[0]])
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprint(w, "geometric mean\t\t\t\t")
+	for _, s := range ways[1:] {
+		fmt.Fprintf(w, "%.2f\t", r.Mean[s])
+	}
+	fmt.Fprintln(w)
+	w.Flush()
+	fmt.Fprintln(out)
+	for _, row := range r.Kinds {
+		fmt.Fprintf(out, "  %-20s %s\n", row.Kind, row.What)
+	}
+	if r.Booted == nil {
+		return
+	}
+	fmt.Fprintf(out, "\nbooted, and what the addresses say:\n")
+	for _, b := range r.Booted {
+		agree := "as computed"
+		if !slices.Equal(b.Computed, b.Booted) {
+			agree = fmt.Sprintf("COMPUTED %v", b.Computed)
+		}
+		fmt.Fprintf(out, "  %-11s %-8s %2d crash: %v, %s\n", b.Scenario, name(b.Strategy), len(b.Booted), b.Booted, agree)
+	}
 }

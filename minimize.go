@@ -101,9 +101,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return json.NewEncoder(out).Encode(struct {
 			Path string           `json:"path"`
 			Seed seeds.Layout     `json:"seed"`
-			Plan []linker.Padding `json:"plan"`
+			Plan *linker.Plan     `json:"plan"`
 			Min  *seeds.Minimized `json:"minimized"`
-		}{m.Path, result.Layout, result.Plan.Paddings, result.Minimized})
+		}{m.Path, result.Layout, result.Plan, result.Minimized})
 	}
 	printMinimized(out, result, m.Path)
 	return nil
@@ -144,7 +144,7 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 		if !m.Complete {
 			what = "not decided within the limit"
 		}
-		fmt.Fprintf(&b, "%s; the smallest plan so far that fails has %s\n", what, paddings(len(f.Plan.Paddings)))
+		fmt.Fprintf(&b, "%s; the smallest plan so far that fails has %s\n", what, changes(*f.Plan))
 	case 1:
 		fmt.Fprintf(&b, "%s\n", m.Culprits[0])
 	default:
@@ -190,11 +190,16 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	io.WriteString(out, printable(text))
 }
 
-func paddings(n int) string {
-	if n == 1 {
-		return "1 padding"
+// changes is how much a plan changes, in words.
+func changes(p linker.Plan) string {
+	text := fmt.Sprintf("%d paddings", len(p.Paddings))
+	if len(p.Paddings) == 1 {
+		text = "1 padding"
 	}
-	return fmt.Sprintf("%d paddings", n)
+	if len(p.Order) > 0 {
+		text += fmt.Sprintf(" and %d functions out of place", len(p.Order))
+	}
+	return text
 }
 
 func ofBoots(b seeds.Boots) string {
@@ -268,11 +273,15 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	for _, p := range m.Twin.Paddings {
 		twin[p.Section] = p.Bytes
 	}
+	var moved []string
+	if !slices.Equal(f.Plan.Order, m.Twin.Order) {
+		moved = f.Plan.Order
+	}
 	what := "the smallest failing plan found"
 	if m.Passing != seeds.Baseline.Name() && len(m.Culprits) > 0 {
 		what = "the first culprit alone, all else as in " + m.Passing + ": a plan that" // not the smallest: the baseline fails
 	}
-	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %d:\n", what, paddings(len(f.Plan.Paddings)), len(differ))
+	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %s:\n", what, changes(*f.Plan), changes(linker.Plan{Paddings: differ, Order: moved}))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, p := range differ {
 		if i == maxListed {
@@ -286,4 +295,11 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 		fmt.Fprintf(w, "  bytes before %s\n", p.Section)
 	}
 	w.Flush()
+	if moved != nil {
+		more := ""
+		if len(moved) > maxListed {
+			moved, more = moved[:maxListed], " ..."
+		}
+		fmt.Fprintf(out, "  these take each other's places, in this order:\n    %s%s\n", strings.Join(moved, " "), more)
+	}
 }

@@ -137,7 +137,7 @@ func TestKCFISeal(t *testing.T) {
 
 // minimized is what minimize -json prints.
 type minimized struct {
-	Plan      []linker.Padding
+	Plan      linker.Plan
 	Minimized seeds.Minimized
 }
 
@@ -297,7 +297,7 @@ func TestPlanted(t *testing.T) {
 		m.Minimized.Culprits[0].Functions[0].Address%256 != 0x30 || m.Minimized.Boots > 60 {
 		t.Errorf("%v in %d boots, want canary_victim at 0x30 mod 0x100 in at most 60", m.Minimized.Culprits, m.Minimized.Boots)
 	}
-	if len(m.Plan) != 1 || len(m.Minimized.Twin.Paddings) != 1 {
+	if len(m.Plan.Paddings) != 1 || len(m.Minimized.Twin.Paddings) != 1 {
 		t.Errorf("the smallest plan is %v, its twin %v; want one padding each", m.Plan, m.Minimized.Twin)
 	}
 	for _, cpu := range []string{"max", "Nehalem", "EPYC"} {

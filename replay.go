@@ -28,7 +28,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		boots  = f.Int("boots", 3, "`N` times to boot the image")
 		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
 		show   = f.Bool("print", false, "print the QEMU command, ready to paste, and do not boot")
-		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd and the consoles in")
+		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan in")
 		asJSON = f.Bool("json", false, "print the result as JSON")
 	)
 	rest, err := parse(f, args, out, "replay SEEDFILE [flags]", 1, 1)
@@ -79,6 +79,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	m.Kernel = image.Path
 	if *keep != "" {
 		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+			return err
+		}
+		if err := keepPlan(ctx, *keep, saved, b); err != nil {
 			return err
 		}
 	}
@@ -161,6 +164,16 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 		}
 	}
 	return kernel, keptInitrd, nil
+}
+
+// keepPlan saves the layout once more with all that its seed stands for.
+func keepPlan(ctx context.Context, dir string, saved seeds.File, b *rig) error {
+	plan, err := fuzz.PlanOf(ctx, saved, b)
+	if err != nil {
+		return err
+	}
+	saved.Plan = &plan
+	return saved.Write(filepath.Join(dir, "plan.yaml"), nil)
 }
 
 // debug runs QEMU in the foreground, stopped until gdb tells it to go on.

@@ -22,10 +22,13 @@ import (
 //
 // They are dealt anew to each run of neighbours, so two functions of different
 // runs meet in all ways. Within a run no padding is put: neighbours that touch
-// go on touching. Runs are cut anew in each block of 256 seeds. In the second
+// go on touching. Runs are cut anew in each block of 256 seeds. In the third
 // block there is only one, so that nothing is held apart from its neighbour: a
-// rotation of the whole of .text. From the third block on each has its own order
-// of the functions, so that others touch.
+// rotation of the whole of .text.
+//
+// In every second block, from 257 to 512 on, other functions touch: each 16
+// seeds have an order of their own, cut into runs. There the 16 layouts give
+// each residue mod 256 once; over several orders more is left to chance.
 //
 // A section aligned to more than 16 bytes is a run by itself, and moves by
 // what its alignment allows. One aligned to less moves by what is left as well,
@@ -42,19 +45,25 @@ const pageUnits = Modulus / 16
 // rotations is the block of seeds that leave no gap. Bugs that need two
 // neighbours held together which a block holds apart are few, so it is not the
 // first.
-const rotations = 1
+const rotations = 2
+
+// orderSeeds is how many seeds have an order in common. The first link of an
+// order takes as long as ten others.
+const orderSeeds = 16
 
 // coverPlan is the plan of a seed.
 func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 	n := seed - 1 // seed 0 is the last of all blocks
 	block := uint64(n / pageUnits)
+	cut := block                                     // of runs
 	rest := uint64(bits.Reverse8(uint8(block << 4))) // below 16
 	order := make([]int, len(layout))
 	for i := range order {
 		order[i] = i
 	}
-	if block > rotations {
-		order = regrouped(layout, shuffled(uint32(block), order))
+	if block%2 == 1 {
+		cut = uint64(n)/orderSeeds + 1<<32
+		order = regrouped(layout, shuffled(n/orderSeeds, order))
 		p.Order = displaced(layout, order)
 	}
 	var end, run uint64 // of what stands before; number of runs so far
@@ -70,7 +79,7 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 			address = linker.AlignUp(end, align)
 		}
 		movable := linker.Movable(layout, place)
-		if movable && (fresh || align > 16 || block != rotations && mix(block, uint64(i))%runLength == 0) {
+		if movable && (fresh || align > 16 || block != rotations && mix(cut, uint64(i))%runLength == 0) {
 			run++
 			shift := 16*uint64(digits(n, run)) + rest
 			if gap := (s.Address + shift&^(align-1) - address) % Modulus; gap > 0 {

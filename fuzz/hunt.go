@@ -1,7 +1,6 @@
 package fuzz
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,29 +11,23 @@ import (
 // Hunt plays planted bugs against a strategy without booting anything: whether
 // a layout crashes follows from its addresses, and those from its plan.
 type Hunt struct {
-	layout    []linker.Section
-	output    string
-	functions []int // sections that can move, in output order
-	Seeds     int   // after which a bug counts as not found
+	*Hybrids // of the baseline and itself
 }
 
 // NewHunt takes the functions of a kernel's baseline.
-func NewHunt(layout []linker.Section, seeds int) (*Hunt, error) {
+func NewHunt(layout []linker.Section) (*Hunt, error) {
 	h, err := NewHybrids(layout, linker.Plan{}, linker.Plan{})
-	if err != nil {
-		return nil, err
-	}
-	return &Hunt{layout, h.output, h.functions, seeds}, nil
+	return &Hunt{h}, err
 }
 
-// Bug tells from the addresses of a layout's sections whether it crashes.
-type Bug func(addresses []uint64) bool
+// Bug tells of a layout whether it crashes.
+type Bug func(*placed) bool
 
 // BugKind is a way of depending on the layout.
 type BugKind struct {
 	Name string
 	What string
-	draw func(h *Hunt, random func(n int) int) Bug
+	draw func(h *Hunt, random func(n int) int) Bug // nil if the kernel has no function for it
 }
 
 // BugKinds are those of the planted scenarios and some more.
@@ -46,61 +39,85 @@ var BugKinds = []BugKind{
 	residueKind("page, middle third", "a function at one residue mod 4096", 4096, 1./3, 2./3),
 	residueKind("page, last third", "a function at one residue mod 4096", 4096, 2./3, 1),
 	{"page-cross", "a function of 256 bytes and more that straddles a page", func(h *Hunt, random func(int) int) Bug {
-		i := h.function(random, func(i int) bool { s := h.layout[i].Size; return 256 <= s && s <= Modulus })
+		i := h.draw(random, func(i int) bool { s := h.layout[i].Size; return 256 <= s && s <= Modulus })
 		if i < 0 {
 			return nil
 		}
-		return func(a []uint64) bool { return a[i]%Modulus+h.layout[i].Size > Modulus }
+		return func(p *placed) bool { return p.address[i]%Modulus+h.layout[i].Size > Modulus }
 	}},
-	{"pair", "two functions at the same residue mod 256", func(h *Hunt, random func(int) int) Bug {
-		i, j := h.two(random, 256)
-		if j < 0 {
-			return nil
+	meetingKind("pair", "two functions at the same residue mod 256", 256),
+	meetingKind("alias", "two functions at the same residue mod 4096", 4096),
+	touchingKind("adjacent", "two that touch in the baseline, the second at one residue mod 64", 64),
+	touchingKind("adjacent, page", "two that touch in the baseline, the second at 4 residues mod 4096", 1024),
+	{"neighbours", "one of 20 functions directly behind one of 20 others", func(h *Hunt, random func(int) int) Bug {
+		var first, second []int
+		for range 20 {
+			first = append(first, h.draw(random, func(int) bool { return true }))
 		}
-		return func(a []uint64) bool { return (a[i]-a[j])%256 == 0 }
-	}},
-	{"alias", "two functions at the same residue mod 4096", func(h *Hunt, random func(int) int) Bug {
-		i, j := h.two(random, Modulus)
-		if j < 0 {
-			return nil
+		for range 20 {
+			second = append(second, h.draw(random, func(i int) bool { return !slices.Contains(first, i-1) }))
 		}
-		return func(a []uint64) bool { return (a[i]-a[j])%Modulus == 0 }
-	}},
-	{"adjacent", "two functions that touch, the second at one residue mod 64", func(h *Hunt, random func(int) int) Bug {
-		i := h.function(random, h.follows(64))
-		if i < 0 {
-			return nil
+		return func(p *placed) bool {
+			for _, i := range second {
+				if slices.Contains(first, p.before(i)) && h.gap(p, i) == 0 {
+					return true
+				}
+			}
+			return false
 		}
-		r := h.residue(random, i, 64)
-		return func(a []uint64) bool { return h.touches(a, i) && a[i]%64 == r }
-	}},
-	{"adjacent, page", "two functions that touch, the second at 4 residues mod 4096", func(h *Hunt, random func(int) int) Bug {
-		i := h.function(random, h.follows(1024))
-		if i < 0 {
-			return nil
-		}
-		r := h.residue(random, i, 1024)
-		return func(a []uint64) bool { return h.touches(a, i) && a[i]%1024 == r }
 	}},
 }
 
+// residueKind are the bugs of a function between two parts of .text, or of one
+// of the first 16.
 func residueKind(name, what string, modulus uint64, from, to float64) BugKind {
 	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
-		first, last := int(from*float64(len(h.functions))), max(16, int(to*float64(len(h.functions))))
-		i := h.function(random, func(i int) bool {
-			at, _ := slices.BinarySearch(h.functions, i)
-			return first <= at && at < last && h.moves(i, modulus)
+		first, last := int(from*float64(h.Len())), max(16, int(to*float64(h.Len())))
+		i := h.draw(random, func(i int) bool {
+			f := h.number[i]
+			return first <= f && f < last && h.align[i] < modulus
 		})
 		if i < 0 {
 			return nil
 		}
 		r := h.residue(random, i, modulus)
-		return func(a []uint64) bool { return a[i]%modulus == r }
+		return func(p *placed) bool { return p.address[i]%modulus == r }
 	}}
 }
 
-// function draws one that will do; -1 if none does.
-func (h *Hunt) function(random func(int) int, will func(i int) bool) int {
+// meetingKind are the bugs of two functions that have the same residue, but not
+// in the baseline.
+func meetingKind(name, what string, modulus uint64) BugKind {
+	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
+		fine := func(i int) bool { return h.align[i] == 16 }
+		i := h.draw(random, fine)
+		j := h.draw(random, func(j int) bool {
+			return fine(j) && i >= 0 && (h.layout[i].Address-h.layout[j].Address)%modulus != 0
+		})
+		if j < 0 {
+			return nil
+		}
+		return func(p *placed) bool { return (p.address[i]-p.address[j])%modulus == 0 }
+	}}
+}
+
+// touchingKind are the bugs of two neighbours that touch, at a residue that
+// they do not have in the baseline.
+func touchingKind(name, what string, modulus uint64) BugKind {
+	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
+		i := h.draw(random, func(i int) bool { return h.layout[i-1].Text && h.Touch(h.number[i]) && h.align[i] < modulus })
+		if i < 0 {
+			return nil
+		}
+		r := h.residue(random, i, modulus)
+		return func(p *placed) bool {
+			return p.address[i]%modulus == r && p.before(i) == i-1 && h.gap(p, i) == 0
+		}
+	}}
+}
+
+// draw draws a function that will do; -1 if none does.
+func (h *Hunt) draw(random func(int) int, will func(i int) bool) int {
 	var some []int
 	for _, i := range h.functions {
 		if will(i) {
@@ -113,47 +130,11 @@ func (h *Hunt) function(random func(int) int, will func(i int) bool) int {
 	return some[random(len(some))]
 }
 
-// two draws functions that can come to the same residue, or -1.
-func (h *Hunt) two(random func(int) int, modulus uint64) (i, j int) {
-	fine := func(i int) bool { return h.layout[i].Align == 16 }
-	if i = h.function(random, fine); i < 0 {
-		return -1, -1
-	}
-	return i, h.function(random, func(j int) bool {
-		return fine(j) && (h.layout[i].Address-h.layout[j].Address)%modulus != 0
-	})
-}
-
 // residue draws one that a function can have but the baseline does not have,
 // which would be found before the first seed.
 func (h *Hunt) residue(random func(int) int, i int, modulus uint64) uint64 {
-	align := max(16, linker.Alignment(h.layout, i))
+	align := max(16, h.align[i])
 	return (h.layout[i].Address + align*uint64(1+random(int(modulus/align)-1))) % modulus
-}
-
-// moves tells whether a function has several residues.
-func (h *Hunt) moves(i int, modulus uint64) bool { return linker.Alignment(h.layout, i) < modulus }
-
-func (h *Hunt) base() []uint64 {
-	a := make([]uint64, len(h.layout))
-	for i, s := range h.layout {
-		a[i] = s.Address
-	}
-	return a
-}
-
-// follows tells whether a function that has several residues touches the one
-// before it in the baseline.
-func (h *Hunt) follows(modulus uint64) func(i int) bool {
-	base := h.base()
-	return func(i int) bool { return h.layout[i-1].Text && h.touches(base, i) && h.moves(i, modulus) }
-}
-
-// touches tells whether nothing but alignment is between a section and the one
-// before it.
-func (h *Hunt) touches(a []uint64, i int) bool {
-	align := linker.Alignment(h.layout, i)
-	return a[i] == (a[i-1]+h.layout[i-1].Size+align-1)&^(align-1)
 }
 
 // Draw makes bugs of a kind; the same number always makes the same.
@@ -172,29 +153,54 @@ func (h *Hunt) Draw(k BugKind, bugs int) ([]Bug, error) {
 	return out, nil
 }
 
-// First returns, for each bug, the first seed whose layout shows it; Seeds+1 if
-// none does.
-func (h *Hunt) First(ctx context.Context, s Strategy, bugs []Bug) ([]int, error) {
-	first := make([]int, len(bugs))
-	for i := range first {
-		first[i] = h.Seeds + 1
+// Planted are the built-in scenarios whose crash follows from the addresses.
+var Planted = []string{"canary", "early", "pair", "page-cross"}
+
+// PlantedBug is the bug of one of them (scenarios/builtin/planted.patch).
+func (h *Hunt) PlantedBug(scenario string) (Bug, error) {
+	var missing error
+	at := func(function string) func(*placed) uint64 {
+		i := slices.IndexFunc(h.layout, func(s linker.Section) bool { return s.Function == function })
+		if i < 0 {
+			missing = fmt.Errorf("this kernel has no %s", function)
+			return nil
+		}
+		return func(p *placed) uint64 { return p.address[i] + h.layout[i].Entry }
 	}
-	for seed := 1; seed <= h.Seeds && ctx.Err() == nil; seed++ {
-		addresses, err := linker.Place(h.layout, h.output, s.Plan(uint32(seed), h.layout))
+	var bug Bug
+	switch scenario {
+	case "canary":
+		victim := at("canary_victim")
+		bug = func(p *placed) bool { return victim(p)%256 == 0x30 }
+	case "early":
+		victim := at("early_victim")
+		bug = func(p *placed) bool { return victim(p)%64 == 0x30 }
+	case "pair":
+		first, second := at("pair_first"), at("pair_second")
+		bug = func(p *placed) bool { return (first(p)-second(p))%256 == 0 }
+	case "page-cross":
+		victim := at("page_cross_victim")
+		bug = func(p *placed) bool { return victim(p)%Modulus+768 > Modulus }
+	default:
+		return nil, fmt.Errorf("no crash by addresses is known of scenario %s", scenario)
+	}
+	return bug, missing
+}
+
+// Crashes returns, for each bug, the seeds 1 to last whose layouts show it, in
+// order; only the first of them unless all are asked for.
+func (h *Hunt) Crashes(ctx context.Context, s Strategy, last int, all bool, bugs ...Bug) ([][]int, error) {
+	crashes := make([][]int, len(bugs))
+	for seed := 1; seed <= last && ctx.Err() == nil; seed++ {
+		p, err := place(h.layout, h.output, s.Plan(uint32(seed), h.layout))
 		if err != nil {
 			return nil, err
 		}
 		for i, bug := range bugs {
-			if first[i] > h.Seeds && bug(addresses) {
-				first[i] = seed
+			if (all || crashes[i] == nil) && bug(p) {
+				crashes[i] = append(crashes[i], seed)
 			}
 		}
 	}
-	return first, ctx.Err()
-}
-
-// Median of numbers, which it sorts; the upper one of two.
-func Median[T cmp.Ordered](v []T) T {
-	slices.Sort(v)
-	return v[len(v)/2]
+	return crashes, ctx.Err()
 }

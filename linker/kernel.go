@@ -48,6 +48,8 @@ type Kernel struct {
 	functions *functions // of the layout
 	shortMu   sync.Mutex
 	shorts    []*shortcutState // of orders of sections; the object's own first, once it is known, the others as they came
+	links     atomic.Int64     // the short way
+	orders    atomic.Int64     // whose shortcut was believed after a comparison
 	memory    atomic.Int64     // bytes that workers may fill of memoryDir
 
 	env     []string // what link-vmlinux.sh sees

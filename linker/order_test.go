@@ -255,6 +255,29 @@ func TestLinkOrder(t *testing.T) {
 	if !k.shorts[1].text || len(*notes) > 0 {
 		t.Errorf("the order is not linked in one pass; notes %q", *notes)
 	}
+	// After two orders that were compared, a third is believed when it is learnt.
+	first := movable + 10
+	other := func(n int, bytes uint64) Plan {
+		return Plan{Order: []string{layout[first+1+n].Name, layout[first].Name}, Paddings: []Padding{{Section: layout[movable].Name, Bytes: bytes}}}
+	}
+	link(other(0, 16))
+	link(other(0, 32))
+	link(other(1, 16))
+	script, err := os.ReadFile(k.script())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(k.script()); err != nil {
+		t.Fatal(err)
+	}
+	link(other(1, 32))
+	if _, err := w.Link(t.Context(), other(2, 16)); err == nil {
+		t.Error("a new order is linked without the script")
+	}
+	if err := os.WriteFile(k.script(), script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+
 	k.shorts[0].way = nil
 	k.shorts = k.shorts[:1]
 	for n, p := range plans {

@@ -26,7 +26,8 @@ import (
 // Another order of the sections is another table: each order has a shortcut,
 // learnt from the first link of it. A shortcut is believed only once it has
 // given the script's own bytes for a layout other than the one it was learnt
-// from, and is held against the script again every checkEvery layouts.
+// from, or a few other orders' have, and is held against the script again every
+// checkEvery layouts.
 type shortcut struct {
 	name     string            // before the names of objects
 	link     []string          // the script's last link
@@ -43,9 +44,12 @@ type shortcutState struct {
 	sync.Mutex // held through the first link that is compared: all wait for the outcome
 	way        *shortcut
 	text, all  bool // it has given the script's image for paddings in text, for lld's own
-	links      int
-	refused    int // layouts that it does not link
+	refused    int  // layouts that it does not link
 }
+
+// provenOrders is after how many orders the shortcut of a further one is
+// believed at once.
+const provenOrders = 2
 
 // maxOrders is how many orders' shortcuts are kept. A seed of strategy shuffle
 // is an order of its own, a block of seeds of strategy cover shares one.
@@ -61,7 +65,7 @@ func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
 			return s, false
 		}
 	}
-	s = &shortcutState{order: plan.Order, from: plan.Digest()}
+	s = &shortcutState{order: plan.Order, from: plan.Digest(), text: p.orders.Load() >= provenOrders}
 	if len(p.shorts) == 0 || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
 		return s, false
 	}
@@ -161,8 +165,7 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		way = nil // nothing has moved: it would prove nothing
 	}
 	first := way != nil && !*proven
-	check := first || way != nil && s.links%checkEvery == 0
-	s.links++
+	check := first || way != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
 	if first {
 		defer s.Unlock()
 	} else {
@@ -195,7 +198,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	case err != nil:
 		w.kernel.refused(s, err)
 	case same:
-		*proven = true
+		if *proven = true; first && s.order != nil {
+			w.kernel.orders.Add(1)
+		}
 	case first:
 		s.way = nil
 		w.kernel.longWay(errors.New("that gives another image"))

@@ -62,12 +62,16 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 	return path, nil
 }
 
-// Write writes f to a file that need not be in a store, and the console
-// beside it. Both are replaced atomically and are on the disk when it returns.
+// Write writes f to a file that need not be in a store, and the console, if
+// there is one, beside it. Both are replaced atomically and are on the disk when
+// it returns.
 func (f File) Write(path string, console []byte) error {
 	data, err := f.marshal(filepath.Base(path))
 	if err != nil {
 		return err
+	}
+	if console == nil {
+		return writeFile(path, data)
 	}
 	return f.write(path, data, console)
 }
