@@ -69,8 +69,8 @@ func TestKCFISeal(t *testing.T) {
 	needKernels(t)
 	r := sweepJSON(t, "kcfi-seal", "-seeds", "1:16", "-o", t.TempDir())
 	t.Log(count(r))
-	if r.Strategy != fuzz.Text {
-		t.Errorf("auto became %s: a kernel's script takes text only", r.Strategy)
+	if r.Strategy != fuzz.Cover {
+		t.Errorf("auto became %s: a kernel's script takes padding in text only", r.Strategy)
 	}
 	if r.Finds() == 0 || r.Count(qemu.Pass) == 0 {
 		t.Fatal("want unlucky layouts and ones that pass")

@@ -48,7 +48,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	var (
 		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
 		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory)")
-		strategy  = f.String("strategy", "auto", "how a seed becomes a layout: `auto, lld, text or cover`")
+		strategy  = f.String("strategy", "auto", "how a seed becomes a layout: `auto, lld, text, cover or shuffle`")
 		limit     = f.Duration("for", 0, "stop after this `time`, such as 8h")
 		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
 		dir       = f.String("o", "unlucky.out", "`folder` of the results")

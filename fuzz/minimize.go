@@ -74,7 +74,7 @@ func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
 		return nil, err
 	}
 	if m.fail.Flag != nil {
-		return nil, fmt.Errorf("lld itself pads %s (strategy lld): only paddings that are listed can be minimized; sweep with -strategy text", m.Failed.Layout.Name())
+		return nil, fmt.Errorf("lld itself pads %s (strategy lld): only paddings that are listed can be minimized; sweep with -strategy cover or text", m.Failed.Layout.Name())
 	}
 	if err := m.open(); err != nil {
 		return nil, err

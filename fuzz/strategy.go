@@ -29,7 +29,7 @@ const (
 	// Shuffle changes the order of functions, by lld's own algorithm, and pads
 	// nothing.
 	Shuffle Strategy = "shuffle/1"
-	// Auto is LLD where that can be believed, otherwise Text.
+	// Auto is LLD where that can be believed, otherwise Cover.
 	Auto Strategy = "auto"
 )
 
@@ -190,8 +190,8 @@ func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(
 		if s == LLD {
 			return "", errors.New("this lld has no --randomize-section-padding: LLVM 20 and later have it (apt-get install clang-22 lld-22 llvm-22)")
 		}
-		note("strategy text: this lld has no --randomize-section-padding")
-		return Text, nil
+		note("strategy cover: this lld has no --randomize-section-padding")
+		return Cover, nil
 	}
 	tables, err := k.Tables()
 	if err != nil {
@@ -212,13 +212,13 @@ func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(
 	var failed *linker.LinkError
 	switch {
 	case errors.As(err, &failed) && failed.LayoutFault():
-		note("strategy text: seed %d does not link when lld pads everything (%s)", seed, failed.Reason)
-		return Text, nil
+		note("strategy cover: seed %d does not link when lld pads everything (%s)", seed, failed.Reason)
+		return Cover, nil
 	case err != nil:
 		return "", fmt.Errorf("linking seed %d with --randomize-section-padding: %w", seed, err)
 	case tables > 0:
-		note("strategy text: seed %d links when lld pads everything, but then the %d tables that the linker builds are padded inside, and crash a correct kernel", seed, tables)
-		return Text, nil
+		note("strategy cover: seed %d links when lld pads everything, but then the %d tables that the linker builds are padded inside, and crash a correct kernel", seed, tables)
+		return Cover, nil
 	}
 	return LLD, nil
 }
