@@ -320,7 +320,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	path := filepath.Join(s.store.Dir(), "sweep.journal")
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
-	earlier, err := seeds.ReadHeader(path)
+	earlier, _, err := seeds.ReadJournal(path)
 	if err != nil {
 		return baseline, err
 	}
