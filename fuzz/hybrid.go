@@ -27,15 +27,7 @@ type Hybrids struct {
 // NewHybrids are those between two plans that pad text sections of one output
 // section, usually .text.
 func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, error) {
-	h := &Hybrids{layout: layout, align: make([]uint64, len(layout))}
-	text := map[string]int{} // functions of each output section
-	for _, s := range layout {
-		if s.Text {
-			if text[s.Output]++; text[s.Output] > text[h.output] {
-				h.output = s.Output
-			}
-		}
-	}
+	h := &Hybrids{layout: layout, output: mainText(layout), align: make([]uint64, len(layout))}
 	for i, s := range layout {
 		h.align[i] = linker.Alignment(layout, i)
 		if s.Output == h.output && linker.Movable(layout, i) {
@@ -63,6 +55,20 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 		}
 	}
 	return h, nil
+}
+
+// mainText is the output section that most text input sections are in, usually
+// .text; empty where there are none.
+func mainText(layout []linker.Section) (output string) {
+	text := map[string]int{} // functions of each output section
+	for _, s := range layout {
+		if s.Text {
+			if text[s.Output]++; text[s.Output] > text[output] {
+				output = s.Output
+			}
+		}
+	}
+	return output
 }
 
 // Len is the number of functions.
