@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "clean"} {
+	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "coverage", "clean"} {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}

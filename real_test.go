@@ -420,9 +420,19 @@ func TestCover(t *testing.T) {
 	}
 	defer w.Close()
 	seen := map[uint64]map[string]map[uint64]bool{64: {}, 256: {}}
-	var unlucky []string
-	for seed := uint32(1); seed <= 16; seed++ {
+	claimed := map[uint64]map[residue]bool{64: {}, 256: {}, 4096: {}} // what the sweep should claim
+	var functions []int
+	for i, s := range layout {
+		if linker.Movable(layout, i) && s.Function != "" {
+			functions = append(functions, i)
+		}
+	}
+	var want []string
+	for seed := uint32(0); seed <= 16; seed++ {
 		plan := fuzz.Cover.Plan(seed, layout)
+		if seed == 0 { // the baseline is a layout too
+			plan = linker.Plan{}
+		}
 		image, err := w.Link(t.Context(), plan)
 		if err != nil {
 			t.Fatal(err)
@@ -431,16 +441,25 @@ func TestCover(t *testing.T) {
 		if err = errors.Join(err, image.Remove()); err != nil {
 			t.Fatal(err)
 		}
-		at := map[string]uint64{}
+		at, all := map[string]uint64{}, map[string][]uint64{}
 		for line := range strings.Lines(string(symbols)) {
 			var address uint64
 			var kind, name string
 			if _, err := fmt.Sscanf(line, "%x %s %s", &address, &kind, &name); err == nil {
+				all[name] = append(all[name], address)
 				if _, twice := at[name]; twice {
 					address = 0 // two functions of one name
 				}
 				at[name] = address
 			}
+		}
+		for modulus, residues := range claimed {
+			for n, address := range addressesByName(layout, functions, all) {
+				residues[residue{functions[n], address % modulus}] = true
+			}
+		}
+		if seed == 0 {
+			continue
 		}
 		predicted, err := linker.Place(layout, ".text", plan)
 		if err != nil {
@@ -463,7 +482,7 @@ func TestCover(t *testing.T) {
 				functions[s.Function][at[s.Function]%modulus] = true
 			}
 			if s.Function == "canary_victim" && at[s.Function]%256 == 0x30 {
-				unlucky = append(unlucky, fmt.Sprint(seed))
+				want = append(want, fmt.Sprint(seed))
 			}
 		}
 	}
@@ -483,14 +502,47 @@ func TestCover(t *testing.T) {
 			t.Errorf("mod %d only %d functions were counted", modulus, n)
 		}
 	}
-	r := sweepJSON(t, "canary", "-strategy", "cover", "-seeds", "1:16", "-accel", "tcg", "-o", t.TempDir())
+	dir := t.TempDir()
+	r := sweepJSON(t, "canary", "-strategy", "cover", "-seeds", "1:16", "-accel", "tcg", "-o", dir)
+	for _, c := range r.Coverage.Residues {
+		if c.Seen != len(claimed[c.Modulus]) || c.Modulus <= 256 && c.Seen != c.Of {
+			t.Errorf("coverage mod %d is %d of %d, by llvm-nm %d", c.Modulus, c.Seen, c.Of, len(claimed[c.Modulus]))
+		}
+	}
+	if r.Coverage.Functions != len(functions) || len(functions) < 8000 || r.Coverage.Layouts != 17 {
+		t.Errorf("coverage of %d functions by %d layouts, want %d by 17", r.Coverage.Functions, r.Coverage.Layouts, len(functions))
+	}
+	code, out := unlucky(t, "coverage", dir, "-json", "-n", "1")
+	var later []covered
+	if err := json.Unmarshal([]byte(out), &later); code != 0 || err != nil || len(later) != 1 || later[0].Totals != *r.Coverage {
+		t.Errorf("unlucky coverage: status %d, %v, %s; the sweep said %+v", code, err, out, *r.Coverage)
+	}
 	var found []string
 	for _, l := range r.Layouts {
 		if l.Found {
 			found = append(found, l.Layout.String())
 		}
 	}
-	if !slices.Equal(found, unlucky) || len(found) != 1 {
-		t.Errorf("unlucky seeds %v, by the addresses %v, want one", found, unlucky)
+	if !slices.Equal(found, want) || len(found) != 1 {
+		t.Errorf("unlucky seeds %v, by the addresses %v, want one", found, want)
 	}
+}
+
+// residue is one of the function of a section of the layout.
+type residue struct {
+	section int
+	residue uint64
+}
+
+// addressesByName are those of some sections' functions, by symbols alone. Of
+// functions of one name, the order is that of the layout.
+func addressesByName(layout []linker.Section, functions []int, symbols map[string][]uint64) (out []uint64) {
+	taken := map[string]int{}
+	for _, i := range functions {
+		name := layout[i].Function
+		list := slices.Sorted(slices.Values(symbols[name]))
+		out = append(out, list[taken[name]])
+		taken[name]++
+	}
+	return out
 }

@@ -87,6 +87,19 @@ func (s *screen) progress(step string, done, total int64) {
 	}
 }
 
+// laterThan is how long a step that is mostly short goes on unseen.
+const laterThan = 2 * time.Second
+
+// later is the progress of a step that is shown only once it takes long.
+func (s *screen) later(step string) func(done, total int) {
+	begin := time.Now()
+	return func(done, total int) {
+		if time.Since(begin) >= laterThan {
+			s.progress(step, int64(done), int64(total))
+		}
+	}
+}
+
 func (s *screen) newBar(step string, total int64, more ...progressbar.Option) *progressbar.ProgressBar {
 	if total == 0 {
 		total = -1

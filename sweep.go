@@ -135,8 +135,14 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, c
 		} else {
 			begin = time.Now() // the baseline's time is not the layouts'
 		}
+		if t.Coverage != nil {
+			for _, r := range t.Coverage.Residues[:2] { // a page takes more layouts than most sweeps have
+				text += fmt.Sprintf(", mod %d %d %%", r.Modulus, 100*r.Seen/r.Of)
+			}
+		}
 		scr.tally(t.Done, t.Total, text)
 	}
+	s.Recall = scr.later("counting the coverage of earlier layouts")
 	if command != "" {
 		s.Found = func(path string) {
 			output, err := notify(ctx, command, path)
@@ -425,6 +431,10 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	printList(&b, "twins: layouts that pass, to compare with", r.Layouts, func(l seeds.Record) (string, bool) {
 		return filepath.Join(r.Dir, l.Path), l.Kind == qemu.Pass && l.Path != ""
 	})
+	if r.Coverage != nil {
+		fmt.Fprintln(&b)
+		printCoverage(&b, *r.Coverage)
+	}
 	if r.Tried > 0 {
 		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
 	}

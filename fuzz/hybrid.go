@@ -83,9 +83,10 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	return h, nil
 }
 
-// mainText is the output section with most functions.
+// mainText is the output section that most text input sections are in, usually
+// .text; empty where there are none.
 func mainText(layout []linker.Section) (output string) {
-	text := map[string]int{}
+	text := map[string]int{} // functions of each output section
 	for _, s := range layout {
 		if s.Text {
 			if text[s.Output]++; text[s.Output] > text[output] {

@@ -42,10 +42,14 @@ type Sweep struct {
 	// Found is called once, with the saved seed of the first find, and may
 	// take its time; Run waits for it.
 	Found func(path string)
+	// Recall is told how many layouts of earlier runs have been counted, before
+	// the first one is tried; it may be nil.
+	Recall func(done, total int)
 
-	store   *seeds.Store
-	journal *seeds.Journal
-	layout  []linker.Section // of the baseline; not for strategy lld
+	store    *seeds.Store
+	journal  *seeds.Journal
+	layout   []linker.Section // of the baseline; nil for a kernel that strategy lld alone can sweep
+	coverage *Coverage        // nil for a kernel that has none
 
 	mu     sync.Mutex
 	steps  Steps
@@ -59,7 +63,8 @@ type Sweep struct {
 type Tally struct {
 	Done, Total int // layouts, without the baseline
 	Unlucky     int
-	Tried       int // layouts of this run, without those of an earlier one that it continues
+	Tried       int     // layouts of this run, without those of an earlier one that it continues
+	Coverage    *Totals // by all layouts of the journal; nil for a kernel that has none
 }
 
 // Report is what a sweep has found.
@@ -74,6 +79,9 @@ type Report struct {
 	Tried    int            `json:"tried"`   // layouts of this run
 	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
 	Steps    Steps          `json:"steps"`   // of the layouts of this run
+	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
+	// for a kernel that has none.
+	Coverage *Totals `json:"coverage,omitempty"`
 }
 
 // Steps are the parts of trying layouts, in wall-clock time summed over those
@@ -133,7 +141,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	s.steps = Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
 	s.told.Wait()
-	report.Elapsed, report.Steps = time.Since(begin), s.steps
+	report.Elapsed, report.Steps, report.Coverage = time.Since(begin), s.steps, s.covered()
 	for _, r := range done {
 		seed, ok := r.Layout.Seed()
 		switch {
@@ -205,6 +213,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	if tally.Done > 0 {
 		s.Note("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
 	}
+	tally.Coverage = s.covered()
 	s.Step(tally)
 	commit()
 
@@ -292,6 +301,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		if o.record.Found {
 			tally.Unlucky++
 		}
+		tally.Coverage = s.covered()
 		s.Step(tally)
 		commit()
 	}
@@ -320,7 +330,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	path := filepath.Join(s.store.Dir(), "sweep.journal")
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
-	earlier, err := seeds.ReadHeader(path)
+	earlier, _, err := seeds.ReadJournal(path)
 	if err != nil {
 		return baseline, err
 	}
@@ -333,10 +343,15 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
 		return baseline, err
 	}
-	if s.Strategy != LLD { // refuses a kernel with nothing to pad, before anything is booted
-		if s.layout, err = s.Kernel.Layout(ctx); err != nil {
-			return baseline, err
+	switch s.layout, err = s.Kernel.Layout(ctx); {
+	case err == nil:
+		if s.coverage, err = NewCoverage(s.layout); err != nil {
+			s.Note("coverage is not counted: %v", err)
 		}
+	case s.Strategy != LLD || ctx.Err() != nil: // refuses a kernel with nothing to pad, before anything is booted
+		return baseline, err
+	default:
+		s.Note("coverage is not counted: %v", err)
 	}
 	l, err := s.Kernel.Linker()
 	if err != nil {
@@ -371,6 +386,9 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 			s.journal.Close()
 		}
 	}()
+	if err := s.recall(ctx); err != nil {
+		return baseline, err
+	}
 	for _, r := range s.journal.Records() {
 		if r.Layout == seeds.Baseline {
 			return r, nil
@@ -382,6 +400,33 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		}
 	}
 	return s.judge(ctx, linked, boot)
+}
+
+// recall counts the layouts that earlier runs have booted. The journal is all
+// that there is of them: a run that dies loses no coverage.
+func (s *Sweep) recall(ctx context.Context) error {
+	if s.coverage == nil {
+		return nil
+	}
+	if s.Strategy != LLD {
+		if err := s.store.SaveBaseline(s.Saved.Digests.Object, s.layout); err != nil {
+			return err
+		}
+	}
+	untold, err := s.coverage.Recall(ctx, s.Strategy, s.journal.Records(), s.Recall)
+	if untold > 0 {
+		s.Note("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
+	}
+	return err
+}
+
+// covered is the coverage so far, nil for a kernel that has none.
+func (s *Sweep) covered() *Totals {
+	if s.coverage == nil {
+		return nil
+	}
+	t := s.coverage.Totals()
+	return &t
 }
 
 // header identifies a sweep: what must be the same for its verdicts to stand
@@ -457,6 +502,11 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 	}
 	i.record.Image = i.Digest
 	s.took(Steps{Steps: i.Steps})
+	if s.coverage != nil { // a layout that is not the planned one must not be counted as that
+		if err := s.coverage.Check(plan, i.Addresses); err != nil {
+			return i, fmt.Errorf("%s: %w", layout.Name(), err)
+		}
+	}
 	return i, s.distinct(layout, i.Digest)
 }
 
@@ -486,6 +536,9 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 	took := time.Since(begin)
 	r.Millis += took.Milliseconds()
 	err = s.journal.Append(r)
+	if err == nil && s.coverage != nil {
+		s.coverage.Add(i.Addresses)
+	}
 	s.took(Steps{Verdict: time.Since(begin)})
 	return r, err
 }

@@ -134,19 +134,26 @@ func TestSweep(t *testing.T) {
 	if len(notified) != 1 {
 		t.Errorf("the first find was told %d times", len(notified))
 	}
-	// The image itself says which layouts crash.
+	// The image itself says which layouts crash, and what is covered.
 	l := linkerOf(t, k)
 	twins := 0
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := l.Link(t.Context(), linker.Plan{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bySymbols := newNaive(layout)
+	bySymbols.add(symbols(t, image.Path))
 	for _, rec := range r.Layouts {
 		seed, _ := rec.Layout.Seed()
-		layout, err := k.Layout(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
 		image, err := l.Link(t.Context(), fuzz.Text.Plan(seed, layout))
 		if err != nil {
 			t.Fatal(err)
 		}
+		bySymbols.add(symbols(t, image.Path))
 		if at := symbols(t, image.Path)["victim"]; rec.Found != (at%64 == 0x20) {
 			t.Errorf("seed %d: victim is at %#x, found %v", seed, at, rec.Found)
 		}
@@ -186,6 +193,10 @@ func TestSweep(t *testing.T) {
 	if twins != 3 {
 		t.Errorf("%d twins are saved, want 3", twins)
 	}
+	bySymbols.check(t, r.Coverage)
+	if last.Coverage == nil || *last.Coverage != *r.Coverage {
+		t.Errorf("the last tally has coverage %+v, the report %+v", last.Coverage, r.Coverage)
+	}
 
 	t.Run("again", func(t *testing.T) {
 		s := sweep(k, scenario("canary"), dir, 0, 31, 1)
@@ -193,7 +204,7 @@ func TestSweep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again.Tried != 0 || verdicts(again) != verdicts(r) {
+		if again.Tried != 0 || verdicts(again) != verdicts(r) || *again.Coverage != *r.Coverage {
 			t.Errorf("%d layouts tried again; verdicts\n%swant\n%s", again.Tried, verdicts(again), verdicts(r))
 		}
 	})
@@ -285,6 +296,9 @@ func TestInterrupted(t *testing.T) {
 			if done {
 				if verdicts(r) != verdicts(whole) {
 					t.Errorf("%d workers, %d runs:\n%swant\n%s", workers, runs, verdicts(r), verdicts(whole))
+				}
+				if *r.Coverage != *whole.Coverage {
+					t.Errorf("%d workers, %d runs: coverage %+v, want %+v", workers, runs, *r.Coverage, *whole.Coverage)
 				}
 				break
 			}
@@ -619,5 +633,173 @@ func TestSweepOverlaps(t *testing.T) {
 	}
 	if r, err := s.Run(t.Context()); err != nil || r.Count(qemu.Pass) != 6 {
 		t.Error(err)
+	}
+}
+
+// naive counts coverage by sets of addresses and nothing else.
+type naive struct {
+	layout     []linker.Section
+	functions  []int
+	residues   map[uint64]map[string]map[uint64]bool // modulus, section
+	neighbours map[string]bool
+	layouts    int
+}
+
+func newNaive(layout []linker.Section) *naive {
+	n := &naive{layout: layout, neighbours: map[string]bool{}, residues: map[uint64]map[string]map[uint64]bool{64: {}, 256: {}, 4096: {}}}
+	for i, s := range layout {
+		if linker.Movable(layout, i) && s.Function != "" {
+			n.functions = append(n.functions, i)
+		}
+	}
+	return n
+}
+
+// add takes an image by its symbols. Neighbours have the baseline's order.
+func (n *naive) add(symbols map[string]uint64) {
+	n.layouts++
+	var before *linker.Section
+	for _, i := range n.functions {
+		s := &n.layout[i]
+		for modulus, sections := range n.residues {
+			if sections[s.Name] == nil {
+				sections[s.Name] = map[uint64]bool{}
+			}
+			sections[s.Name][symbols[s.Function]%modulus] = true
+		}
+		if before != nil {
+			gap := symbols[s.Function] - s.Entry - (symbols[before.Function] - before.Entry + before.Size)
+			if gap < linker.Alignment(n.layout, i) {
+				n.neighbours[before.Name+" "+s.Name] = true
+			}
+		}
+		before = s
+	}
+}
+
+func (n *naive) check(t *testing.T, got *fuzz.Totals) {
+	t.Helper()
+	if got == nil {
+		t.Fatal("no coverage")
+	}
+	want := fuzz.Totals{Functions: len(n.functions), Layouts: n.layouts, Fixed: got.Fixed}
+	for m, modulus := range []uint64{64, 256, 4096} {
+		r := fuzz.Residues{Modulus: modulus}
+		for _, i := range n.functions {
+			r.Of += int(max(1, modulus/linker.Alignment(n.layout, i)))
+		}
+		for _, set := range n.residues[modulus] {
+			r.Seen += len(set)
+		}
+		want.Residues[m] = r
+	}
+	want.Neighbours.Seen, want.Neighbours.Baseline = len(n.neighbours), got.Neighbours.Baseline
+	if *got != want || len(n.functions) == 0 {
+		t.Errorf("coverage %+v, want %+v", *got, want)
+	}
+}
+
+// A further sweep of the same kernel adds to the coverage of the first, and
+// what it had is told before it begins.
+func TestCoverageGrows(t *testing.T) {
+	t.Parallel()
+	k := tiny(t, nil)
+	run := func(dir string, strategy fuzz.Strategy, first, last uint32) (fuzz.Totals, string) {
+		t.Helper()
+		s := sweep(k, scenario("off"), dir, first, last, 2)
+		s.Strategy = strategy
+		var notes []string
+		s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+		recalled := 0
+		s.Recall = func(done, total int) { recalled = done }
+		var tallies []fuzz.Totals
+		s.Step = func(tally fuzz.Tally) { tallies = append(tallies, *tally.Coverage) }
+		r, err := s.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before := tallies[0].Layouts; strategy != fuzz.LLD && before != max(recalled, 1) {
+			t.Errorf("seeds %d to %d: begins with %d layouts, told of %d", first, last, before, recalled)
+		}
+		for i, tally := range tallies[1:] {
+			if tally.Layouts < tallies[i].Layouts || tally.Layouts < i+2 {
+				t.Errorf("after %d layouts coverage %+v, before it %+v", i+1, tally, tallies[i])
+			}
+		}
+		if last := tallies[len(tallies)-1]; last != *r.Coverage {
+			t.Errorf("seeds %d to %d: at last %+v, reported %+v", first, last, last, *r.Coverage)
+		}
+		return *r.Coverage, strings.Join(notes, "\n")
+	}
+	want, _ := run(t.TempDir(), fuzz.Cover, 1, 8)
+	dir := t.TempDir()
+	half, _ := run(dir, fuzz.Cover, 1, 4)
+	got, _ := run(dir, fuzz.Cover, 5, 8)
+	if got != want || half.Residues[1].Seen >= got.Residues[1].Seen || got.Layouts != 9 {
+		t.Errorf("in two halves %+v, at once %+v", got, want)
+	}
+
+	// lld alone knows where it puts what.
+	dir = t.TempDir()
+	first, notes := run(dir, fuzz.LLD, 1, 3)
+	if first.Layouts != 4 || first.Residues[0].Seen <= first.Functions || strings.Contains(notes, "coverage") {
+		t.Errorf("strategy lld: coverage %+v, notes %q", first, notes)
+	}
+	then, notes := run(dir, fuzz.LLD, 4, 5)
+	if then.Layouts != 3 || strings.Count(notes, "coverage: 3 layouts of earlier runs are not counted") != 1 {
+		t.Errorf("strategy lld, again: coverage %+v, notes %q", then, notes)
+	}
+}
+
+// elsewhere is a kernel whose images have one function in another place than
+// the plan says.
+type elsewhere struct{ kernel }
+
+type elsewhereLinker struct{ fuzz.Linker }
+
+func (k elsewhere) Linker() (fuzz.Linker, error) {
+	l, err := k.kernel.Linker()
+	return elsewhereLinker{l}, err
+}
+
+func (l elsewhereLinker) Link(ctx context.Context, p linker.Plan) (linker.Image, error) {
+	image, err := l.Linker.Link(ctx, p)
+	if p.Paddings != nil && err == nil {
+		for i := len(image.Addresses) - 1; i >= 0; i-- {
+			if image.Addresses[i] != 0 && i%2 == 0 {
+				image.Addresses[i] += 16
+			}
+		}
+	}
+	return image, err
+}
+
+func TestLayoutOtherThanPlanned(t *testing.T) {
+	t.Parallel()
+	k := tiny(t, nil)
+	s := sweep(k, scenario("off"), t.TempDir(), 7, 7, 1)
+	s.Kernel = elsewhere{k}
+	r, err := s.Run(t.Context())
+	if err == nil || !regexp.MustCompile(`^seed 7: \S+ is at 0x[0-9a-f]+, planned at 0x[0-9a-f]+: please report this$`).MatchString(err.Error()) {
+		t.Errorf("error %v", err)
+	}
+	if len(r.Layouts) != 0 || r.Coverage.Layouts != 1 {
+		t.Errorf("%d layouts, coverage %+v, want the baseline's alone", len(r.Layouts), r.Coverage)
+	}
+}
+
+// A folder whose layouts were those of another linker script is refused.
+func TestOtherScript(t *testing.T) {
+	t.Parallel()
+	k, dir := tiny(t, nil), t.TempDir()
+	if _, err := sweep(k, scenario("off"), dir, 1, 1, 1).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other := tiny(t, replacing(t, "vmlinux.lds", "*(.text..by_hand)", "*(.text..by_hand) . = . + 0x100;"))
+	if other.Digest != k.Digest {
+		t.Fatal("the script is part of vmlinux.o")
+	}
+	if _, err := sweep(other, scenario("off"), dir, 2, 2, 1).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "laid out otherwise") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -13,21 +13,21 @@ import (
 
 // Section is one input section as the link of the baseline placed it.
 type Section struct {
-	Name    string // as in Padding.Section; empty where it is not from the object that is padded
-	Output  string // output section, ".text"
-	Segment int    // index of the PT_LOAD that the output section is in, -1 for none
-	Address uint64
-	Size    uint64 // bytes
-	Align   uint64 // sh_addralign, bytes
-	Text    bool   // an ordinary .text input section, which may be moved on its own
+	Name    string `json:"name"`    // as in Padding.Section; empty where it is not from the object that is padded
+	Output  string `json:"output"`  // output section, ".text"
+	Segment int    `json:"segment"` // index of the PT_LOAD that the output section is in, -1 for none
+	Address uint64 `json:"address"`
+	Size    uint64 `json:"size"`  // bytes
+	Align   uint64 `json:"align"` // sh_addralign, bytes
+	Text    bool   `json:"text"`  // an ordinary .text input section, which may be moved on its own
 	// Function is the symbol that a section per function is named after, or
 	// else the first in it; empty where it has none. It is Entry bytes
 	// behind Address: under kCFI the hash comes first.
-	Function  string
-	Entry     uint64
-	Functions int // in it, as far as symbols tell: their different addresses
-	Index     int // of its header in the object; 0 where it is not from there
-	Group     int // sections of a group can take each other's places; 0 for none
+	Function  string `json:"function"`
+	Entry     uint64 `json:"entry"`
+	Functions int    `json:"functions"` // in it, as far as symbols tell: their different addresses
+	Index     int    `json:"index"`     // of its header in the object; 0 where it is not from there
+	Group     int    `json:"group"`     // sections of a group can take each other's places; 0 for none
 }
 
 // readLayout reads lld's link map of an image: its input sections in output

@@ -114,23 +114,24 @@ type file interface {
 	Sync() error
 }
 
-// ReadHeader returns the header of a journal, nil where there is none yet: a
-// sweep that goes on keeps what an earlier run decided.
-func ReadHeader(path string) (*Header, error) {
+// ReadJournal returns the header of a journal, nil where there is none yet, and
+// what [Journal.Records] gives. It neither locks nor mends it: another process
+// may be writing the journal.
+func ReadJournal(path string) (*Header, []Record, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, nil, fmt.Errorf("journal: %w", err)
 	}
-	h, _, good, err := parseJournal(data)
+	h, records, good, err := parseJournal(data)
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
+		return nil, nil, fmt.Errorf("journal %s: %w", path, err)
 	}
 	if good == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return &h, nil
+	return &h, latest(records), nil
 }
 
 // OpenJournal opens the journal at path, or creates it together with its
@@ -208,16 +209,20 @@ func (j *Journal) load(f *os.File, h Header) error {
 func (j *Journal) Records() []Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return latest(j.records)
+}
+
+func latest(records []Record) []Record {
 	type key struct {
 		layout       Layout
 		plan, append string
 	}
-	last := make(map[key]int, len(j.records))
-	for i, r := range j.records {
+	last := make(map[key]int, len(records))
+	for i, r := range records {
 		last[key{r.Layout, r.Plan, r.Append}] = i
 	}
 	var out []Record
-	for i, r := range j.records {
+	for i, r := range records {
 		if last[key{r.Layout, r.Plan, r.Append}] == i && r.Kind != qemu.Infra {
 			out = append(out, r)
 		}

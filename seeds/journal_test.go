@@ -491,14 +491,45 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-func TestReadHeader(t *testing.T) {
+func TestReadJournal(t *testing.T) {
 	path := writeJournal(t, someRecords())
-	if h, err := ReadHeader(path); err != nil || h == nil || *h != header() {
+	h, records, err := ReadJournal(path)
+	if err != nil || h == nil || *h != header() {
 		t.Errorf("header %v, %v", h, err)
 	}
-	open(t, path) // a sweep that writes it is no obstacle
-	if h, err := ReadHeader(path); err != nil || h == nil {
-		t.Errorf("while it is open: %v, %v", h, err)
+	if d := cmp.Diff(someRecords(), records, layouts); d != "" {
+		t.Errorf("records (-want +got):\n%s", d)
+	}
+
+	// A sweep that writes it is no obstacle, and no half of a line counts. Of
+	// a layout that was done again the last record does.
+	j := open(t, path)
+	again := someRecords()[3]
+	again.Kind = qemu.Infra
+	if err := j.Append(again); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(`01234567 {"layout":"9`)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, records, err = ReadJournal(path)
+	if err != nil || h == nil {
+		t.Errorf("while it is written: %v, %v", h, err)
+	}
+	if d := cmp.Diff(someRecords()[:3], records, layouts); d != "" {
+		t.Errorf("records while it is written (-want +got):\n%s", d)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("reading changed it, %v", err)
 	}
 	for name, data := range map[string]string{"empty": "", "cut": journalVersion + "0123"} {
 		if err := os.WriteFile(path+name, []byte(data), 0o644); err != nil {
@@ -506,14 +537,14 @@ func TestReadHeader(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"empty", "cut", "none"} {
-		if h, err := ReadHeader(path + name); h != nil || err != nil {
+		if h, _, err := ReadJournal(path + name); h != nil || err != nil {
 			t.Errorf("%s: %v, %v", name, h, err)
 		}
 	}
 	if err := os.WriteFile(path, []byte("hello\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if h, err := ReadHeader(path); h != nil || err == nil || !strings.Contains(err.Error(), path+": is not a journal") {
+	if h, _, err := ReadJournal(path); h != nil || err == nil || !strings.Contains(err.Error(), path+": is not a journal") {
 		t.Errorf("another file: %v, %v", h, err)
 	}
 }

@@ -1,0 +1,320 @@
+package fuzz
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sync/errgroup"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+// moduli are those whose residues are counted, in bytes: a cache line, what
+// branch predictors and the like take of an address, a page.
+var moduli = [...]uint64{64, 256, Modulus}
+
+// Coverage counts, over the layouts of one kernel that have booted to a
+// verdict, at which residues each function has been and which functions have
+// touched. It may be used from several goroutines at once.
+//
+// A function is an input section that can be moved on its own and has a
+// symbol; what else is in the section moves with it. Its residues are as many
+// as its alignment allows.
+//
+// It holds the bits of what was seen, and nothing of each layout.
+type Coverage struct {
+	layout    []linker.Section // the baseline
+	output    string           // the output section of the functions
+	functions []counted        // in the order of the baseline
+	fixed     []int            // sections of functions that the linker script places by hand
+
+	mu      sync.Mutex
+	seen    []uint64          // a bit a residue
+	order   []int             // functions by address, in the layout that was added last
+	next    []int             // the function that was last seen to touch each one's end; -1 for none
+	touched []*roaring.Bitmap // all that were; nil for none
+	totals  Totals
+}
+
+// counted is a function whose residues are counted.
+type counted struct {
+	section int              // index into the layout
+	align   uint64           // bytes
+	group   int              // functions of one have nothing between them that the linker script places by hand
+	bits    [len(moduli)]int // where its residues of each modulus begin in Coverage.seen
+}
+
+// steps is what a function moves by modulo a modulus, and to how many residues.
+func (f counted) steps(modulus uint64) (step uint64, residues int) {
+	step = min(f.align, modulus)
+	return step, int(modulus / step)
+}
+
+// Totals are a coverage in figures.
+type Totals struct {
+	Functions  int                   `json:"functions"` // that can move
+	Fixed      int                   `json:"fixed"`     // input sections of functions that cannot, left out
+	Layouts    int                   `json:"layouts"`   // that have booted to a verdict, the baseline too
+	Residues   [len(moduli)]Residues `json:"residues"`
+	Neighbours struct {
+		Seen     int `json:"seen"`     // pairs (a, b) that have touched: b right behind a, but for its alignment
+		Baseline int `json:"baseline"` // pairs that touch in the baseline
+	} `json:"neighbours"`
+}
+
+// Residues are the (function, residue) pairs of one modulus.
+type Residues struct {
+	Modulus uint64 `json:"modulus"` // bytes
+	Seen    int    `json:"seen"`
+	Of      int    `json:"of"`
+}
+
+// FunctionCoverage is the coverage of one function.
+type FunctionCoverage struct {
+	Name     string                `json:"name"`
+	Section  string                `json:"section"` // input section
+	Address  uint64                `json:"address"` // of the function in the baseline
+	Residues [len(moduli)]Residues `json:"residues"`
+}
+
+// NewCoverage is the coverage by no layouts of the kernel whose baseline has
+// this layout. A kernel whose addresses do not follow from its plans has none:
+// that is the error.
+func NewCoverage(layout []linker.Section) (*Coverage, error) {
+	c := &Coverage{layout: layout, output: mainText(layout)}
+	n, group := 0, 0
+	for i, s := range layout {
+		switch movable := linker.Movable(layout, i); {
+		case movable && s.Output != c.output:
+			return nil, fmt.Errorf("%s and %s both have functions that can move", c.output, s.Output)
+		case s.Output != c.output:
+		case !movable:
+			if s.Function != "" {
+				c.fixed = append(c.fixed, i)
+			}
+			if s.Size > 0 {
+				group++
+			}
+		case s.Function != "":
+			f := counted{section: i, align: linker.Alignment(layout, i), group: group}
+			for m, modulus := range moduli {
+				_, residues := f.steps(modulus)
+				c.totals.Residues[m].Of += residues
+				f.bits[m] = n
+				n += residues
+			}
+			c.functions = append(c.functions, f)
+		}
+	}
+	if c.functions == nil {
+		return nil, errors.New("this kernel has no function that can be moved")
+	}
+	c.totals.Functions, c.totals.Fixed = len(c.functions), len(c.fixed)
+	for m, modulus := range moduli {
+		c.totals.Residues[m].Modulus = modulus
+	}
+	c.seen = make([]uint64, (n+63)/64)
+	c.touched = make([]*roaring.Bitmap, len(c.functions))
+	for f := range c.functions {
+		c.order, c.next = append(c.order, f), append(c.next, -1)
+		if f > 0 && c.touch(f-1, f, layout[c.functions[f-1].section].Address, layout[c.functions[f].section].Address) {
+			c.totals.Neighbours.Baseline++
+		}
+	}
+	return c, nil
+}
+
+// Totals are the figures as they are now.
+func (c *Coverage) Totals() Totals {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.totals
+}
+
+// Add counts a layout that has booted to a verdict by the addresses of the
+// baseline's sections in it; 0 is one that is not known.
+func (c *Coverage) Add(addresses []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.totals.Layouts++
+	at := func(f int) uint64 { return addresses[c.functions[f].section] }
+	byAddress := func(f, g int) int { return cmp.Compare(at(f), at(g)) }
+	if !slices.IsSortedFunc(c.order, byAddress) { // seldom: most layouts have the order of the last
+		slices.SortStableFunc(c.order, byAddress)
+	}
+	before := -1 // function
+	for _, f := range c.order {
+		address := at(f)
+		if address == 0 {
+			continue
+		}
+		// One that was seen modulo a page was seen modulo all that divides it.
+		for m := len(moduli) - 1; m >= 0 && c.see(c.functions[f], m, address); m-- {
+		}
+		if before >= 0 && c.next[before] != f && c.touch(before, f, at(before), address) {
+			c.meet(before, f)
+		}
+		before = f
+	}
+}
+
+// see counts a function's residue of one of the moduli, and tells whether it is
+// new.
+func (c *Coverage) see(f counted, m int, address uint64) bool {
+	step, _ := f.steps(moduli[m])
+	bit := f.bits[m] + int(address%moduli[m]/step)
+	word, mask := &c.seen[bit/64], uint64(1)<<(bit%64)
+	if *word&mask != 0 {
+		return false
+	}
+	*word |= mask
+	c.totals.Residues[m].Seen++
+	return true
+}
+
+// touch tells whether nothing but g's alignment is between two functions.
+func (c *Coverage) touch(f, g int, addressF, addressG uint64) bool {
+	a, b := c.functions[f], c.functions[g]
+	return a.group == b.group && addressG == linker.AlignUp(addressF+c.layout[a.section].Size, b.align)
+}
+
+// meet counts two functions that touch, once.
+func (c *Coverage) meet(f, g int) {
+	c.next[f] = g
+	if c.touched[f] == nil {
+		c.touched[f] = roaring.New()
+	}
+	if c.touched[f].CheckedAdd(uint32(g)) {
+		c.totals.Neighbours.Seen++
+	}
+}
+
+// Check holds the addresses that an image has by its own symbols against those
+// of its plan: a function that is elsewhere is the error. Where lld itself pads,
+// no plan says where.
+func (c *Coverage) Check(plan linker.Plan, addresses []uint64) error {
+	if plan.Flag != nil {
+		return nil
+	}
+	planned, err := linker.Place(c.layout, c.output, plan)
+	if err != nil {
+		return err
+	}
+	for _, f := range c.functions {
+		if at := addresses[f.section]; at != 0 && at != planned[f.section] {
+			s := c.layout[f.section]
+			return fmt.Errorf("%s is at %#x, planned at %#x: please report this", s.Function, at+s.Entry, planned[f.section]+s.Entry)
+		}
+	}
+	return nil
+}
+
+// Booted tells whether a layout of this kind of verdict counts: it has booted,
+// however that ended.
+func Booted(k qemu.Kind) bool { return k == qemu.Pass || k == qemu.Crash || k == qemu.Hang }
+
+// Recall adds the layouts of a journal of this kernel that have booted to a
+// verdict, by their plans. Those that lld itself has padded can't be told from
+// their plans: it returns how many. each is told how many of the others are
+// done; it may be nil.
+func (c *Coverage) Recall(ctx context.Context, strategy Strategy, records []seeds.Record, each func(done, total int)) (untold int, err error) {
+	var known []seeds.Record
+	for _, r := range records {
+		switch {
+		case !Booted(r.Kind):
+		case strategy == LLD && r.Layout != seeds.Baseline:
+			untold++
+		default:
+			known = append(known, r)
+		}
+	}
+	var mu sync.Mutex
+	done := 0
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for _, r := range known {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			addresses, err := c.recall(strategy, r)
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.Layout.Name(), err)
+			}
+			c.Add(addresses)
+			mu.Lock()
+			defer mu.Unlock()
+			if done++; each != nil {
+				each(done, len(known))
+			}
+			return nil
+		})
+	}
+	return untold, group.Wait()
+}
+
+// recall is where the sections were in a layout that has booted.
+func (c *Coverage) recall(strategy Strategy, r seeds.Record) ([]uint64, error) {
+	var plan linker.Plan
+	if seed, ok := r.Layout.Seed(); ok {
+		plan = strategy.Plan(seed, c.layout)
+	}
+	if d := plan.Digest(); d != r.Plan {
+		return nil, fmt.Errorf("its plan is not the one that has booted (%.12s, was %.12s): please report this", d, r.Plan)
+	}
+	return linker.Place(c.layout, c.output, plan)
+}
+
+// Functions are those that can move, the least covered first: by the last
+// modulus, then by the others, then by name.
+func (c *Coverage) Functions() []FunctionCoverage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]FunctionCoverage, len(c.functions))
+	for i, f := range c.functions {
+		s := c.layout[f.section]
+		out[i] = FunctionCoverage{Name: s.Function, Section: s.Name, Address: s.Address + s.Entry}
+		for m, modulus := range moduli {
+			_, residues := f.steps(modulus)
+			out[i].Residues[m] = Residues{modulus, c.count(f.bits[m], residues), residues}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b FunctionCoverage) int {
+		for m := len(moduli) - 1; m >= 0; m-- {
+			x, y := a.Residues[m], b.Residues[m]
+			if order := cmp.Compare(x.Seen*y.Of, y.Seen*x.Of); order != 0 {
+				return order
+			}
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	return out
+}
+
+// count is how many of n bits are set.
+func (c *Coverage) count(bit, n int) (set int) {
+	for ; n > 0; n-- {
+		set += bits.OnesCount64(c.seen[bit/64] & (1 << (bit % 64)))
+		bit++
+	}
+	return set
+}
+
+// Fixed are the sections of functions that cannot move, in the order of the
+// baseline.
+func (c *Coverage) Fixed() []linker.Section {
+	var out []linker.Section
+	for _, i := range c.fixed {
+		out = append(out, c.layout[i])
+	}
+	return out
+}

@@ -1,0 +1,111 @@
+package seeds
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"unlucky/linker"
+)
+
+// baselineVersion is that of the files that hold the layout of a baseline.
+const baselineVersion = 1
+
+// baseline is the layout of a kernel's baseline as a file: JSON, compressed by
+// gzip. With it the folder of a sweep says by itself where each function was in
+// each layout of its journal.
+type baseline struct {
+	Unlucky  int              `json:"unlucky"` // baselineVersion
+	Object   string           `json:"object"`  // digest of vmlinux.o
+	Sections []linker.Section `json:"sections"`
+}
+
+// BaselinePath is the file with the baseline's layout of a kernel, given by the
+// digest of its vmlinux.o, in a sweep's folder.
+func BaselinePath(dir, object string) string {
+	return filepath.Join(dir, fmt.Sprintf("layout-%.12s.json.gz", object))
+}
+
+// SaveBaseline keeps the baseline's layout of a kernel in the store's folder.
+// It is written once, atomically, and is on the disk when it returns. A kernel
+// whose file says otherwise is an error: the linker script is not part of
+// vmlinux.o, and layouts of another script are other layouts.
+func (s *Store) SaveBaseline(object string, sections []linker.Section) error {
+	path := BaselinePath(s.dir, object)
+	switch have, err := ReadBaseline(s.dir, object); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	case !slices.Equal(have, sections):
+		return fmt.Errorf("%s: this kernel's baseline is laid out otherwise (another linker script?), so its layouts are others; use another -o", path)
+	default:
+		return nil
+	}
+	var data bytes.Buffer
+	w := gzip.NewWriter(&data)
+	err := errors.Join(json.NewEncoder(w).Encode(baseline{baselineVersion, object, sections}), w.Close())
+	if err == nil {
+		err = writeFile(path, data.Bytes())
+	}
+	if err != nil {
+		return fmt.Errorf("save the baseline's layout: %w", err)
+	}
+	return nil
+}
+
+// ReadBaseline reads what SaveBaseline has written into the folder dir. The
+// error is an [os.ErrNotExist] where it has written nothing there.
+func ReadBaseline(dir, object string) ([]linker.Section, error) {
+	path := BaselinePath(dir, object)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the baseline's layout: %w", err)
+	}
+	defer f.Close()
+	b, err := decodeBaseline(f)
+	if err == nil && b.Object != object {
+		err = fmt.Errorf("it is of another vmlinux.o (%.12s)", b.Object)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; remove it and run its sweep again, which writes it anew", path, err)
+	}
+	return b.Sections, nil
+}
+
+func decodeBaseline(r io.Reader) (b baseline, err error) {
+	z, err := gzip.NewReader(r)
+	if err != nil {
+		return b, fmt.Errorf("not a layout that unlucky has saved: %w", err)
+	}
+	data, err := io.ReadAll(z) // to the end, where the checksum is
+	if err != nil {
+		return b, err
+	}
+	var v struct{ Unlucky int }
+	if err := json.Unmarshal(data, &v); err == nil && v.Unlucky > baselineVersion {
+		return b, fmt.Errorf("written by a newer unlucky (version %d, this one knows %d)", v.Unlucky, baselineVersion)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&b); err != nil {
+		return b, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return b, errors.New("something follows the layout")
+	}
+	for _, s := range b.Sections {
+		if s.Align&(s.Align-1) != 0 {
+			return b, fmt.Errorf("section %s: its alignment, %d, is no power of two", s.Name, s.Align)
+		}
+	}
+	if b.Unlucky < 1 || len(b.Sections) == 0 {
+		return b, errors.New("there is no layout in it")
+	}
+	return b, nil
+}
