@@ -7,7 +7,7 @@ PACKAGES := clang-22 lld-22 llvm-22 qemu-system-x86 linux-source-6.12 busybox-st
 TEST_PACKAGES := linux-source-6.1 git
 SEEDS ?= 1:32
 
-.PHONY: sweep test short bench fuzz lint install install-test unlucky clean
+.PHONY: sweep test short bench hunt fuzz lint install install-test unlucky clean
 
 # Hunt for the real bug of kcfi-seal: some 8 minutes the first time, 4 later.
 sweep: install unlucky
@@ -27,6 +27,11 @@ short: install
 bench: install unlucky
 	$(GO) test -run '^$$' -bench . ./...
 	./unlucky bench
+
+# Layouts to the first crash of many kinds of bugs, by strategy, and a sample of
+# that booted. Some 6 minutes, once the kernel is prepared.
+hunt: install unlucky
+	./unlucky hunt -bugs 1000 -boot 32
 
 # Each fuzz target for FUZZTIME. The ELF inputs are those of go-fuzz-corpus.
 FUZZTIME ?= 30s

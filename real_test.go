@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -396,9 +397,11 @@ func TestShortcut(t *testing.T) {
 	}
 }
 
-// Strategy cover on the real kernel: after 4 layouts each function has been at
-// each residue mod 64, after 16 mod 256, as llvm-nm reads it off the images;
-// and the planted bug is met where the plans say that it will be.
+// Strategies on the real kernel, by what llvm-nm reads off the images: functions
+// are where the plans say, in another order too; with cover each has been at
+// each residue mod 64 after 4 layouts and mod 256 after 16; a sweep claims just
+// the coverage that is there, and the planted bug is met by the seed that the
+// addresses tell.
 func TestCover(t *testing.T) {
 	needKernels(t)
 	s, err := scenarios.Load("canary")
@@ -419,94 +422,76 @@ func TestCover(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	seen := map[uint64]map[string]map[uint64]bool{64: {}, 256: {}}
-	claimed := map[uint64]map[residue]bool{64: {}, 256: {}, 4096: {}} // what the sweep should claim
 	var functions []int
 	for i, s := range layout {
 		if linker.Movable(layout, i) && s.Function != "" {
 			functions = append(functions, i)
 		}
 	}
-	var want []string
-	for seed := uint32(0); seed <= 16; seed++ {
-		plan := fuzz.Cover.Plan(seed, layout)
-		if seed == 0 { // the baseline is a layout too
-			plan = linker.Plan{}
-		}
+	link := func(plan linker.Plan) map[string][]uint64 {
+		t.Helper()
 		image, err := w.Link(t.Context(), plan)
 		if err != nil {
 			t.Fatal(err)
 		}
-		symbols, err := exec.Command(filepath.Join(k.Toolchain.Dir, "llvm-nm"), image.VMLinux).Output()
-		if err = errors.Join(err, image.Remove()); err != nil {
+		all := nm(t, filepath.Join(k.Toolchain.Dir, "llvm-nm"), image.VMLinux)
+		if err := image.Remove(); err != nil {
 			t.Fatal(err)
-		}
-		at, all := map[string]uint64{}, map[string][]uint64{}
-		for line := range strings.Lines(string(symbols)) {
-			var address uint64
-			var kind, name string
-			if _, err := fmt.Sscanf(line, "%x %s %s", &address, &kind, &name); err == nil {
-				all[name] = append(all[name], address)
-				if _, twice := at[name]; twice {
-					address = 0 // two functions of one name
-				}
-				at[name] = address
-			}
-		}
-		for modulus, residues := range claimed {
-			for n, address := range addressesByName(layout, functions, all) {
-				residues[residue{functions[n], address % modulus}] = true
-			}
-		}
-		if seed == 0 {
-			continue
 		}
 		predicted, err := linker.Place(layout, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, s := range layout {
-			if !s.Text || s.Output != ".text" || s.Function == "" || at[s.Function] == 0 {
-				continue
-			}
-			if at[s.Function] != predicted[i]+s.Entry {
-				t.Fatalf("seed %d: %s is at %#x, predicted at %#x", seed, s.Function, at[s.Function], predicted[i]+s.Entry)
-			}
-			for modulus, functions := range seen {
-				if seed > uint32(modulus/16) {
-					continue
+		known := 0
+		for _, i := range functions {
+			s := layout[i]
+			if at := all[s.Function]; len(at) == 1 { // the only one of its name
+				if known++; at[0] != predicted[i]+s.Entry {
+					t.Fatalf("%s is at %#x, predicted at %#x", s.Function, at[0], predicted[i]+s.Entry)
 				}
-				if functions[s.Function] == nil {
-					functions[s.Function] = map[uint64]bool{}
-				}
-				functions[s.Function][at[s.Function]%modulus] = true
 			}
-			if s.Function == "canary_victim" && at[s.Function]%256 == 0x30 {
-				want = append(want, fmt.Sprint(seed))
+		}
+		if known < 7000 {
+			t.Fatalf("only %d functions were compared", known)
+		}
+		return all
+	}
+	claimed := map[uint64]map[residue]bool{64: {}, 256: {}, 4096: {}} // what the sweep should claim
+	count := func(all map[string][]uint64) {
+		for n, address := range addressesByName(layout, functions, all) {
+			for modulus, residues := range claimed {
+				residues[residue{functions[n], address % modulus}] = true
 			}
 		}
 	}
-	for modulus, functions := range seen {
-		n := 0
-		for i, s := range layout {
-			residues, ok := functions[s.Function]
-			if !ok || !s.Text {
-				continue
-			}
-			n++
-			if want := max(1, modulus/max(16, linker.Alignment(layout, i))); len(residues) != int(want) && s.Align <= 4096 && i > 1 {
-				t.Errorf("%s, aligned to %d, was at %d residues mod %d, want %d", s.Function, s.Align, len(residues), modulus, want)
-			}
+	full := func(modulus uint64) (n int) {
+		for _, i := range functions {
+			n += int(max(1, modulus/linker.Alignment(layout, i)))
 		}
-		if n < 8000 {
-			t.Errorf("mod %d only %d functions were counted", modulus, n)
+		return n
+	}
+	var want []string
+	for seed := uint32(1); seed <= 16; seed++ {
+		all := link(fuzz.Cover.Plan(seed, layout))
+		count(all)
+		if all["canary_victim"][0]%256 == 0x30 {
+			want = append(want, fmt.Sprint(seed))
+		}
+		if modulus := uint64(16 * seed); (seed == 4 || seed == 16) && len(claimed[modulus]) != full(modulus) {
+			t.Errorf("after %d layouts %d residues mod %d were seen, of %d", seed, len(claimed[modulus]), modulus, full(modulus))
 		}
 	}
+	count(link(linker.Plan{}))
+	for _, seed := range []uint32{257, 258, 273} {
+		link(fuzz.Cover.Plan(seed, layout))
+		link(fuzz.Shuffle.Plan(seed, layout))
+	}
+
 	dir := t.TempDir()
 	r := sweepJSON(t, "canary", "-strategy", "cover", "-seeds", "1:16", "-accel", "tcg", "-o", dir)
 	for _, c := range r.Coverage.Residues {
-		if c.Seen != len(claimed[c.Modulus]) || c.Modulus <= 256 && c.Seen != c.Of {
-			t.Errorf("coverage mod %d is %d of %d, by llvm-nm %d", c.Modulus, c.Seen, c.Of, len(claimed[c.Modulus]))
+		if c.Seen != len(claimed[c.Modulus]) || c.Of != full(c.Modulus) || c.Modulus <= 256 && c.Seen != c.Of {
+			t.Errorf("coverage mod %d is %d of %d, by llvm-nm %d of %d", c.Modulus, c.Seen, c.Of, len(claimed[c.Modulus]), full(c.Modulus))
 		}
 	}
 	if r.Coverage.Functions != len(functions) || len(functions) < 8000 || r.Coverage.Layouts != 17 {
@@ -528,6 +513,23 @@ func TestCover(t *testing.T) {
 	}
 }
 
+// nm are the addresses of an image's symbols by name, in order.
+func nm(t *testing.T, tool, path string) map[string][]uint64 {
+	t.Helper()
+	out, err := exec.Command(tool, "-n", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]uint64{}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if address, err := strconv.ParseUint(f[0], 16, 64); err == nil && len(f) == 3 {
+			all[f[2]] = append(all[f[2]], address)
+		}
+	}
+	return all
+}
+
 // residue is one of the function of a section of the layout.
 type residue struct {
 	section int
@@ -540,8 +542,7 @@ func addressesByName(layout []linker.Section, functions []int, symbols map[strin
 	taken := map[string]int{}
 	for _, i := range functions {
 		name := layout[i].Function
-		list := slices.Sorted(slices.Values(symbols[name]))
-		out = append(out, list[taken[name]])
+		out = append(out, symbols[name][taken[name]])
 		taken[name]++
 	}
 	return out
