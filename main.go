@@ -33,7 +33,7 @@ Usage:
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
     unlucky classify [-json] FILE|-    print the crash title of a console log
     unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
-    unlucky hunt [SCENARIO]            compare strategies by planted bugs, without boots
+    unlucky hunt [SCENARIO]            compare strategies: layouts to the first crash of bugs of many kinds
     unlucky clean                      remove the prepared kernels
     unlucky COMMAND -h                 print the flags of a command
 

@@ -31,8 +31,6 @@ type Plan struct {
 	Paddings []Padding `yaml:"paddings,omitempty" json:"paddings,omitempty"`
 }
 
-func (p Plan) baseline() bool { return p.Flag == nil && len(p.Order) == 0 && len(p.Paddings) == 0 }
-
 // Digest is the SHA-256 of the plan, in hex. Equal plans have equal digests.
 func (p Plan) Digest() string {
 	h := sha256.New()
