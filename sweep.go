@@ -136,9 +136,12 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, c
 			begin = time.Now() // the baseline's time is not the layouts'
 		}
 		if t.Coverage != nil {
-			for _, r := range t.Coverage.Residues[:2] { // a page takes more layouts than most sweeps have
-				text += fmt.Sprintf(", mod %d %d %%", r.Modulus, 100*r.Seen/r.Of)
+			var moduli, shares []string
+			for _, r := range t.Coverage.Residues {
+				moduli = append(moduli, fmt.Sprint(r.Modulus))
+				shares = append(shares, fmt.Sprint(100*r.Seen/r.Of))
 			}
+			text += fmt.Sprintf(", mod %s %s %%", strings.Join(moduli, "/"), strings.Join(shares, "/"))
 		}
 		scr.tally(t.Done, t.Total, text)
 	}
