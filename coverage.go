@@ -56,12 +56,15 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	}
 	scr := newScreen(os.Stderr)
 	kernels, failed := findCovered(dirs, scr)
-	for i, k := range kernels {
+	counted := kernels[:0]
+	for _, k := range kernels {
 		c, err := k.count(ctx, scr)
 		scr.done()
 		if err != nil {
-			return errors.Join(failed, err)
+			failed = errors.Join(failed, err)
+			continue
 		}
+		counted = append(counted, k)
 		k.Functions = c.Functions()
 		k.Functions = k.Functions[:min(*n, len(k.Functions))]
 		if *fixed {
@@ -70,13 +73,13 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if *asJSON {
 			continue
 		}
-		if i > 0 {
+		if len(counted) > 1 {
 			fmt.Fprintln(out)
 		}
 		k.print(out)
 	}
-	if *asJSON && kernels != nil {
-		failed = errors.Join(failed, json.NewEncoder(out).Encode(kernels))
+	if *asJSON && len(counted) > 0 {
+		failed = errors.Join(failed, json.NewEncoder(out).Encode(counted))
 	}
 	return failed
 }
@@ -141,6 +144,9 @@ func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) 
 // once.
 func findJournals(dirs []string) (paths []string, err error) {
 	for _, dir := range dirs {
+		if dir == "" {
+			return nil, usageError{errors.New("an empty name is given for a folder")}
+		}
 		// A link to a folder is followed where it is given, and nowhere else.
 		err := filepath.WalkDir(dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && d.Name() == "sweep.journal" {

@@ -22,22 +22,22 @@ import (
 
 // hunted is what hunt prints.
 type hunted struct {
-	Kernel string     `json:"kernel"`
-	Bugs   int        `json:"bugs"`  // of each kind
-	Seeds  int        `json:"seeds"` // after which a bug counts as not found
-	Kinds  []kindHunt `json:"kinds"`
-	Mean   perWay     `json:"mean"` // geometric, of the kinds' ratios to text
-	Booted []bootHunt `json:"booted,omitempty"`
+	Kernel string      `json:"kernel"`
+	Bugs   int         `json:"bugs"`  // of each kind
+	Seeds  int         `json:"seeds"` // after which a bug counts as not found
+	Kinds  []kindHunt  `json:"kinds"`
+	Mean   perStrategy `json:"mean"` // geometric, of the kinds' ratios to text; what was not found counts as Seeds+1
+	Booted []bootHunt  `json:"booted,omitempty"`
 }
 
-// perWay is a figure of each strategy.
-type perWay map[fuzz.Strategy]float64
+// perStrategy is a figure of each strategy.
+type perStrategy map[fuzz.Strategy]float64
 
 // kindHunt is the median number of layouts to the first crash of a kind of bug.
 type kindHunt struct {
-	Kind   string `json:"kind"`
-	What   string `json:"what"`
-	Median perWay `json:"median"`
+	Kind   string      `json:"kind"`
+	What   string      `json:"what"`
+	Median perStrategy `json:"median"`
 }
 
 // bootHunt is a sweep that was booted beside what the addresses say.
@@ -48,8 +48,8 @@ type bootHunt struct {
 	Booted   []int         `json:"booted"`
 }
 
-// ways are the strategies that are compared, with the first.
-var ways = []fuzz.Strategy{fuzz.Text, fuzz.Cover, fuzz.Shuffle}
+// compared are the strategies that are compared, with the first.
+var compared = []fuzz.Strategy{fuzz.Text, fuzz.Cover, fuzz.Shuffle}
 
 func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("hunt", flag.ContinueOnError)
@@ -87,7 +87,7 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 		return err
 	}
 	result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
-	scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy (half a minute)", *bugs, *seeds), 0, 0)
+	scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy", *bugs, *seeds), 0, 0)
 	if err := result.play(ctx, h); err != nil {
 		return err
 	}
@@ -127,9 +127,9 @@ func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
 		}
 		drawn = append(drawn, bugs...)
 	}
-	crashes := make([][][]int, len(ways))
+	crashes := make([][][]int, len(compared))
 	group, ctx := errgroup.WithContext(ctx)
-	for i, s := range ways {
+	for i, s := range compared {
 		group.Go(func() (err error) {
 			crashes[i], err = h.Crashes(ctx, s, r.Seeds, false, drawn...)
 			return err
@@ -140,8 +140,8 @@ func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
 	}
 	ratios := map[fuzz.Strategy][]float64{}
 	for n, k := range fuzz.BugKinds {
-		row := kindHunt{k.Name, k.What, perWay{}}
-		for i, s := range ways {
+		row := kindHunt{k.Name, k.What, perStrategy{}}
+		for i, s := range compared {
 			first := make([]float64, r.Bugs)
 			for b := range first {
 				first[b] = float64(r.Seeds + 1)
@@ -151,11 +151,11 @@ func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
 			}
 			slices.Sort(first)
 			row.Median[s] = stat.Quantile(0.5, stat.Empirical, first, nil)
-			ratios[s] = append(ratios[s], row.Median[s]/row.Median[ways[0]])
+			ratios[s] = append(ratios[s], row.Median[s]/row.Median[compared[0]])
 		}
 		r.Kinds = append(r.Kinds, row)
 	}
-	r.Mean = perWay{}
+	r.Mean = perStrategy{}
 	for s, v := range ratios {
 		r.Mean[s] = stat.GeometricMean(v, nil)
 	}
@@ -189,16 +189,16 @@ func (r *hunted) boot(ctx context.Context, name string, o *override, seeds int, 
 	if err != nil {
 		return err
 	}
-	for _, way := range ways {
-		computed, err := h.Crashes(ctx, way, seeds, true, bug)
+	for _, strategy := range compared {
+		computed, err := h.Crashes(ctx, strategy, seeds, true, bug)
 		if err != nil {
 			return err
 		}
-		report, err := b.sweepFor(ctx, way, seeds, workers, func(string, ...any) {})
+		report, err := b.sweepFor(ctx, strategy, seeds, workers, func(string, ...any) {})
 		if err != nil {
 			return b.advise(err)
 		}
-		row := bootHunt{Scenario: name, Strategy: way, Computed: computed[0]}
+		row := bootHunt{Scenario: name, Strategy: strategy, Computed: computed[0]}
 		for _, l := range report.Layouts {
 			if seed, ok := l.Layout.Seed(); ok && l.Found {
 				row.Booted = append(row.Booted, int(seed))
@@ -214,29 +214,39 @@ func (r hunted) print(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	name := func(s fuzz.Strategy) string { return strings.TrimSuffix(string(s), "/1") }
 	fmt.Fprint(w, "kind\t")
-	for _, s := range ways {
+	for _, s := range compared {
 		fmt.Fprintf(w, "%s\t", name(s))
 	}
-	for _, s := range ways[1:] {
-		fmt.Fprintf(w, "%s/%s\t", name(s), name(ways[0]))
+	for _, s := range compared[1:] {
+		fmt.Fprintf(w, "%s/%s\t", name(s), name(compared[0]))
 	}
 	fmt.Fprintln(w)
 	for _, row := range r.Kinds {
 		fmt.Fprintf(w, "%s\t", row.Kind)
-		for _, s := range ways {
+		for _, s := range compared {
 			text := strconv.Itoa(int(row.Median[s]))
 			if row.Median[s] > float64(r.Seeds) {
 				text = fmt.Sprint(">", r.Seeds)
 			}
 			fmt.Fprintf(w, "%s\t", text)
 		}
-		for _, s := range ways[1:] {
-			fmt.Fprintf(w, "%.2f\t", row.Median[s]/row.Median[ways[0]])
+		for _, s := range compared[1:] {
+			bound := ""
+			switch a, b := row.Median[s] > float64(r.Seeds), row.Median[compared[0]] > float64(r.Seeds); {
+			case a && b:
+				fmt.Fprint(w, "-\t")
+				continue
+			case a:
+				bound = ">"
+			case b:
+				bound = "<"
+			}
+			fmt.Fprintf(w, "%s%.2f\t", bound, row.Median[s]/row.Median[compared[0]])
 		}
 		fmt.Fprintln(w)
 	}
 	fmt.Fprint(w, "geometric mean\t\t\t\t")
-	for _, s := range ways[1:] {
+	for _, s := range compared[1:] {
 		fmt.Fprintf(w, "%.2f\t", r.Mean[s])
 	}
 	fmt.Fprintln(w)

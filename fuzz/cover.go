@@ -11,7 +11,7 @@ import (
 // Strategy cover puts each function at each of its residues modulo a page in
 // as few layouts as that takes: with alignment 16, seeds 1 to 4 give each
 // residue mod 64 once, 1 to 16 mod 256, 1 to 64 mod 1024 and 1 to 256 mod 4096;
-// so do 257 to 512, and so on.
+// so does every second block of 256 seeds after that.
 //
 // With n = seed-1 in base 4, its last digits s0 to s3, a function is moved by
 // 16 (t0 + 4 t1 + 16 t2 + 64 t3) bytes, modulo 4096, from where the baseline

@@ -141,8 +141,12 @@ func (c *Coverage) Totals() Totals {
 }
 
 // Add counts a layout that has booted to a verdict by the addresses of the
-// baseline's sections in it; 0 is one that is not known.
+// baseline's sections in it; 0 is one that is not known. Of a layout without
+// any nothing is counted.
 func (c *Coverage) Add(addresses []uint64) {
+	if addresses == nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.totals.Layouts++
@@ -199,10 +203,10 @@ func (c *Coverage) meet(f, g int) {
 }
 
 // Check holds the addresses that an image has by its own symbols against those
-// of its plan: a function that is elsewhere is the error. Where lld itself pads,
-// no plan says where.
+// of its plan: a function that is elsewhere is a *linker.LinkError. Where lld
+// itself pads no plan says where, and an image with other symbols says nothing.
 func (c *Coverage) Check(plan linker.Plan, addresses []uint64) error {
-	if plan.Flag != nil {
+	if plan.Flag != nil || addresses == nil {
 		return nil
 	}
 	planned, err := linker.Place(c.layout, c.output, plan)
@@ -212,7 +216,8 @@ func (c *Coverage) Check(plan linker.Plan, addresses []uint64) error {
 	for _, f := range c.functions {
 		if at := addresses[f.section]; at != 0 && at != planned[f.section] {
 			s := c.layout[f.section]
-			return fmt.Errorf("%s is at %#x, planned at %#x: please report this", s.Function, at+s.Entry, planned[f.section]+s.Entry)
+			reason := fmt.Sprintf("%s is at %#x, planned at %#x: please report this", s.Function, at+s.Entry, planned[f.section]+s.Entry)
+			return &linker.LinkError{Reason: reason, Log: reason}
 		}
 	}
 	return nil

@@ -55,7 +55,7 @@ var BugKinds = []BugKind{
 			first = append(first, h.draw(random, func(int) bool { return true }))
 		}
 		for range 20 {
-			second = append(second, h.draw(random, func(i int) bool { return !slices.Contains(first, i-1) }))
+			second = append(second, h.draw(random, func(i int) bool { return true }))
 		}
 		return func(p *placed) bool {
 			for _, i := range second {
@@ -85,15 +85,12 @@ func residueKind(name, what string, modulus uint64, from, to float64) BugKind {
 	}}
 }
 
-// meetingKind are the bugs of two functions that have the same residue, but not
-// in the baseline.
+// meetingKind are the bugs of two functions that have the same residue.
 func meetingKind(name, what string, modulus uint64) BugKind {
 	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
 		fine := func(i int) bool { return h.align[i] == 16 }
 		i := h.draw(random, fine)
-		j := h.draw(random, func(j int) bool {
-			return fine(j) && i >= 0 && (h.layout[i].Address-h.layout[j].Address)%modulus != 0
-		})
+		j := h.draw(random, func(j int) bool { return fine(j) && i >= 0 && i != j })
 		if j < 0 {
 			return nil
 		}
@@ -101,8 +98,7 @@ func meetingKind(name, what string, modulus uint64) BugKind {
 	}}
 }
 
-// touchingKind are the bugs of two neighbours that touch, at a residue that
-// they do not have in the baseline.
+// touchingKind are the bugs of two neighbours that touch, at a residue.
 func touchingKind(name, what string, modulus uint64) BugKind {
 	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
 		i := h.draw(random, func(i int) bool { return h.layout[i-1].Text && h.Touch(h.number[i]) && h.align[i] < modulus })
@@ -130,24 +126,29 @@ func (h *Hunt) draw(random func(int) int, will func(i int) bool) int {
 	return some[random(len(some))]
 }
 
-// residue draws one that a function can have but the baseline does not have,
-// which would be found before the first seed.
+// residue draws one that a function can have and has not in the baseline.
 func (h *Hunt) residue(random func(int) int, i int, modulus uint64) uint64 {
 	align := max(16, h.align[i])
 	return (h.layout[i].Address + align*uint64(1+random(int(modulus/align)-1))) % modulus
 }
 
-// Draw makes bugs of a kind; the same number always makes the same.
+// Draw makes bugs of a kind that the baseline does not show; the same number
+// always makes the same.
 func (h *Hunt) Draw(k BugKind, bugs int) ([]Bug, error) {
 	out := make([]Bug, bugs)
 	for n := range out {
-		state := mix(uint64(n), uint64(len(k.Name)))
-		out[n] = k.draw(h, func(max int) int {
-			state = mix(state, 1)
-			return int(state % uint64(max))
-		})
-		if out[n] == nil {
-			return nil, fmt.Errorf("this kernel has no function for a bug of the kind %q", k.Name)
+		state := uint64(n)
+		for _, c := range []byte(k.Name) {
+			state = mix(state, uint64(c))
+		}
+		for try := 0; out[n] == nil || out[n](h.pass); try++ {
+			out[n] = k.draw(h, func(max int) int {
+				state = mix(state, 1)
+				return int(state % uint64(max))
+			})
+			if out[n] == nil || try == 1000 {
+				return nil, fmt.Errorf("this kernel has no function for a bug of the kind %q", k.Name)
+			}
 		}
 	}
 	return out, nil
@@ -192,7 +193,7 @@ func (h *Hunt) PlantedBug(scenario string) (Bug, error) {
 func (h *Hunt) Crashes(ctx context.Context, s Strategy, last int, all bool, bugs ...Bug) ([][]int, error) {
 	crashes := make([][]int, len(bugs))
 	for seed := 1; seed <= last && ctx.Err() == nil; seed++ {
-		p, err := place(h.layout, h.output, s.Plan(uint32(seed), h.layout))
+		p, err := newPlaced(h.layout, h.output, s.Plan(uint32(seed), h.layout))
 		if err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ type placed struct {
 	address []uint64 // of each section
 }
 
-func place(layout []linker.Section, output string, plan linker.Plan) (p *placed, err error) {
+func newPlaced(layout []linker.Section, output string, plan linker.Plan) (p *placed, err error) {
 	p = &placed{place: make([]int, len(layout))}
 	if p.order, err = linker.Order(layout, plan.Order); err != nil {
 		return nil, err
@@ -60,8 +60,8 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	}
 	h := &Hybrids{layout: layout, output: mainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}}
 	var err1, err2 error
-	h.fail, err1 = place(layout, h.output, fail)
-	h.pass, err2 = place(layout, h.output, pass)
+	h.fail, err1 = newPlaced(layout, h.output, fail)
+	h.pass, err2 = newPlaced(layout, h.output, pass)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -129,11 +129,7 @@ func (h *Hybrids) tight(end uint64, i int) uint64 { return linker.AlignUp(end, h
 // in what no rule about residues can tell: from the first slack on, and again
 // from the last, all is moved by a multiple of Modulus.
 func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
-	return h.planIn(h.ordered(c), c, move, variant)
-}
-
-// planIn is the plan of a choice in an order.
-func (h *Hybrids) planIn(order []int, c Choice, move map[int]uint64, variant int) linker.Plan {
+	order := h.ordered(c)
 	gaps := make([]uint64, len(order)) // before each place
 	first, last := 0, 0                // places with slack before them
 	before, behind := -1, 0            // the function before, and its place
@@ -160,7 +156,7 @@ func (h *Hybrids) planIn(order []int, c Choice, move map[int]uint64, variant int
 		end = address + h.layout[i].Size
 	}
 	if first == 0 {
-		first = h.pass.place[h.functions[0]]
+		first = h.fail.place[h.functions[0]]
 	}
 	gaps[first] += uint64(variant) * Modulus
 	if last > first {
@@ -216,14 +212,35 @@ func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, ti
 	return least - tight + (address-least)%Modulus
 }
 
-// Unordered is the failing layout in the baseline's order: each function at its
-// residue.
+// unorderedModulus is what Unordered keeps of addresses, in bytes: more would make
+// .text of every kernel ten times as large.
+const unorderedModulus = 256
+
+// Unordered is a layout in the baseline's order, held apart, with each function
+// at its failing residue modulo unorderedModulus. Variants are moved as a whole.
 func (h *Hybrids) Unordered(variant int) linker.Plan {
-	c := Choice{On: make([]bool, h.Len()), Open: map[int]bool{}}
-	for f := range c.On {
-		c.On[f], c.Open[f] = true, true
+	gaps := make([]uint64, len(h.pass.order))
+	end, first := uint64(0), true
+	for place, i := range h.pass.order {
+		if h.layout[i].Output != h.output {
+			continue
+		}
+		address := h.layout[i].Address
+		if end > 0 {
+			address = h.tight(end, i)
+		}
+		if linker.Movable(h.layout, place) {
+			least := address + minSlack
+			gaps[place] = minSlack + (h.fail.address[i]-least)%max(unorderedModulus, h.align[i])
+			address += gaps[place]
+			if first {
+				gaps[place] += uint64(variant) * Modulus
+				first = false
+			}
+		}
+		end = address + h.layout[i].Size
 	}
-	return h.planIn(h.pass.order, c, nil, variant)
+	return h.plan(h.pass.order, gaps)
 }
 
 // Opened is the failing, or the passing, layout with every two neighbours that

@@ -330,8 +330,12 @@ func (m *Minimize) settleOrder(ctx context.Context, layout []linker.Section) err
 	if err != nil {
 		return err
 	}
-	if answers[0] != Fails {
-		m.Note("in the baseline's order, with each function at its residue, it does not fail: the order matters, too")
+	switch answers[0] {
+	case Unknown:
+		m.Note("in the baseline's order, with each function at its residue, it neither passes nor fails: the order is kept")
+		return nil
+	case Passes:
+		m.Note("in the baseline's order, with each function at its residue mod %#x, it passes: the order matters, too", unorderedModulus)
 		return nil
 	}
 	m.Note("in the baseline's order, with each function at its residue, it still fails: the order is not needed")

@@ -199,19 +199,23 @@ func TestMinimizeShuffled(t *testing.T) {
 			follows = append(follows, fmt.Sprintf("at - (unsigned long)%s == %d", s.Function, linker.AlignUp(s.Size, 16)))
 		}
 	}
+	touching := "(" + strings.Join(follows, " || ") + ")"
 	for _, test := range []struct {
 		name, condition, culprit string
+		strategy                 fuzz.Strategy
+		first, last              uint32
 		order                    int // sections out of place, at the most
 	}{
-		{"residue", canaryAt, "^crashes when `victim` is at 0x20 mod 0x40; ", 0},
-		{"touching", "(" + strings.Join(follows, " || ") + ")", "^crashes when `fill1.*` is directly followed by `victim`$", 4},
+		{"residue", canaryAt, "^crashes when `victim` is at 0x20 mod 0x40; ", fuzz.Shuffle, 1, 64, 0},
+		{"touching", touching, "^crashes when `fill1.*` is directly followed by `victim`$", fuzz.Shuffle, 1, 64, 4},
+		{"touching, by cover", touching, "^crashes when `fill1.*` is directly followed by `victim`$", fuzz.Cover, 257, 512, 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			k := tiny(t, replacing(t, "main.c", canaryAt, test.condition))
 			dir := t.TempDir()
-			sw := sweep(k, scenario("canary"), dir, 1, 64, 2)
-			sw.StopAfter, sw.Strategy = 1, fuzz.Shuffle
+			sw := sweep(k, scenario("canary"), dir, test.first, test.last, 2)
+			sw.StopAfter, sw.Strategy = 1, test.strategy
 			r, err := sw.Run(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -387,8 +391,11 @@ func TestHybrids(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, fail := range map[string]linker.Plan{
-		"text": fuzz.Text.Plan(1, layout), "shuffle": fuzz.Shuffle.Plan(1, layout), "cover": fuzz.Cover.Plan(600, layout),
+		"text": fuzz.Text.Plan(1, layout), "shuffle": fuzz.Shuffle.Plan(1, layout), "cover": fuzz.Cover.Plan(300, layout),
 	} {
+		if name != "text" && fail.Order == nil {
+			t.Fatalf("%s: no order", name)
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testHybrids(t, k, layout, fail, fuzz.Text.Plan(2, layout))
@@ -420,6 +427,15 @@ func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass lin
 	} {
 		if d := cmp.Diff(same[0], same[1]); d != "" {
 			t.Errorf("the hybrid with everything %s is another layout: %s", name, d)
+		}
+	}
+	// Variants of these are moved as a whole.
+	for _, c := range []fuzz.Choice{all, none} {
+		image, moved := link(h.Plan(c, nil, 0)), link(h.Plan(c, nil, 1))
+		for f := range c.On {
+			if name := h.Section(f).Function; name != "" && (moved[name]-image[name] < fuzz.Modulus || (moved[name]-image[name])%fuzz.Modulus != 0) {
+				t.Fatalf("%s is moved by %#x in the variant", name, moved[name]-image[name])
+			}
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))

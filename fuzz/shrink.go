@@ -13,25 +13,34 @@ import (
 // into the next one that survives keeps what follows that: both are offered.
 // What it returns beside an error fails too, and is the best so far.
 func Shrink(ctx context.Context, paddings []linker.Padding, ask func(context.Context, ...[]linker.Padding) ([]Answer, error)) ([]linker.Padding, error) {
-	for size := (len(paddings) + 1) / 2; size > 0; size /= 2 {
+	return shrink(ctx, paddings, func(rest, dropped []linker.Padding, at int) [][]linker.Padding {
+		if at == len(rest) {
+			return nil
+		}
+		merged := slices.Clone(rest)
+		for _, p := range dropped {
+			merged[at].Bytes += p.Bytes
+		}
+		return [][]linker.Padding{merged}
+	}, ask)
+}
+
+// shrink drops items for as long as what remains fails; more offers what else
+// could stand in for some that are dropped before place at of the rest.
+func shrink[T any](ctx context.Context, items []T, more func(rest, dropped []T, at int) [][]T, ask func(context.Context, ...[]T) ([]Answer, error)) ([]T, error) {
+	for size := (len(items) + 1) / 2; size > 0; size /= 2 {
 		for changed := true; changed; {
 			changed = false
-			for first := 0; first < len(paddings); {
-				last := min(first+size, len(paddings))
-				offers := [][]linker.Padding{slices.Concat(paddings[:first], paddings[last:])}
-				if last < len(paddings) {
-					merged := slices.Clone(offers[0])
-					for _, p := range paddings[first:last] {
-						merged[first].Bytes += p.Bytes
-					}
-					offers = append(offers, merged)
-				}
+			for first := 0; first < len(items); {
+				last := min(first+size, len(items))
+				rest := slices.Concat(items[:first], items[last:])
+				offers := append([][]T{rest}, more(rest, items[first:last], first)...)
 				answers, err := ask(ctx, offers...)
 				if err != nil {
-					return paddings, err
+					return items, err
 				}
 				if i := slices.Index(answers, Fails); i >= 0 {
-					paddings, changed = offers[i], true
+					items, changed = offers[i], true
 				} else {
 					first = last
 				}
@@ -39,7 +48,7 @@ func Shrink(ctx context.Context, paddings []linker.Padding, ask func(context.Con
 			changed = changed && size == 1 // the last size until nothing changes
 		}
 	}
-	return paddings, nil
+	return items, nil
 }
 
 // trim makes the best plan, of a few paddings, smaller: what stands behind the
@@ -93,9 +102,25 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 	return err
 }
 
-// shrink drops paddings of the best plan.
+// shrink drops what the best plan does not need of its order and its paddings.
 func (m *Minimize) shrink(ctx context.Context) error {
-	before := len(m.best.Paddings)
+	before := len(m.best.Order)
+	order, err := shrink(ctx, m.best.Order, func([]string, []string, int) [][]string { return nil }, func(ctx context.Context, offers ...[]string) ([]Answer, error) {
+		m.asking(len(m.best.Order), "which functions have to be out of place")
+		questions := make([]question, len(offers))
+		for i, o := range offers {
+			questions[i] = planned(linker.Plan{Order: o, Paddings: m.best.Paddings}, "")
+		}
+		return m.judge.ask(ctx, false, questions...)
+	})
+	m.best.Order = order
+	if err != nil {
+		return err
+	}
+	if before > len(order) {
+		m.Note("%d of %d functions have to be out of place", len(order), before)
+	}
+	before = len(m.best.Paddings)
 	paddings, err := Shrink(ctx, m.best.Paddings, func(ctx context.Context, offers ...[]linker.Padding) ([]Answer, error) {
 		m.asking(len(m.best.Paddings), "which paddings are needed")
 		questions := make([]question, len(offers))

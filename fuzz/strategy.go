@@ -24,7 +24,8 @@ const (
 	// Text pads .text input sections only, by lld's own algorithm.
 	Text Strategy = "text/1"
 	// Cover pads .text input sections so that each function comes to each of
-	// its residues in as few layouts as that takes.
+	// its residues in as few layouts as that takes; later seeds change their
+	// order too.
 	Cover Strategy = "cover/1"
 	// Shuffle changes the order of functions, by lld's own algorithm, and pads
 	// nothing.
@@ -94,7 +95,7 @@ func textPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 func shuffledOrder(seed uint32, layout []linker.Section) []int {
 	var functions []int
 	for i, s := range layout {
-		if s.Index > 0 && linker.Shuffled(s.Name) {
+		if s.Index > 0 && linker.PerFunction(s.Name) {
 			functions = append(functions, i)
 		}
 	}

@@ -487,7 +487,12 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
 	defer s.Guest.share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
-	i.Image, err = l.Link(ctx, plan)
+	if i.Image, err = l.Link(ctx, plan); err == nil && s.coverage != nil {
+		// One that is not the planned layout is none of this seed.
+		if err = s.coverage.Check(plan, i.Addresses); err != nil {
+			err = errors.Join(err, i.Remove())
+		}
+	}
 	i.record.Millis = time.Since(begin).Milliseconds()
 	var failed *linker.LinkError
 	switch {
@@ -502,11 +507,6 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 	}
 	i.record.Image = i.Digest
 	s.took(Steps{Steps: i.Steps})
-	if s.coverage != nil { // a layout that is not the planned one must not be counted as that
-		if err := s.coverage.Check(plan, i.Addresses); err != nil {
-			return i, fmt.Errorf("%s: %w", layout.Name(), err)
-		}
-	}
 	return i, s.distinct(layout, i.Digest)
 }
 

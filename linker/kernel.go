@@ -50,6 +50,7 @@ type Kernel struct {
 	shorts    []*shortcutState // of orders of sections; the object's own first, once it is known, the others as they came
 	links     atomic.Int64     // the short way
 	orders    atomic.Int64     // whose shortcut was believed after a comparison
+	distrust  atomic.Bool      // a shortcut that was believed has given another image than the script
 	memory    atomic.Int64     // bytes that workers may fill of memoryDir
 
 	env     []string // what link-vmlinux.sh sees

@@ -175,11 +175,7 @@ func isText(output, input string) bool {
 	if output != ".text" && !strings.HasPrefix(output, ".text.") {
 		return false
 	}
-	if input == ".text" {
-		return true
-	}
-	name, ok := strings.CutPrefix(input, ".text.")
-	return ok && name != "" && name[0] != '.'
+	return input == ".text" || PerFunction(input)
 }
 
 // segment is the index, among the PT_LOADs, of the one that holds an address.

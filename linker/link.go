@@ -24,7 +24,8 @@ type Image struct {
 
 	// Addresses are those of the sections of the baseline's layout, by the
 	// image's own symbols; 0 for a section without a function. It is nil for an
-	// image that was linked before the layout was asked for.
+	// image that was linked before the layout was asked for, and for one that
+	// has other symbols than the baseline.
 	Addresses []uint64
 
 	VMLinux   string // the ELF file with its symbols; of a bzImage until the worker links again

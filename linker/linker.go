@@ -1,6 +1,6 @@
 // Package linker makes kernel images of chosen layouts: it prepares a kernel
-// once (unpack, patch, configure, make), pads input sections of its vmlinux.o
-// by a [Plan], and links each plan with the kernel's own link-vmlinux.sh.
+// once (unpack, patch, configure, make), pads and orders input sections of its
+// vmlinux.o by a [Plan], and links each plan with the kernel's own link-vmlinux.sh.
 //
 // It does not know where a plan comes from, nor what becomes of an image.
 package linker

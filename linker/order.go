@@ -16,7 +16,7 @@ func setGroups(layout []Section) {
 	group, last := 0, -1 // the last section that is in a group
 	for i := range layout {
 		s := &layout[i]
-		if !Shuffled(s.Name) || !Movable(layout, i) || Alignment(layout, i) != max(s.Align, 1) {
+		if !PerFunction(s.Name) || !Movable(layout, i) || Alignment(layout, i) != max(s.Align, 1) {
 			continue
 		}
 		if last != i-1 || layout[last].Output != s.Output || layout[last].Index > s.Index {
@@ -26,9 +26,9 @@ func setGroups(layout []Section) {
 	}
 }
 
-// Shuffled tells whether a section's name is one that the kernel's functions
-// have under -ffunction-sections: .text.[!.]*.
-func Shuffled(name string) bool {
+// PerFunction tells whether a section's name is one that functions have under
+// -ffunction-sections: .text.[!.]*.
+func PerFunction(name string) bool {
 	rest, ok := strings.CutPrefix(name, ".text.")
 	return ok && rest != "" && rest[0] != '.'
 }

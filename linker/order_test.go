@@ -91,7 +91,7 @@ func TestArrange(t *testing.T) {
 			image, layout := linkPlain(t, p.file.Name())
 			place := 0
 			for _, s := range layout {
-				if !Shuffled(s.Name) {
+				if !PerFunction(s.Name) {
 					continue
 				}
 				name := fmt.Sprint("f", order[place])

@@ -66,7 +66,7 @@ func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
 		}
 	}
 	s = &shortcutState{order: plan.Order, from: plan.Digest(), text: p.orders.Load() >= provenOrders}
-	if len(p.shorts) == 0 || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
+	if len(p.shorts) == 0 || p.distrust.Load() || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
 		return s, false
 	}
 	if len(p.shorts) == maxOrders {
@@ -75,6 +75,13 @@ func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
 	p.shorts = append(p.shorts, s)
 	s.Lock()
 	return s, true
+}
+
+// forget drops the state of an order.
+func (p *Kernel) forget(s *shortcutState) {
+	p.shortMu.Lock()
+	defer p.shortMu.Unlock()
+	p.shorts = slices.DeleteFunc(p.shorts, func(t *shortcutState) bool { return t == s })
 }
 
 // holds tells whether there is a shortcut.
@@ -153,10 +160,18 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	s, fresh := w.kernel.shortcutOf(plan)
 	if fresh {
-		defer s.Unlock()
-		return w.whole(ctx, plan, s)
+		image, err = w.whole(ctx, plan, s)
+		learnt := s.way != nil
+		s.Unlock()
+		if !learnt { // the next layout of this order may teach more
+			w.kernel.forget(s)
+		}
+		return image, err
 	}
 	s.Lock()
+	if w.kernel.distrust.Load() {
+		s.way = nil
+	}
 	way, proven := s.way, &s.text
 	if plan.Flag != nil {
 		proven = &s.all
@@ -204,8 +219,8 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	case first:
 		s.way = nil
 		w.kernel.longWay(errors.New("that gives another image"))
-	default:
-		s.way = nil
+		w.kernel.distrust.Store(true)
+	case w.kernel.distrust.CompareAndSwap(false, true):
 		w.kernel.note("warning: one pass of the linker no longer gives the image that link-vmlinux.sh gives")
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -265,5 +266,104 @@ func TestRooms(t *testing.T) {
 	}
 	if err := errors.Join(image.Remove(), w.Close()); err != nil || exists(w.room) || exists(second.Path) {
 		t.Errorf("after Close: %v, the room is there: %v", err, exists(w.room))
+	}
+}
+
+// Once a shortcut that was believed gives another image, none is taken any
+// more: not the baseline's, not another order's, not one of a new order.
+func TestShortcutDistrust(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "flag")
+	k, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 })
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	// Of layouts of some orders: who linked them.
+	short := func(order, bytes int) bool {
+		t.Helper()
+		p := Plan{Paddings: []Padding{{Section: ".text.victim", Bytes: uint64(bytes)}}}
+		if order > 0 {
+			p.Order = []string{layout[first+order].Name, layout[first].Name}
+		}
+		image, err := w.Link(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := image.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		return image.SystemMap == ""
+	}
+	for order := range 3 {
+		for bytes := 16; bytes <= 48; bytes += 16 {
+			short(order, bytes)
+		}
+	}
+	for order := range 3 {
+		if !short(order, 64) {
+			t.Fatalf("order %d is not linked in one pass; notes %q", order, *notes)
+		}
+	}
+	if short(3, 16) || !short(3, 32) {
+		t.Error("a third order is not believed when it is learnt")
+	}
+	if err := os.WriteFile(flag, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	k.links.Store(int64(checkEvery - 1)) // the next layout is compared
+	short(2, 80)
+	if len(*notes) != 2 || !strings.Contains((*notes)[0], "no longer gives the image") {
+		t.Errorf("notes %q", *notes)
+	}
+	for order := range 5 {
+		for bytes := 96; bytes <= 128; bytes += 16 {
+			if short(order, bytes) {
+				t.Errorf("order %d is linked in one pass still", order)
+			}
+		}
+	}
+}
+
+// A first layout of an order that does not link leaves the order to the next.
+func TestShortcutLearnsLater(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "flag")
+	k, _ := tinyKernel(t, "if [ -e "+flag+" ]; then echo >&2 'ld.lld: error: on purpose'; exit 1; fi\n")
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 })
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	link := func(bytes uint64) (Image, error) {
+		return w.Link(t.Context(), Plan{Order: []string{layout[first+1].Name, layout[first].Name}, Paddings: []Padding{{Section: ".text.victim", Bytes: bytes}}})
+	}
+	if err := os.WriteFile(flag, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var failed *LinkError
+	if _, err := link(16); !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	if err := os.Remove(flag); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []bool{false, false, true} { // learnt, compared, believed
+		image, err := link(uint64(32 + 16*n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if short := image.SystemMap == ""; short != want {
+			t.Errorf("layout %d is linked in one pass: %v", n, short)
+		}
 	}
 }

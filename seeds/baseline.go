@@ -103,6 +103,9 @@ func decodeBaseline(r io.Reader) (b baseline, err error) {
 		if s.Align&(s.Align-1) != 0 {
 			return b, fmt.Errorf("section %s: its alignment, %d, is no power of two", s.Name, s.Align)
 		}
+		if s.Group > 0 && s.Index <= 0 {
+			return b, fmt.Errorf("section %s: it is in group %d, and not in the object", s.Name, s.Group)
+		}
 	}
 	if b.Unlucky < 1 || len(b.Sections) == 0 {
 		return b, errors.New("there is no layout in it")
