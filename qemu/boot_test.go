@@ -194,7 +194,7 @@ func TestBootFake(t *testing.T) {
 	t.Setenv("OOPS", oops)
 	for _, test := range fakeTests {
 		t.Run(test.name, func(t *testing.T) {
-			mark := t.TempDir()
+			mark := enterable(t)
 			fake := filepath.Join(mark, "qemu")
 			// All scripts are written before any is run: a program that is
 			// still open for writing, in a child just forked too, does not start.
@@ -233,7 +233,7 @@ func TestBootCrashKeepsPrinting(t *testing.T) {
 	if testing.Short() {
 		t.Skipf("NOT TESTED with -short: a guest that oopses without end, which takes %v", crashTrace)
 	}
-	mark := t.TempDir()
+	mark := enterable(t)
 	fake := filepath.Join(mark, "qemu")
 	writeScript(t, fake, `echo 'BUG: kernel NULL pointer dereference, address: 0000000000000008'; while :; do echo tick; sleep 0.2; done`)
 	r, err := Machine{Binary: fake}.Boot(context.Background(), Expect{Pass: passRE, Limit: far})
@@ -284,7 +284,7 @@ func TestBootAtOnce(t *testing.T) {
 // TestOutlivesThread shows that a process does not die with the thread that
 // asked for it, for all that it has a Pdeathsig.
 func TestOutlivesThread(t *testing.T) {
-	mark := t.TempDir()
+	mark := enterable(t)
 	fake := filepath.Join(mark, "qemu")
 	writeScript(t, fake, `sleep 0.5; echo alive`)
 	started := make(chan *process)
@@ -295,7 +295,11 @@ func TestOutlivesThread(t *testing.T) {
 			go short() // the main thread does not end
 			select {}
 		}
-		p, err := start([]string{fake})
+		cmd, err := Machine{Binary: fake}.Command(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		p, err := start(cmd)
 		if err != nil {
 			t.Error(err)
 		}
@@ -477,6 +481,16 @@ func writeScript(tb testing.TB, path, body string) {
 	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// enterable is a temporary folder for a program that stands in for QEMU, which
+// root runs as another user.
+func enterable(tb testing.TB) string {
+	dir := tb.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	return dir
 }
 
 // nothingLeft fails the test if a process with the mark, the path of a folder
