@@ -73,7 +73,9 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if i > 0 {
 			fmt.Fprintln(out)
 		}
-		k.print(out)
+		var b strings.Builder
+		k.print(&b)
+		io.WriteString(out, printable(b.String())) // it has names out of objects
 	}
 	if *asJSON && kernels != nil {
 		failed = errors.Join(failed, json.NewEncoder(out).Encode(kernels))

@@ -85,7 +85,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	}
 	switch {
 	case *show:
-		_, err := fmt.Fprintln(out, qemu.Quote(m.Argv()))
+		_, err := fmt.Fprintln(out, printable(qemu.Quote(m.Argv())))
 		return err
 	case *gdb:
 		symbols := image.VMLinux
@@ -132,7 +132,7 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 	if f.Kind == qemu.Pass {
 		what = "pass"
 	}
-	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), f.Scenario.Name, r.Shown, r.Boots, what)
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(what))
 	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
 		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
 	}
@@ -189,7 +189,7 @@ func debug(ctx context.Context, m qemu.Machine, vmlinux string, in io.Reader, ou
 	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{vmlinux}))
 	runtime.LockOSThread() // the death signal is the thread's
 	defer runtime.UnlockOSThread()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, printer{out}, printer{os.Stderr}
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		return nil
