@@ -161,7 +161,12 @@ func TestKVMVanishes(t *testing.T) {
 		v := new(vanishes)
 		v.after.Store(after)
 		s.Guest.Run = v.run
+		asRoot := 0
+		s.Note = func(format string, _ ...any) { asRoot += strings.Count(format, "QEMU runs as root") }
 		r, err := s.Run(t.Context())
+		if _, must := s.Guest.Machine.User(); (asRoot == 1) != (must != nil) || asRoot > 1 {
+			t.Errorf("told %d times that QEMU runs as root: %v", asRoot, must)
+		}
 		if r != nil {
 			tried += r.Tried
 		}

@@ -366,6 +366,7 @@ func FuzzConsole(f *testing.F) {
 	f.Add([]byte("[    0.123456] \x1b[1mmapped 0xffff0000 12\x1b[0m"), uint8(7))
 	f.Add([]byte(oops), uint8(100))
 	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(255))
+	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(6)) // lineMax is no multiple of 7
 	f.Add([]byte("\x00\x1b]0;title\x00\n\xff\x1b[31mpanic\x07"), uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		checkConsole(t, data, 1)
