@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"regexp"
 	"runtime"
 	"slices"
@@ -200,8 +199,11 @@ func (b *rig) floor(ctx context.Context, layouts int) (float64, error) {
 			}
 			m := b.guest.Machine
 			m.Kernel = image
-			argv := m.Argv()
-			return exec.CommandContext(ctx, argv[0], argv[1:]...).Run()
+			r, err := m.Boot(ctx, b.guest.Expect)
+			if err == nil && r.Kind == qemu.Infra {
+				err = fmt.Errorf("booting %s: %s", image, r.Reason)
+			}
+			return err
 		})
 	}
 	err = group.Wait()

@@ -39,6 +39,6 @@ func classify(_ context.Context, args []string, in io.Reader, out io.Writer) err
 	if *asJSON {
 		return json.NewEncoder(out).Encode(report)
 	}
-	_, err = fmt.Fprintln(out, report.Title)
+	_, err = fmt.Fprintln(out, printable(report.Title))
 	return err
 }

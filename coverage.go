@@ -76,7 +76,9 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if len(counted) > 1 {
 			fmt.Fprintln(out)
 		}
-		k.print(out)
+		var b strings.Builder
+		k.print(&b)
+		io.WriteString(out, printable(b.String())) // it has names out of objects
 	}
 	if *asJSON && len(counted) > 0 {
 		failed = errors.Join(failed, json.NewEncoder(out).Encode(counted))

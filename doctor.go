@@ -69,6 +69,9 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
+	for _, accel := range []string{"tcg", "kvm"} {
+		row("QEMU under "+accel+" runs as", runsAs(accel))
+	}
 	if len(missing) == 0 {
 		fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s\n", name)
 		return nil
@@ -86,6 +89,18 @@ func toolVersion(ctx context.Context, path string) string {
 		return "does not run: " + err.Error()
 	}
 	return versionNumber.FindString(string(out))
+}
+
+// runsAs says whose QEMU's rights are.
+func runsAs(accel string) string {
+	who, err := qemu.Machine{Accel: accel}.User()
+	switch {
+	case err != nil:
+		return who + ": " + err.Error()
+	case who == "":
+		return "you, not as root"
+	}
+	return who + ", not as root"
 }
 
 // tryKVM says whether KVM truly works, which only a kernel that reaches user

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -39,6 +40,16 @@ func TestScripts(t *testing.T) {
 			return os.Chmod(filepath.Join(tree, "scripts/link-vmlinux.sh"), 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// plain asks for output of the last command in which no byte could
+			// command a terminal.
+			"plain": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, stream := range []string{"stdout", "stderr"} {
+					text := ts.ReadFile(stream)
+					if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }); i >= 0 {
+						ts.Fatalf("%s has %.40q", stream, text[i:])
+					}
+				}
+			},
 			// status N CMD ARGS... runs a command that must end with status N.
 			"status": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
@@ -65,5 +76,27 @@ func TestUsageNamesEveryCommand(t *testing.T) {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"a\tb\n":                        "a\tb\n",
+		"\x1b[2J\x00\x07\x7f\r":         ".[2J....",
+		"\x9b31m":                       ".31m", // CSI in 8 bits, and the same in UTF-8
+		"\u009b31m":                     ".31m",
+		"\u202eevil\u200b\u2028":        ".evil..",
+		"/home/m\u00fcller/\u7a0b.yaml": "/home/m\u00fcller/\u7a0b.yaml",
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("printable(%q) = %q, want %q", in, got, want)
+		}
+	}
+	var out strings.Builder
+	for _, b := range []byte("x\x1b]0;t\a\r\n\xc2\x9bm\n") { // as a console comes
+		printer{&out}.Write([]byte{b})
+	}
+	if want := "x.]0;t.\n..m\n"; out.String() != want {
+		t.Errorf("a console printed as %q, want %q", out.String(), want)
 	}
 }

@@ -9,11 +9,9 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"syscall"
 
 	"unlucky/fuzz"
 	"unlucky/linker"
@@ -87,7 +85,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	}
 	switch {
 	case *show:
-		_, err := fmt.Fprintln(out, qemu.Quote(m.Argv()))
+		_, err := fmt.Fprintln(out, printable(qemu.Quote(m.Argv())))
 		return err
 	case *gdb:
 		symbols := image.VMLinux
@@ -134,7 +132,7 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 	if f.Kind == qemu.Pass {
 		what = "pass"
 	}
-	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), f.Scenario.Name, r.Shown, r.Boots, what)
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(what))
 	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
 		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
 	}
@@ -179,14 +177,20 @@ func keepPlan(ctx context.Context, dir string, saved seeds.File, b *rig) error {
 // debug runs QEMU in the foreground, stopped until gdb tells it to go on.
 func debug(ctx context.Context, m qemu.Machine, vmlinux string, in io.Reader, out io.Writer) error {
 	m.GDB = true
-	argv := m.Argv()
+	cmd, err := m.Command(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}()
 	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{vmlinux}))
 	runtime.LockOSThread() // the death signal is the thread's
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, os.Stderr
-	err := cmd.Run()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, printer{out}, printer{os.Stderr}
+	err = cmd.Run()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
@@ -52,21 +53,44 @@ func (s *screen) line(text string) {
 	}
 }
 
-// printable takes control bytes out of what a guest or a program printed.
+// printable takes out of a text of somebody else's (a guest, a program, a file)
+// all by which it could command the terminal or hide: control bytes, 8-bit ones
+// too, and marks that change the direction of writing.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
-			return '.'
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
 		}
-		return r
-	}, text)
+		return '.'
+	}, strings.ToValidUTF8(text, "."))
+}
+
+// printer makes what is written to it printable ASCII, as bytes come: what a
+// rune is made of may come in two pieces.
+type printer struct{ out io.Writer }
+
+func (p printer) Write(b []byte) (int, error) {
+	text := make([]byte, 0, len(b))
+	for _, c := range b {
+		switch {
+		case c == '\r':
+			continue
+		case c != '\n' && c != '\t' && (c < ' ' || c > '~'):
+			c = '.'
+		}
+		text = append(text, c)
+	}
+	if _, err := p.out.Write(text); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // progress is a linker.Progress: it tells how far a step has come.
 func (s *screen) progress(step string, done, total int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if step != s.step {
+	if step = printable(step); step != s.step {
 		s.end()
 		s.step, s.last = step, time.Now()
 		fmt.Fprintln(s.out, step+" ...")
@@ -140,6 +164,7 @@ func (s *screen) tally(done, total int, text string) {
 func (s *screen) doing(step, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	text = printable(text)
 	if s.step != step {
 		s.end()
 		s.step, s.last = step, time.Now()

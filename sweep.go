@@ -158,7 +158,11 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, c
 		}
 	}
 	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
-	return s.Run(ctx)
+	report, err := s.Run(ctx)
+	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
+	}
+	return report, err
 }
 
 // notify runs the user's command for a saved seed.

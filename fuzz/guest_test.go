@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"unlucky/fuzz"
 	"unlucky/qemu"
+	"unlucky/seeds"
 )
 
 // boots is a run of boots that cannot be had from a real QEMU at will: each
@@ -115,5 +119,124 @@ func TestSweepInfra(t *testing.T) {
 	s = sweep(k, scenario("canary"), dir, 1, 4, 1)
 	if r, err = s.Run(t.Context()); err != nil || r.Tried != 3 {
 		t.Errorf("the next run tried %d, %v; want the other 3", r.Tried, err)
+	}
+}
+
+// vanishes is KVM until it has run some boots; TCG boots in its place.
+type vanishes struct {
+	after atomic.Int64
+	boots atomic.Int64
+}
+
+func (v *vanishes) run(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
+	if n := v.boots.Add(1); m.Accel == "kvm" && n > v.after.Load() {
+		return qemu.Result{Kind: qemu.Infra, Reason: "Could not access KVM kernel module: No such file or directory"}, nil
+	}
+	m.Accel = "tcg"
+	return m.Boot(ctx, e)
+}
+
+// TestKVMVanishes takes KVM away in the middle of a sweep, between the boots
+// of one layout too. What was found is kept, and nothing is there twice
+// once KVM is back.
+func TestKVMVanishes(t *testing.T) {
+	t.Parallel()
+	k := tiny(t, nil)
+	kvm := scenario("canary")
+	kvm.Guest.Accel = "kvm"
+	whole := sweep(k, kvm, t.TempDir(), 0, 15, 2)
+	whole.Guest.Run = (&vanishes{}).forever().run
+	want, err := whole.Run(t.Context())
+	if err != nil || want.Finds() == 0 {
+		t.Fatalf("%v:\n%s", err, verdicts(want))
+	}
+
+	dir := t.TempDir()
+	tried := 0
+	for after := int64(1); ; after += 3 {
+		if after > 60 {
+			t.Fatal("the sweep never ends")
+		}
+		s := sweep(k, kvm, dir, 0, 15, 2)
+		v := new(vanishes)
+		v.after.Store(after)
+		s.Guest.Run = v.run
+		asRoot := 0
+		s.Note = func(format string, _ ...any) { asRoot += strings.Count(format, "QEMU runs as root") }
+		r, err := s.Run(t.Context())
+		if _, must := s.Guest.Machine.User(); (asRoot == 1) != (must != nil) || asRoot > 1 {
+			t.Errorf("told %d times that QEMU runs as root: %v", asRoot, must)
+		}
+		if r != nil {
+			tried += r.Tried
+		}
+		if err == nil {
+			if verdicts(r) != verdicts(want) {
+				t.Errorf("verdicts\n%swant\n%s", verdicts(r), verdicts(want))
+			}
+			checkOnce(t, r)
+			break
+		}
+		if failed := new(fuzz.InfraError); !errors.As(err, &failed) || !strings.Contains(err.Error(), "Could not access KVM") {
+			t.Fatalf("error %v", err)
+		}
+		// Three for a layout, of those under way or linked by then.
+		if n := v.boots.Load() - after; n > 6*3 {
+			t.Errorf("%d boots after KVM had gone", n)
+		}
+		if r != nil {
+			checkOnce(t, r)
+		}
+	}
+	if tried != len(want.Layouts) {
+		t.Errorf("%d layouts tried in all, want each of %d once", tried, len(want.Layouts))
+	}
+
+	tcg := scenario("canary")
+	_, err = sweep(k, tcg, dir, 0, 15, 2).Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "accelerator (was \"kvm\", is \"tcg\")") || !strings.Contains(err.Error(), "use another -o") {
+		t.Errorf("under TCG: %v", err)
+	}
+}
+
+// forever is a KVM that stays.
+func (v *vanishes) forever() *vanishes {
+	v.after.Store(math.MaxInt64)
+	return v
+}
+
+// checkOnce looks for layouts that are in the journal or saved more than once,
+// and finds that are not saved.
+func checkOnce(t *testing.T, r *fuzz.Report) {
+	t.Helper()
+	_, records, err := seeds.ReadJournal(filepath.Join(r.Dir, "sweep.journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[seeds.Layout]bool{}
+	for _, rec := range records {
+		if seen[rec.Layout] {
+			t.Errorf("seed %s is in the journal twice", rec.Layout)
+		}
+		seen[rec.Layout] = true
+		if rec.Path == "" {
+			continue
+		}
+		if _, err := seeds.Read(filepath.Join(r.Dir, rec.Path)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, l := range r.Layouts {
+		if !seen[l.Layout] {
+			t.Errorf("seed %s is reported, and not in the journal", l.Layout)
+		}
+	}
+	files, _ := filepath.Glob(filepath.Join(r.Dir, "*", "*.yaml"))
+	saved := map[string]string{}
+	for _, path := range files {
+		if other := saved[filepath.Base(path)]; other != "" {
+			t.Errorf("saved twice: %s and %s", path, other)
+		}
+		saved[filepath.Base(path)] = path
 	}
 }

@@ -378,6 +378,9 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		}
 		boot = func(ctx context.Context, image string) (qemu.Result, error) { return first, nil }
 	}
+	if _, err := s.Guest.Machine.User(); err != nil {
+		s.Note("QEMU runs as root: %v", err)
+	}
 	if s.journal, err = seeds.OpenJournal(path, header(s.Saved, s.Guest, s.Strategy)); err != nil {
 		return baseline, err
 	}

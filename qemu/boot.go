@@ -81,7 +81,12 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
 	begin := time.Now()
-	p, err := start(m.Argv())
+	cmd, err := m.Command(context.Background()) // a process group is more than ctx would end
+	if err != nil {
+		return Result{}, err
+	}
+	p, err := start(cmd)
+	closeAll(cmd.ExtraFiles)
 	if err != nil {
 		return Result{}, err
 	}

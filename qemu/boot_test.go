@@ -194,7 +194,7 @@ func TestBootFake(t *testing.T) {
 	t.Setenv("OOPS", oops)
 	for _, test := range fakeTests {
 		t.Run(test.name, func(t *testing.T) {
-			mark := t.TempDir()
+			mark := enterable(t)
 			fake := filepath.Join(mark, "qemu")
 			// All scripts are written before any is run: a program that is
 			// still open for writing, in a child just forked too, does not start.
@@ -233,7 +233,7 @@ func TestBootCrashKeepsPrinting(t *testing.T) {
 	if testing.Short() {
 		t.Skipf("NOT TESTED with -short: a guest that oopses without end, which takes %v", crashTrace)
 	}
-	mark := t.TempDir()
+	mark := enterable(t)
 	fake := filepath.Join(mark, "qemu")
 	writeScript(t, fake, `echo 'BUG: kernel NULL pointer dereference, address: 0000000000000008'; while :; do echo tick; sleep 0.2; done`)
 	r, err := Machine{Binary: fake}.Boot(context.Background(), Expect{Pass: passRE, Limit: far})
@@ -284,7 +284,7 @@ func TestBootAtOnce(t *testing.T) {
 // TestOutlivesThread shows that a process does not die with the thread that
 // asked for it, for all that it has a Pdeathsig.
 func TestOutlivesThread(t *testing.T) {
-	mark := t.TempDir()
+	mark := enterable(t)
 	fake := filepath.Join(mark, "qemu")
 	writeScript(t, fake, `sleep 0.5; echo alive`)
 	started := make(chan *process)
@@ -295,7 +295,11 @@ func TestOutlivesThread(t *testing.T) {
 			go short() // the main thread does not end
 			select {}
 		}
-		p, err := start([]string{fake})
+		cmd, err := Machine{Binary: fake}.Command(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		p, err := start(cmd)
 		if err != nil {
 			t.Error(err)
 		}
@@ -362,27 +366,78 @@ func FuzzConsole(f *testing.F) {
 	f.Add([]byte("[    0.123456] \x1b[1mmapped 0xffff0000 12\x1b[0m"), uint8(7))
 	f.Add([]byte(oops), uint8(100))
 	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(255))
+	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(6)) // lineMax is no multiple of 7
+	f.Add([]byte("\x00\x1b]0;title\x00\n\xff\x1b[31mpanic\x07"), uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
-		whole, pieces := newConsole(Expect{Pass: passRE}), newConsole(Expect{Pass: passRE})
-		whole.Write(data)
-		for rest := data; len(rest) > 0; {
-			n := min(len(rest), int(size)+1)
-			pieces.Write(rest[:n])
-			rest = rest[n:]
-		}
-		whole.lines.flush()
-		pieces.lines.flush()
-		if whole.passed != pieces.passed || whole.lastLine != pieces.lastLine {
-			t.Errorf("whole: %t, %q; in pieces of %d: %t, %q", whole.passed, whole.lastLine, int(size)+1, pieces.passed, pieces.lastLine)
-		}
-		if len(data) <= consoleHead+consoleTail && !bytes.Equal(pieces.kept.bytes(), data) {
-			t.Errorf("%d bytes of %d kept", len(pieces.kept.bytes()), len(data))
-		}
-		title := hangTitle(whole.lastLine)
+		checkConsole(t, data, 1)
+		checkConsole(t, data, int(size)+1)
+	})
+}
+
+// checkConsole are the laws of FuzzConsole, for pieces of one size.
+func checkConsole(t *testing.T, data []byte, size int) {
+	whole, pieces := newConsole(Expect{Pass: passRE}), newConsole(Expect{Pass: passRE})
+	whole.Write(data)
+	for rest := data; len(rest) > 0; {
+		n := min(len(rest), size)
+		pieces.Write(rest[:n])
+		rest = rest[n:]
+	}
+	for _, c := range []*console{whole, pieces} { // as follow does at the end
+		c.lines.flush()
+		c.crash.Write([]byte("\n"))
+	}
+	if whole.passed != pieces.passed || whole.lastLine != pieces.lastLine {
+		t.Errorf("whole: %t, %q; in pieces of %d: %t, %q", whole.passed, whole.lastLine, size, pieces.passed, pieces.lastLine)
+	}
+	report, crashed := whole.crash.Report()
+	if inPieces, too := pieces.crash.Report(); inPieces != report || too != crashed {
+		t.Errorf("whole: %t %+v; in pieces of %d: %t %+v", crashed, report, size, too, inPieces)
+	}
+	if len(data) <= consoleHead+consoleTail && !bytes.Equal(pieces.kept.bytes(), data) {
+		t.Errorf("%d bytes of %d kept", len(pieces.kept.bytes()), len(data))
+	}
+	for _, title := range []string{hangTitle(whole.lastLine), report.Title} {
 		if len(title) > 120 || regexp.MustCompile(`[^ -~]|  |^ | $`).MatchString(title) {
 			t.Errorf("title %q of %d bytes", title, len(title))
 		}
-	})
+	}
+}
+
+// TestLongLine has a guest print 100 MB without a line end.
+func TestLongLine(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: lines of 100 MB, which take some 10 s")
+	}
+	const size = 100 << 20
+	for _, piece := range []string{"\x00", "\x1b", "\x1b]0;", "]", "BUG: \xff"} {
+		c := newConsole(Expect{Pass: passRE})
+		block := bytes.Repeat([]byte(piece), 32<<10/len(piece))
+		begin := time.Now()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		c.Write([]byte("booting\n"))
+		for n := 0; n < size; n += len(block) {
+			c.Write(block)
+		}
+		c.Write([]byte("\n" + oops))
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		took := time.Since(begin)
+		t.Logf("%q: %v, %.0f MB/s", piece, took.Round(time.Millisecond), size/took.Seconds()/1e6)
+		if took > far/2 {
+			t.Errorf("%q took %v", piece, took)
+		}
+		if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > 8<<20 {
+			t.Errorf("%q: %d MiB held", piece, held>>20)
+		}
+		if kept := len(c.kept.bytes()); kept > consoleHead+consoleTail+100 {
+			t.Errorf("%q: %d bytes kept", piece, kept)
+		}
+		if r, crashed := c.crash.Report(); !crashed || len(r.Title) > 120 || strings.ContainsAny(r.Title, "\x00\x1b") {
+			t.Errorf("%q: %t, title %q", piece, crashed, r.Title)
+		}
+	}
 }
 
 func TestClip(t *testing.T) {
@@ -477,6 +532,16 @@ func writeScript(tb testing.TB, path, body string) {
 	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// enterable is a temporary folder for a program that stands in for QEMU, which
+// root runs as another user.
+func enterable(tb testing.TB) string {
+	dir := tb.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	return dir
 }
 
 // nothingLeft fails the test if a process with the mark, the path of a folder

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"bytes"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -312,21 +311,58 @@ func (s *scan) firstOf(suspects []string) string {
 	return ""
 }
 
-// escape is a terminal's escape sequence: CSI, OSC, or a short one.
-var escape = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)`)
+// escape returns the length of the terminal's escape sequence that s begins
+// with: CSI, OSC, or a short one. A regexp takes a minute for the 100 MB of
+// escapes that a guest can print.
+func escape(s []byte) int {
+	n := len("\x1b")
+	span := func(low, high byte) {
+		for n < len(s) && low <= s[n] && s[n] <= high {
+			n++
+		}
+	}
+	one := func(low, high byte) {
+		if n < len(s) && low <= s[n] && s[n] <= high {
+			n++
+		}
+	}
+	switch {
+	case n < len(s) && s[n] == '[':
+		n++
+		span('0', '?')
+		span(' ', '/')
+		one('@', '~')
+	case n < len(s) && s[n] == ']':
+		for n++; n < len(s) && s[n] != '\a' && s[n] != 0x1b; {
+			n++
+		}
+		if bytes.HasPrefix(s[n:], []byte("\x1b\\")) {
+			n += len("\x1b\\")
+		} else {
+			one('\a', '\a')
+		}
+	default:
+		span(' ', '/')
+		one('0', '~')
+	}
+	return n
+}
 
 // clean takes escape sequences out of a line, in place, and turns all else
 // that is not printable ASCII into spaces.
 func clean(line []byte) []byte {
-	if bytes.IndexByte(line, 0x1b) >= 0 {
-		line = escape.ReplaceAll(line, nil)
-	}
-	for i, b := range line {
-		if b < ' ' || b > '~' {
-			line[i] = ' '
+	kept := line[:0]
+	for i := 0; i < len(line); i++ {
+		switch b := line[i]; {
+		case b == 0x1b:
+			i += escape(line[i:]) - 1
+		case b < ' ' || b > '~':
+			kept = append(kept, ' ')
+		default:
+			kept = append(kept, b)
 		}
 	}
-	return line
+	return kept
 }
 
 // stripPrefix returns a line of the console without what is not of its text:

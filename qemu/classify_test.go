@@ -209,8 +209,34 @@ func FuzzClassify(f *testing.F) {
 	for _, r := range rules {
 		f.Add([]byte(r.hint+" F+0x1/0x2 [#1]\n"), false, uint8(1))
 	}
+	f.Add([]byte("\x00\x1b[31mOops: \x00int3\xff: 0000 [#1]\x1b]0;F"), true, uint8(0))
 	f.Fuzz(func(t *testing.T, console []byte, warnings bool, chunk uint8) {
+		checkLaws(t, console, warnings, 1)
 		checkLaws(t, console, warnings, 1+int(chunk))
+	})
+}
+
+// escapeRE is what escape does, in short and slowly.
+var escapeRE = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)`)
+
+// FuzzClean: a line loses its escape sequences and keeps all that is printable.
+func FuzzClean(f *testing.F) {
+	for _, line := range []string{
+		"plain", "\x1b", "\x1b\x1b[", "\x1b[1;31 qred\x1b[0m", "\x1b]0;title\x07text", "\x1b]0;title\x1b\\text", "\x1b]0\x1b[1mtext",
+		"\x1b(Btext", "\x1b #8", "\x1b[\x00", "\x1b]\xff\xfe\\", "a\x00b\xffc\td", "\x1b]\\", "\x1b[31\x1b]8;;\x07x",
+	} {
+		f.Add([]byte(line))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		want := escapeRE.ReplaceAll(line, nil)
+		for i, b := range want {
+			if b < ' ' || b > '~' {
+				want[i] = ' '
+			}
+		}
+		if got := clean(bytes.Clone(line)); !bytes.Equal(got, want) {
+			t.Errorf("clean(%q) = %q, want %q", line, got, want)
+		}
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 )
 
 const (
+	kvmDevice        = "/dev/kvm"
 	kvmGetAPIVersion = 0xae00 // KVM_GET_API_VERSION, _IO(0xAE, 0x00) in linux/kvm.h
 	kvmAPIVersion    = 12     // the only one since Linux 2.6.22 (Documentation/virt/kvm/api.rst)
 )
@@ -19,7 +20,7 @@ const (
 // A nil is no proof that a kernel runs on it: a nested or partial KVM says the
 // same, and then fails an MSR or an instruction of the guest. Believe KVM only
 // once a kernel has passed on it; Boot gives KVM's failures as Infra.
-func KVM() error { return kvmAt("/dev/kvm") }
+func KVM() error { return kvmAt(kvmDevice) }
 
 // kvmAt is KVM for the device at path.
 func kvmAt(path string) error {

@@ -98,6 +98,9 @@ func Version(ctx context.Context, binary string) (string, error) {
 // startError says why a QEMU could not be started and, if it is not installed,
 // what to install.
 func startError(binary string, err error) error {
+	if path, lookErr := exec.LookPath(binary); errors.Is(err, fs.ErrNotExist) && lookErr == nil {
+		return fmt.Errorf("cannot run %s: what it needs to be loaded is not there (file %[1]s tells): %w", path, err)
+	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not installed: apt-get install %s: %w", binary, debianPackage(binary), err)
 	}

@@ -1,6 +1,9 @@
 package qemu
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -39,9 +42,10 @@ var starter = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-// start runs argv with nothing to read and a pipe each for its stdout and
-// stderr. It dies with this program, however this program dies.
-func start(argv []string) (*process, error) {
+// start runs a command of Machine.Command with nothing to read and a pipe each
+// for its stdout and stderr. It dies with this program, however this program
+// dies.
+func start(cmd *exec.Cmd) (*process, error) {
 	stdout, outEnd, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -54,15 +58,17 @@ func start(argv []string) (*process, error) {
 	}
 	defer errEnd.Close()
 
-	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = outEnd, errEnd
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr.Setpgid = true
 	result := make(chan error)
 	starter() <- func() { result <- cmd.Start() }
 	if err := <-result; err != nil {
 		stdout.Close()
 		stderr.Close()
-		return nil, startError(argv[0], err)
+		if cmd.SysProcAttr.Credential != nil && errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: root's QEMU runs as %s, who must be able to run it", err, unprivileged)
+		}
+		return nil, startError(cmd.Args[0], err)
 	}
 	p := &process{stdout: stdout, stderr: stderr, cmd: cmd, exited: make(chan struct{})}
 	go p.await()
