@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -227,20 +226,23 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 		return nil, err
 	}
 	defer linkMap.Close()
-	image, err := elf.Open(filepath.Join(w.dir, p.output()))
+	image, err := openELF(filepath.Join(w.dir, p.output()))
 	if err != nil {
 		return nil, err
 	}
 	defer image.Close()
-	layout, err := readLayout(linkMap, "vmlinux.o", image)
+	layout, err := readLayout(linkMap, "vmlinux.o", image.File)
 	if err != nil {
 		return nil, err
 	}
 	for i, s := range layout {
-		layout[i].Index = p.object.index[s.Name]
+		var ok bool
+		if layout[i].Index, ok = p.object.index[s.Name]; !ok && s.Name != "" {
+			return nil, fmt.Errorf("the link map has a section %s, which vmlinux.o has not", s.Name)
+		}
 	}
 	setGroups(layout)
-	if p.functions, err = findFunctions(image, layout); err != nil {
+	if p.functions, err = findFunctions(image.File, layout); err != nil {
 		return nil, err
 	}
 	w.learnShortcut(trace.Bytes())

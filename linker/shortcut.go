@@ -3,7 +3,6 @@ package linker
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -139,12 +138,12 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 			return nil, err
 		}
 	}
-	image, err := elf.Open(filepath.Join(w.dir, output))
+	image, err := openELF(filepath.Join(w.dir, output))
 	if err != nil {
 		return nil, err
 	}
 	defer image.Close()
-	s.kallsyms, err = readKallsyms(image)
+	s.kallsyms, err = readKallsyms(image.File)
 	return s, err
 }
 

@@ -164,7 +164,7 @@ func TestShortcutFails(t *testing.T) {
 
 // table is a symbol table of addresses; the names are one and the same.
 func table(addresses ...uint64) symbolTable {
-	t := symbolTable{names: []byte{0}}
+	t := symbolTable{names: "\x00"}
 	for _, a := range addresses {
 		var s [symbolSize]byte
 		binary.LittleEndian.PutUint64(s[8:], a)
@@ -200,7 +200,7 @@ func TestKallsymsMove(t *testing.T) {
 		"the edge reached":   table(0x40, 0x1000, 0x1240, 0x1240, 0x1240),
 		"one symbol less":    table(0x40, 0x1000, 0x1130, 0x1130),
 		"another symbol":     {raw: append([]byte{1}, k.table.raw[1:]...), names: k.table.names},
-		"names of another":   {raw: k.table.raw, names: []byte{0, 0}},
+		"names of another":   {raw: k.table.raw, names: "\x00\x00"},
 		"the per-CPU passed": table(0x2000, 0x1000, 0x1130, 0x1130, 0x1240),
 	} {
 		if _, err := k.move(now); err == nil {
