@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -178,6 +177,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		if ctx.Err() != nil {
 			return image, ctx.Err()
 		}
+		if isMachine(err) {
+			return image, err
+		}
 		s.Lock()
 		w.kernel.refused(s, err)
 		s.Unlock()
@@ -188,6 +190,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
 	if ctx.Err() != nil {
 		return Image{}, errors.Join(ctx.Err(), image.Remove())
+	}
+	if err != nil && isMachine(err) {
+		return Image{}, errors.Join(err, image.Remove())
 	}
 	if !first {
 		s.Lock()
@@ -270,7 +275,12 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
-	if took.Link, err = spend(ctx, low, w.dir, w.kernel.env, io.Discard, argv...); err != nil {
+	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
+	var log bytes.Buffer
+	if took.Link, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...); err != nil {
+		return err
+	}
+	if err := w.checkImage(); err != nil {
 		return err
 	}
 	linked := time.Now()
@@ -281,7 +291,8 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	patched := time.Now()
 	if way.sort != nil {
-		if _, err := spend(ctx, low, w.dir, w.kernel.env, io.Discard, way.sort...); err != nil {
+		log.Reset()
+		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, way.sort...); err != nil {
 			return err
 		}
 	}
