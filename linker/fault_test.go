@@ -264,10 +264,17 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// An object whose edit failed half way is made anew: what is changed then is
-// the object of the build, not the half of another.
+// An object whose edit failed half way, its section headers in the new order and
+// its symbols in the old, is made anew.
 func TestHalfEdited(t *testing.T) {
 	k, _ := tinyKernel(t, "")
+	disk := smallDisk(t, 8)
+	if disk == "" {
+		return
+	}
+	old := memoryDir
+	memoryDir = disk
+	t.Cleanup(func() { memoryDir = old })
 	layout, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -283,12 +290,22 @@ func TestHalfEdited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := w.object.file
-	if err := good.Close(); err != nil {
+	symbols := w.object.sections[w.object.index[".symtab"]]
+	const page = 4096
+	from := (symbols.Offset + page - 1) / page * page
+	to := (symbols.Offset + symbols.Size) / page * page
+	if from >= to {
+		t.Fatalf("the symbols are at %d to %d: no whole page", symbols.Offset, symbols.Offset+symbols.Size)
+	}
+	if err := unix.Fallocate(int(w.object.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(to-from)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Link(t.Context(), pad16(0)); err == nil {
-		t.Fatal("a copy that can't be written was linked")
+	ballast := fill(t, disk, 0)
+	if _, err := w.Link(t.Context(), pad16(0)); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "padding vmlinux.o") {
+		t.Fatalf("error %v", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
 	}
 	if again, err := w.Link(t.Context(), plan); err != nil || again.Digest != image.Digest {
 		t.Errorf("the next link: %v, image %.12s, want %.12s", err, again.Digest, image.Digest)
