@@ -220,6 +220,14 @@ func checkLaw(t *testing.T, script []byte) {
 	if !Patched(patched) {
 		t.Fatal("Patched does not know what PatchScript made")
 	}
+	reads := func(script []byte) bool {
+		sh := exec.Command("sh", "-n")
+		sh.Stdin = bytes.NewReader(script)
+		return sh.Run() == nil
+	}
+	if reads(before) && !reads(patched) {
+		t.Fatalf("sh does not read what PatchScript made:\n%s", patched)
+	}
 	if Patched(script) != bytes.Equal(patched, script) {
 		t.Fatal("PatchScript of a patched script must change nothing, of any other something")
 	}
@@ -400,6 +408,21 @@ vmlinux_link vmlinux
 	}
 }
 
+// quotedScript has all that is looked for, in a text in quotes.
+const quotedScript = `#!/bin/sh
+LDFLAGS_vmlinux="$3"
+echo "
+vmlinux_link()
+{
+	${LD} ${LDFLAGS_vmlinux} -o ${1}
+}
+vmlinux_link vmlinux
+"
+`
+
+// FuzzPatchScript: any text is refused and stays as it is, or is patched so that
+// patching again changes nothing, reverting gives the same bytes, and sh reads
+// it if it read the original.
 func FuzzPatchScript(f *testing.F) {
 	for _, script := range scriptFixtures(f) {
 		f.Add(script)
@@ -412,6 +435,7 @@ func FuzzPatchScript(f *testing.F) {
 		f.Add(bytes.ReplaceAll(script, []byte("\n"), []byte("\r\n")))
 		f.Add(append([]byte(blockHead+blockBody), script...))
 	}
+	f.Add([]byte(quotedScript))
 	f.Fuzz(func(t *testing.T, script []byte) { checkLaw(t, script) })
 }
 
