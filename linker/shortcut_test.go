@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"unlucky/scenarios"
 )
 
@@ -265,5 +267,55 @@ func TestRooms(t *testing.T) {
 	}
 	if err := errors.Join(image.Remove(), w.Close()); err != nil || exists(w.room) || exists(second.Path) {
 		t.Errorf("after Close: %v, the room is there: %v", err, exists(w.room))
+	}
+}
+
+// Whatever the umask, nobody else can write to what is made, or get into a room;
+// an image in it can be read by a QEMU of another user that is handed it. A link
+// with the name of a room is not followed.
+func TestModes(t *testing.T) {
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	k, _ := tinyKernel(t, "")
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	unix.Umask(0o022) // lld's own files
+	image, err := w.Link(t.Context(), pad16(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Umask(0)
+	for path, want := range map[string]os.FileMode{
+		w.room:                                 0o700,
+		w.dir:                                  0o755,
+		k.Dir:                                  0o755,
+		image.Path:                             0o755,
+		k.script():                             0o755,
+		k.Source:                               0o755,
+		filepath.Join(w.dir, "vmlinux.o"):      0o644,
+		filepath.Join(k.Dir, "build.log"):      0o644,
+		filepath.Join(k.Dir, "environment.mk"): 0o644,
+		k.statePath():                          0o644,
+	} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s: mode %o, want %o", path, got, want)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(k.Dir, "lock")); err != nil || info.Mode().Perm()&0o022 != 0 {
+		t.Errorf("the lock: %v, %v", info.Mode(), err)
+	}
+	link := filepath.Join(t.TempDir(), roomPrefix+"link")
+	if err := os.Symlink(w.room, link); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := lockRoom(link); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link was taken for a room: %v, %v", held, err)
 	}
 }
