@@ -90,7 +90,9 @@ func FuzzLayout(f *testing.F) {
 	f.Add([]byte(someMap), uint16(3), uint64(48))
 	f.Add([]byte("VMA\nffffffffffffff00 0 ff 16 .text\nffffffffffffff00 0 ff 16         vmlinux.o:(.text.f)\n"+
 		"ffffffffffffff80 0 7f 16         vmlinux.o:(.text.g)\n"), uint16(1), uint64(64))
-	f.Add([]byte("VMA\n0 0 0 1 .text\nfffffffffffffff0 0 ffffffffffffffff 3         vmlinux.o:(.text)\n"), uint16(0), ^uint64(0))
+	f.Add([]byte("VMA\n0 0 0 1 .text\nfffffffffffffff0 0 ffffffffffffffff 1         vmlinux.o:(.text)\n"), uint16(0), ^uint64(0))
+	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 3         vmlinux.o:(.text)\n"), uint16(0), uint64(16))
+	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 1         vmlinux.o:(.text)\n8 0 10 1                 f\n"), uint16(0), uint64(16))
 	f.Fuzz(func(t *testing.T, linkMap []byte, at uint16, bytes uint64) {
 		layout, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage)
 		if err != nil {

@@ -408,16 +408,17 @@ vmlinux_link vmlinux
 	}
 }
 
-// quotedScript has all that is looked for, in a text in quotes.
+// quotedScript has all that is looked for in a text that it prints, and that
+// would end at a line of the block.
 const quotedScript = `#!/bin/sh
 LDFLAGS_vmlinux="$3"
-echo "
+cat <<esac
 vmlinux_link()
 {
 	${LD} ${LDFLAGS_vmlinux} -o ${1}
 }
-vmlinux_link vmlinux
-"
+vmlinux_link (
+esac
 `
 
 // FuzzPatchScript: any text is refused and stays as it is, or is patched so that
