@@ -417,7 +417,7 @@ vmlinux_link()
 {
 	${LD} ${LDFLAGS_vmlinux} -o ${1}
 }
-vmlinux_link (
+vmlinux_link vmlinux )
 esac
 `
 

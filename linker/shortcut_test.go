@@ -282,6 +282,9 @@ func TestModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	if _, err := w.Link(t.Context(), pad16(1)); err != nil {
+		t.Fatal(err)
+	}
 	unix.Umask(0o022) // lld's own files
 	image, err := w.Link(t.Context(), pad16(0))
 	if err != nil {
