@@ -127,7 +127,7 @@ func checkHeaders(r io.ReaderAt, size uint64, head elf.Header64) error {
 		name := text[at:min(at+maxName, length)]
 		end := bytes.IndexByte(name, 0)
 		if end < 0 && len(name) == maxName {
-			return fmt.Errorf("the name of section %d has more than %d bytes: %.40q...", i, maxName, name)
+			return fmt.Errorf("the name of section %d has more than %d bytes: %.40q", i, maxName, name)
 		}
 		if total += uint64(max(end, 0)); total > maxNames*size {
 			return fmt.Errorf("the names of its sections have more than %d times the bytes of the file", maxNames)
