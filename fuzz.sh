@@ -1,12 +1,16 @@
 #!/bin/sh
-# Runs each fuzz target for the time given (30s). FuzzObject starts from the
-# ELF files of go-fuzz-corpus: those in the folder GO_FUZZ_CORPUS, or the
-# module's if the proxy has it.
-set -e
+# Runs each fuzz target for the time given (30s), one after the other, and fails
+# if one has failed. The targets that read ELF files start from those of
+# go-fuzz-corpus: in the folder GO_FUZZ_CORPUS, in shared/corpus beside the
+# repository, or the module's if the proxy has it.
+set -eu
 
 time=${1:-30s}
 module=github.com/dvyukov/go-fuzz-corpus
-if [ -z "$GO_FUZZ_CORPUS" ]; then
+beside=../shared/corpus/go-fuzz-corpus
+if [ -z "${GO_FUZZ_CORPUS-}" ] && [ -d "$beside/elf/corpus" ]; then
+	GO_FUZZ_CORPUS=$(cd "$beside" && pwd)
+elif [ -z "${GO_FUZZ_CORPUS-}" ]; then
 	GO_FUZZ_CORPUS=$(cd linker/testdata/corpus && go mod download -json $module 2>/dev/null |
 		sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || true
 fi
@@ -14,16 +18,40 @@ if [ -d "$GO_FUZZ_CORPUS/elf/corpus" ]; then
 	echo "ELF files from $GO_FUZZ_CORPUS/elf/corpus"
 	export GO_FUZZ_CORPUS
 else
-	echo "$module is not to be had here, and GO_FUZZ_CORPUS names no folder with elf/corpus:"
-	echo "FuzzObject starts from the project's own objects only"
+	echo "NOT TESTED: $module is not to be had here, and GO_FUZZ_CORPUS names no folder with"
+	echo "elf/corpus: the targets that read ELF files start from the project's own only"
 	unset GO_FUZZ_CORPUS
 fi
-targets=$(grep -rhoE '^func Fuzz[A-Za-z]+' --include='*_test.go' . | wc -l)
-[ "$targets" -gt 0 ]
-for file in $(grep -rlE '^func Fuzz' --include='*_test.go' .); do
-	for target in $(grep -oE '^func Fuzz[A-Za-z]+' "$file" | cut -c6-); do
-		echo "== $(dirname "$file") $target"
-		# Without a bound, minimizing an input can take all of the time.
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x "./$(dirname "$file")"
-	done
-done
+
+# "PACKAGE TARGET", as go itself lists them.
+list=$(go test -list '^Fuzz' ./...)
+targets=$(echo "$list" | awk '/^Fuzz/ { names[n++] = $1 } /^ok/ { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }')
+written=$(grep -rhE '^func Fuzz[[:alnum:]_]*\(' --include='*_test.go' . | wc -l)
+if [ -z "$targets" ] || [ "$(echo "$targets" | wc -l)" -ne "$written" ]; then
+	echo >&2 "$0: the tests have $written fuzz targets, go test lists:"
+	echo >&2 "${targets:-none}"
+	exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+summary= failed=0
+while read -r package target; do
+	echo "== $package $target"
+	# Without a bound, minimizing an input can take all of the time.
+	status=0
+	nice -n 19 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x -parallel 1 "$package" >"$log" 2>&1 </dev/null || status=$?
+	cat "$log"
+	execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
+	if [ "$status" -eq 0 ] && [ "${execs:-0}" -gt 0 ]; then
+		result=ok
+	else
+		result=FAILED failed=$((failed + 1))
+	fi
+	summary="$summary$(printf '%-7s %9s inputs  %s %s' "$result" "${execs:-0}" "$package" "$target")
+"
+done <<END
+$targets
+END
+printf '\n%s%s targets, %s for each, %s failed\n' "$summary" "$written" "$time" "$failed"
+[ "$failed" -eq 0 ]

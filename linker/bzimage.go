@@ -45,7 +45,7 @@ func (w *Worker) compress(ctx context.Context) (string, error) {
 	for _, args := range steps {
 		var log bytes.Buffer
 		argv := append([]string{"make", "-rR", "--silent", "--no-print-directory"}, args...)
-		if _, err := spend(ctx, low, w.dir, p.kbuild, &log, argv...); err != nil {
+		if _, err := w.run(ctx, firstLimit, p.kbuild, &log, argv...); err != nil {
 			return "", fmt.Errorf("making the bzImage: %w%s", err, indentTail(log.Bytes(), 8))
 		}
 	}

@@ -36,21 +36,23 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 		return nil, err
 	}
 	k := &kallsyms{table: table}
-	parts := map[string]int{}   // the table's own symbols
-	named := map[string][]int{} // symbols by name
+	parts := map[string]int{} // the table's own symbols
+	at := places{}
 	for i := range table.len() {
 		name := table.name(i)
 		switch name {
 		case "_stext", "_etext", "_sinittext", "_einittext":
-			k.edges = append(k.edges, i)
+			if k.edges = append(k.edges, i); len(k.edges) > maxEdges {
+				return nil, fmt.Errorf("it has too many symbols %s", name)
+			}
 		}
 		if rest, ok := strings.CutPrefix(name, "kallsyms_"); ok {
 			parts[rest] = i
 		}
-		named[name] = append(named[name], i)
+		at.add(table, name, i)
 		// Up to 6.10 the table leaves out what ThinLTO appends.
 		if short, _, ok := strings.Cut(name, ".llvm."); ok {
-			named[short] = append(named[short], i)
+			at.add(table, short, i)
 		}
 	}
 	if _, ok := parts["names"]; !ok {
@@ -97,7 +99,8 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 				e.down, address = true, relative-1-uint64(int64(int32(e.offset)))
 			}
 			e.base = address == relative
-			if e.symbol = k.find(named[name], address); e.symbol < 0 {
+			var ok bool
+			if e.symbol, ok = at[place{name, address}]; !ok || e.symbol < 0 {
 				break
 			}
 			k.entries = append(k.entries, e)
@@ -109,20 +112,25 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 	return nil, errors.New("its kallsyms is of a form that is not known")
 }
 
-// find returns the one of some symbols that is at an address, or -1 if there
-// is none, or if there are several that need not move together.
-func (k *kallsyms) find(symbols []int, address uint64) int {
-	found := -1
-	for _, s := range symbols {
-		if k.table.address(s) != address {
-			continue
-		}
-		if found >= 0 && k.table.section(s) != k.table.section(found) {
-			return -1
-		}
-		found = s
+// maxEdges is how many symbols of the names of edges are taken: a kernel has one
+// of each.
+const maxEdges = 16
+
+// places are the symbols by name and address; -1 where there are several that
+// need not move together.
+type places map[place]int
+
+type place struct {
+	name    string
+	address uint64
+}
+
+func (p places) add(t symbolTable, name string, symbol int) {
+	at := place{name, t.address(symbol)}
+	if found, ok := p[at]; ok && (found < 0 || t.section(found) != t.section(symbol)) {
+		symbol = -1
 	}
-	return found
+	p[at] = symbol
 }
 
 // decodeNames expands kallsyms_names: for each symbol a length, in one or two
@@ -149,8 +157,10 @@ func decodeNames(names, tokens, index []byte, n int) ([]string, error) {
 			if at >= len(tokens) {
 				return nil, short
 			}
-			text, _, _ := bytes.Cut(tokens[at:], []byte{0})
-			name = append(name, text...)
+			text, _, _ := bytes.Cut(tokens[at:min(at+maxName, len(tokens))], []byte{0})
+			if name = append(name, text...); len(name) > maxName {
+				return nil, errors.New("its kallsyms has a name without an end")
+			}
 		}
 		names = names[length:]
 		if len(name) == 0 {
@@ -163,19 +173,28 @@ func decodeNames(names, tokens, index []byte, n int) ([]string, error) {
 
 // bytesAt is what a symbol is the beginning of, to the end of its section.
 func bytesAt(f *elf.File, t symbolTable, symbol int) ([]byte, error) {
-	i := t.section(symbol)
-	if i == 0 || i >= len(f.Sections) || f.Sections[i].Type != elf.SHT_PROGBITS {
-		return nil, fmt.Errorf("%s is in no section with contents", t.name(symbol))
-	}
-	s, address := f.Sections[i], t.address(symbol)
-	if address < s.Addr || address-s.Addr > s.Size {
-		return nil, fmt.Errorf("%s is outside its section", t.name(symbol))
-	}
-	data, err := s.Data()
+	s, at, err := sectionOf(f, t, symbol)
 	if err != nil {
 		return nil, err
 	}
-	return data[address-s.Addr:], nil
+	data, err := sectionBytes(s)
+	if err != nil {
+		return nil, err
+	}
+	return data[at:], nil
+}
+
+// sectionOf is the section with contents that a symbol is in, and where in it.
+func sectionOf(f *elf.File, t symbolTable, symbol int) (s *elf.Section, at uint64, err error) {
+	i := t.section(symbol)
+	if i == 0 || i >= len(f.Sections) || f.Sections[i].Type != elf.SHT_PROGBITS {
+		return nil, 0, fmt.Errorf("%s is in no section with contents", t.name(symbol))
+	}
+	s = f.Sections[i]
+	if at = t.address(symbol) - s.Addr; t.address(symbol) < s.Addr || at > s.FileSize {
+		return nil, 0, fmt.Errorf("%s is outside its section", t.name(symbol))
+	}
+	return s, at, nil
 }
 
 // errOrder means that padding has changed more than addresses.
@@ -184,16 +203,12 @@ var errOrder = errors.New("the order of the symbols is another than the baseline
 // patch writes the addresses of an image's symbols into its table. The error
 // tells that the layout is not one for the shortcut.
 func (k *kallsyms) patch(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := openELF(path)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	f, err := elf.NewFile(file)
-	if err != nil {
-		return err
-	}
-	now, err := readSymbolTable(f)
+	defer f.Close()
+	now, err := readSymbolTable(f.File)
 	if err != nil {
 		return err
 	}
@@ -201,9 +216,19 @@ func (k *kallsyms) patch(path string) error {
 	if err != nil {
 		return err
 	}
-	s := f.Sections[now.section(k.offsets)]
-	_, err = file.WriteAt(offsets, int64(s.Offset+now.address(k.offsets)-s.Addr))
-	return err
+	s, at, err := sectionOf(f.File, now, k.offsets)
+	if err != nil {
+		return err
+	}
+	if s.FileSize-at < uint64(len(offsets)) {
+		return errors.New("its kallsyms is cut short")
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(offsets, int64(s.Offset+at))
+	return errors.Join(err, file.Close())
 }
 
 // move returns kallsyms_offsets for symbols that have moved. The order in the

@@ -52,6 +52,7 @@ type Kernel struct {
 	orders    atomic.Int64     // whose shortcut was believed after a comparison
 	distrust  atomic.Bool      // a shortcut that was believed has given another image than the script
 	memory    atomic.Int64     // bytes that workers may fill of memoryDir
+	took      atomic.Int64     // by the baseline's link, CPU time in ns; 0 until there was one
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh
@@ -372,7 +373,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 		return err
 	}
 	logPath := filepath.Join(p.Dir, "build.log")
-	log, err := os.Create(logPath)
+	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"debug/elf"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"strconv"
@@ -61,6 +60,9 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 			out = Section{Output: what, Segment: segment(image, head.Address)}
 		case depth == 8 && strings.HasSuffix(what, ")") && strings.Contains(what, ":("):
 			file, name, _ := strings.Cut(strings.TrimSpace(strings.TrimSuffix(what, ")")), ":(")
+			if head.Address+head.Size < head.Address || head.Align&(head.Align-1) != 0 {
+				return nil, fmt.Errorf("line %d of the link map: no section can be so: %.80q", n, lines.Text())
+			}
 			s := head
 			s.Output, s.Segment = out.Output, out.Segment
 			if file == object {
@@ -73,6 +75,9 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 			s, name := &sections[len(sections)-1], strings.TrimSpace(what)
 			if strings.HasPrefix(name, "__cfi_") || strings.HasPrefix(name, "__pfx_") {
 				continue // what stands before a function
+			}
+			if head.Address < s.Address || head.Address-s.Address > s.Size {
+				continue // a name for what is elsewhere
 			}
 			if s.Functions == 0 || head.Address != last {
 				s.Functions++
@@ -99,9 +104,9 @@ func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	before := make(map[string]uint64, len(plan.Paddings))
-	for _, p := range plan.Paddings {
-		before[p.Section] += p.Bytes
+	before, err := plan.paddingBefore()
+	if err != nil {
+		return nil, err
 	}
 	addresses := make([]uint64, len(layout))
 	var end uint64 // of what stands before, as it is now; 0 at the first of the output
@@ -112,7 +117,11 @@ func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
 			continue
 		}
 		if end > 0 {
-			addresses[i] = AlignUp(end+before[s.Name], Alignment(layout, i))
+			padded := end + before[s.Name]
+			addresses[i] = AlignUp(padded, Alignment(layout, i))
+			if padded < end || addresses[i] < padded || addresses[i]+s.Size < addresses[i] {
+				return nil, fmt.Errorf("padding before %s: it would lie behind the last address", s.Name)
+			}
 		}
 		delete(before, s.Name)
 		end = addresses[i] + s.Size
@@ -185,7 +194,7 @@ func segment(image *elf.File, address uint64) int {
 		if p.Type != elf.PT_LOAD {
 			continue
 		}
-		if p.Vaddr <= address && address < p.Vaddr+p.Memsz {
+		if p.Vaddr <= address && address-p.Vaddr < p.Memsz {
 			return n
 		}
 		n++
@@ -207,22 +216,25 @@ func (p *Kernel) edit(ctx context.Context, plan Plan) (e edit, err error) {
 		return e, err
 	}
 	e.slots = slots(layout, order)
-	e.padding, err = endings(layout, order, plan.Paddings)
+	e.padding, err = endings(layout, order, plan)
 	return e, err
 }
 
 // endings turns paddings, each before a section, into bytes to append to the
 // end of the section that stands before it in the output. The padding then
 // comes first and the section is aligned behind it, as in lld.
-func endings(layout []Section, order []int, paddings []Padding) (map[int]uint64, error) {
+func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
+	if _, err := plan.paddingBefore(); err != nil {
+		return nil, err
+	}
 	position := make(map[string]int, len(layout))
 	for place, i := range order {
 		if name := layout[i].Name; name != "" {
 			position[name] = place
 		}
 	}
-	padding := make(map[int]uint64, len(paddings))
-	for _, p := range paddings {
+	padding := make(map[int]uint64, len(plan.Paddings))
+	for _, p := range plan.Paddings {
 		place, ok := position[p.Section]
 		if !ok {
 			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
@@ -233,14 +245,7 @@ func endings(layout []Section, order []int, paddings []Padding) (map[int]uint64,
 		if !Movable(layout, place) { // places keep what is before them, or a group stands there
 			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[place].Output)
 		}
-		if p.Bytes > 1<<30 {
-			return nil, fmt.Errorf("padding before %s: %d bytes are too many", p.Section, p.Bytes)
-		}
 		padding[layout[order[place-1]].Index] += p.Bytes
 	}
 	return padding, nil
-}
-
-func readAt(r io.ReaderAt, v any, offset int64) error {
-	return binary.Read(io.NewSectionReader(r, offset, 1<<16), binary.LittleEndian, v)
 }

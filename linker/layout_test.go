@@ -2,14 +2,15 @@ package linker
 
 import (
 	"debug/elf"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestReadLayout(t *testing.T) {
-	const text = `             VMA              LMA     Size Align Out     In      Symbol
+const someMap = `             VMA              LMA     Size Align Out     In      Symbol
                0                0        0     1 jiffies = jiffies_64
 ffffffff81000000          1000000   600000    64 .text
 ffffffff81000000          1000000        0     1         _text = .
@@ -28,12 +29,16 @@ ffffffff81001430          1001430        8     1         <internal>:(.text.pad)
 ffffffff81a00000          1a00000       10     8 .rodata
 ffffffff81a00000          1a00000       10     8         vmlinux.o:(.rodata)
 `
-	image := &elf.File{Progs: []*elf.Prog{
-		{ProgHeader: elf.ProgHeader{Type: elf.PT_NOTE}},
-		{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: 0xffffffff81000000, Memsz: 0x600000}},
-		{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: 0xffffffff81a00000, Memsz: 0x1000}},
-	}}
-	got, err := readLayout(strings.NewReader(text), "vmlinux.o", image)
+
+// someImage has the segments of someMap.
+var someImage = &elf.File{Progs: []*elf.Prog{
+	{ProgHeader: elf.ProgHeader{Type: elf.PT_NOTE}},
+	{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: 0xffffffff81000000, Memsz: 0x600000}},
+	{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: 0xffffffff81a00000, Memsz: 0x1000}},
+}}
+
+func TestReadLayout(t *testing.T) {
+	got, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +54,7 @@ ffffffff81a00000          1a00000       10     8         vmlinux.o:(.rodata)
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if _, err := readLayout(strings.NewReader("Archive member included\n"), "vmlinux.o", image); err == nil {
+	if _, err := readLayout(strings.NewReader("Archive member included\n"), "vmlinux.o", someImage); err == nil {
 		t.Error("a link map of GNU ld is taken for one of lld")
 	}
 }
@@ -75,5 +80,108 @@ func TestCheckConfig(t *testing.T) {
 	err := checkConfig(config, []string{"A=n", "B=y", "D=8"})
 	if err == nil || err.Error() != "kconfig did not take A=n (it is y), B=y (it is n), D=8 (it is 16)" {
 		t.Error(err)
+	}
+}
+
+// FuzzLayout: a link map is refused, or gives sections that can be: they end
+// below the last address, and their functions are in them. Whatever is then
+// planned for them is refused by name or gives addresses that rise.
+func FuzzLayout(f *testing.F) {
+	f.Add([]byte(someMap), uint16(3), uint64(48))
+	f.Add([]byte("VMA\nffffffffffffff00 0 ff 16 .text\nffffffffffffff00 0 ff 16         vmlinux.o:(.text.f)\n"+
+		"ffffffffffffff80 0 7f 16         vmlinux.o:(.text.g)\n"), uint16(1), uint64(64))
+	f.Add([]byte("VMA\n0 0 0 1 .text\nfffffffffffffff0 0 ffffffffffffffff 1         vmlinux.o:(.text)\n"), uint16(0), ^uint64(0))
+	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 3         vmlinux.o:(.text)\n"), uint16(0), uint64(16))
+	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 1         vmlinux.o:(.text)\n8 0 10 1                 f\n"), uint16(0), uint64(16))
+	f.Fuzz(func(t *testing.T, linkMap []byte, at uint16, bytes uint64) {
+		layout, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage)
+		if err != nil {
+			return
+		}
+		for _, s := range layout {
+			if s.Address+s.Size < s.Address || s.Align&(s.Align-1) != 0 || s.Entry > s.Size || s.Segment < -1 || s.Segment > 1 || s.Functions < 0 {
+				t.Fatalf("%+v", s)
+			}
+		}
+		for i := range layout {
+			layout[i].Index = i + 1
+		}
+		setGroups(layout)
+		if len(layout) == 0 {
+			return
+		}
+		i := int(at) % len(layout)
+		plan := Plan{Paddings: []Padding{{Section: layout[i].Name, Bytes: bytes}}}
+		for j := len(layout) - 1; j >= 0; j-- {
+			if layout[j].Group > 0 {
+				plan.Order = append(plan.Order, layout[j].Name)
+			}
+		}
+		order, err := Order(layout, plan.Order)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sorted := slices.Sorted(slices.Values(order)); sorted[0] != 0 || sorted[len(sorted)-1] != len(layout)-1 || len(slices.Compact(sorted)) != len(layout) {
+			t.Fatalf("order %v", order)
+		}
+		endings(layout, order, plan)
+		addresses, err := Place(layout, layout[i].Output, plan)
+		if err != nil {
+			if !strings.Contains(err.Error(), "padding before ") {
+				t.Fatal(err)
+			}
+			return
+		}
+		var end uint64
+		for _, i := range order {
+			if layout[i].Output != layout[int(at)%len(layout)].Output {
+				continue
+			}
+			if addresses[i] < end || addresses[i]+layout[i].Size < addresses[i] {
+				t.Fatalf("%+v is at %#x, what stands before ends at %#x", layout[i], addresses[i], end)
+			}
+			end = addresses[i] + layout[i].Size
+		}
+	})
+}
+
+// A plan that can't be is refused by the name of the section.
+func TestHostilePlan(t *testing.T) {
+	layout := []Section{{Name: ".head.text", Output: ".text", Address: 64, Size: 16, Index: 1}}
+	for i, name := range []string{".text.a", ".text.b", ".text.c"} {
+		layout = append(layout, Section{Name: name, Output: ".text", Text: true, Index: 2 + i, Address: uint64(80 + 16*i), Size: 16, Align: 16})
+	}
+	setGroups(layout)
+	pad := func(paddings ...Padding) Plan { return Plan{Paddings: paddings} }
+	for _, test := range []struct {
+		plan Plan
+		want string
+	}{
+		{pad(Padding{".text.b", 16}), ""},
+		{pad(Padding{".text.b", maxPadding}), ""},
+		{pad(Padding{".text.b", maxPadding + 1}), ".text.b: 1073741825 bytes are too many"},
+		{pad(Padding{".text.a", 1 << 63}, Padding{".text.b", 1 << 63}), ".text.a: 9223372036854775808 bytes are too many"},
+		{pad(Padding{".text.a", 16}, Padding{".text.b", ^uint64(0)}), ".text.b: 18446744073709551615 bytes are too many"},
+		{pad(Padding{".text.a", maxPadding}, Padding{".text.b", 1}), ".text.b: 1 bytes are too many"},
+		{pad(Padding{".text.a", 16}, Padding{".text.a", 16}), ".text.a: it is in the plan twice"},
+		{pad(Padding{".text.no", 16}), ".text.no: "},
+		{Plan{Order: []string{".text.a", ".text.a"}}, ".text.a is in it twice"},
+		{Plan{Order: []string{".text.no"}}, ".text.no: this kernel has no such section"},
+	} {
+		_, err := Place(layout, ".text", test.plan)
+		order, err2 := Order(layout, test.plan.Order)
+		if err2 == nil {
+			_, err2 = endings(layout, order, test.plan)
+		}
+		for _, err := range []error{err, err2} {
+			if (err != nil) != (test.want != "") || !strings.Contains(fmt.Sprint(err), test.want) {
+				t.Errorf("%+v: error %v, want %q", test.plan, err, test.want)
+			}
+		}
+	}
+	layout[3].Address = ^uint64(31)
+	layout[2].Size = layout[3].Address - layout[2].Address
+	if _, err := Place(layout, ".text", pad(Padding{".text.c", 64})); err == nil || !strings.Contains(err.Error(), "padding before .text.c: ") {
+		t.Errorf("behind the last address: error %v", err)
 	}
 }

@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -77,13 +77,126 @@ func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
 	}
 	begin := time.Now()
 	if err := w.takeObject(e); err != nil {
-		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o: %w", err))
+		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o in %s: %w", w.dir, err))
 	}
 	padded := time.Since(begin)
 	image, err := w.link(ctx, plan)
+	if err != nil {
+		w.clear()
+	}
 	image.Steps.Pad = padded
-	return image, err
+	return image, roomFull(w.dir, err)
 }
+
+// clear removes what a link that failed has left in the worker's folder.
+func (w *Worker) clear() {
+	for _, pattern := range []string{"vmlinux*.tmp*", ".tmp_vmlinux*"} { // lld's half of an image; those before the last
+		left, _ := filepath.Glob(filepath.Join(w.dir, pattern))
+		for _, path := range left {
+			os.Remove(path)
+		}
+	}
+	os.Remove(w.vmlinux())
+}
+
+// The first link, which nothing is known of, may take firstLimit, each later
+// one shortestLimit and limitFactor times the CPU time of the first: beside
+// programs of ordinary priority, two to a CPU, one at low priority gets the
+// 140th part of it.
+var (
+	firstLimit    = time.Hour
+	shortestLimit = 10 * time.Minute
+)
+
+const limitFactor = 300
+
+func (p *Kernel) linkLimit() time.Duration {
+	if took := time.Duration(p.took.Load()); took > 0 {
+		return shortestLimit + limitFactor*took
+	}
+	return firstLimit
+}
+
+// machineError is a link that failed for the machine: it says nothing of the
+// layout, and another way to link that would fail, too.
+type machineError struct{ error }
+
+func (e machineError) Unwrap() error { return e.error }
+
+func isMachine(err error) bool {
+	return errors.As(err, new(machineError)) || isNoSpace(err)
+}
+
+// run runs a step of a link at low priority in the worker's folder, for limit
+// at most, and adds what it prints to log. It returns the CPU time.
+func (w *Worker) run(ctx context.Context, limit time.Duration, env []string, log *bytes.Buffer, argv ...string) (time.Duration, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	took, err := spend(bounded, low, w.dir, env, log, argv...)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return took, nil
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case bounded.Err() != nil:
+		// Whether it is lld or the machine that hangs can't be told; a verdict
+		// would keep this layout from ever being linked again.
+		err = hint(fmt.Errorf("%s in %s hangs: ended after %v%s", filepath.Base(stepOf(argv)), w.dir, limit, indentTail(log.Bytes(), 4)),
+			"the layout has no verdict: run the same again; if it hangs again, leave that seed out")
+		return 0, machineError{err}
+	case bytes.Contains(log.Bytes(), []byte("No space left on device")):
+		return 0, fmt.Errorf("linking in %s: %w", w.dir, syscall.ENOSPC)
+	case errors.As(err, &exit) && busError(exit, log.Bytes()):
+		return 0, fmt.Errorf("linking in %s: bus error: %w for the image", w.dir, syscall.ENOSPC)
+	case errors.As(err, &exit) && killed(exit, log.Bytes()):
+		err = hint(fmt.Errorf("%s in %s was killed: %w%s", filepath.Base(stepOf(argv)), w.dir, err, indentTail(log.Bytes(), 4)),
+			"out of memory, dmesg tells so: try fewer layouts at a time with -j")
+		return 0, machineError{err}
+	}
+	return 0, err
+}
+
+// stepOf is the program of a step, for its errors.
+func stepOf(argv []string) string {
+	for _, word := range argv {
+		if strings.HasSuffix(word, "link-vmlinux.sh") {
+			return word
+		}
+	}
+	return argv[0]
+}
+
+// killed tells a program, or one that a script called, that was ended from
+// outside from an lld that died by itself.
+func killed(exit *exec.ExitError, log []byte) bool {
+	switch signal(exit) {
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGXCPU:
+		return true
+	}
+	return killedLine.Match(log) && !linkerSaid.Match(log)
+}
+
+// busError tells an lld that died because the disk is full: it writes to a
+// mapped file, for which nothing was put aside. Its own words are those of any
+// bug of its.
+func busError(exit *exec.ExitError, log []byte) bool {
+	return signal(exit) == syscall.SIGBUS || busErrorLine.Match(log)
+}
+
+// signal is what ended a program, or the one that a shell ran last: a shell's
+// status is then 128 and the signal's number. It is 0 for one that ended by itself.
+func signal(exit *exec.ExitError) syscall.Signal {
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return status.Signal()
+	}
+	return syscall.Signal(max(exit.ExitCode()-128, 0))
+}
+
+var (
+	killedLine   = regexp.MustCompile(`(?m)\bKilled( |$)`) // what shells say
+	busErrorLine = regexp.MustCompile(`(?m)\bBus error( |$)`)
+)
 
 // script links what stands in the worker's folder by the kernel's own
 // link-vmlinux.sh, the whole of it, and returns the CPU time of that.
@@ -103,7 +216,8 @@ func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, 
 	argv = append(append(argv, p.script()), args...)
 	run := func() (time.Duration, error) {
 		log.Reset()
-		return spend(ctx, low, w.dir, env, log, argv...)
+		os.Remove(w.vmlinux()) // an old one is not to be taken for the new
+		return w.run(ctx, p.linkLimit(), env, log, argv...)
 	}
 	took, err := run()
 	if err != nil && bytes.Contains(log.Bytes(), []byte(inconsistent)) {
@@ -114,13 +228,22 @@ func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, 
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
 	case err == nil:
-		return took, nil
-	case bytes.Contains(log.Bytes(), []byte("No space left on device")):
-		return 0, roomFull(w.dir, fmt.Errorf("linking in %s: %w", w.dir, syscall.ENOSPC))
+		return took, w.checkImage()
+	case isMachine(err):
+		return 0, err
 	case !linkerSaid.Match(log.Bytes()):
 		return 0, fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
 	}
 	return 0, &LinkError{linkReason(log.Bytes(), err), log.String()}
+}
+
+// checkImage checks that what a linker that ended well has left is whole.
+func (w *Worker) checkImage() error {
+	f, err := openELF(w.vmlinux())
+	if err != nil {
+		return fmt.Errorf("the linker left no whole image: %w", err)
+	}
+	return f.Close()
 }
 
 // fixBuildID makes the build ID a constant: lld computes it from the image as
@@ -137,7 +260,7 @@ func fixBuildID(flags string) string {
 var buildID = regexp.MustCompile(`--build-id(=\S+)?`)
 
 func roomFull(dir string, err error) error {
-	if errors.Is(err, syscall.ENOSPC) {
+	if err != nil && isNoSpace(err) {
 		what := "unlucky clean removes prepared kernels"
 		if strings.HasPrefix(dir, memoryDir) {
 			what = "or try fewer layouts at a time with -j"
@@ -215,10 +338,12 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	var trace bytes.Buffer
 	err = w.takeObject(edit{})
 	if err == nil {
-		_, err = w.script(ctx, nil, &trace, "-Map=layout.map")
+		var took time.Duration
+		took, err = w.script(ctx, nil, &trace, "-Map=layout.map")
+		p.took.Store(int64(took))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("linking the baseline: %w", err)
+		return nil, roomFull(w.dir, fmt.Errorf("linking the baseline: %w", err))
 	}
 	linkMap, err := os.Open(filepath.Join(w.dir, "layout.map"))
 	if errors.Is(err, os.ErrNotExist) { // CONFIG_VMLINUX_MAP has the last word
@@ -228,20 +353,23 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 		return nil, err
 	}
 	defer linkMap.Close()
-	image, err := elf.Open(filepath.Join(w.dir, p.output()))
+	image, err := openELF(filepath.Join(w.dir, p.output()))
 	if err != nil {
 		return nil, err
 	}
 	defer image.Close()
-	layout, err := readLayout(linkMap, "vmlinux.o", image)
+	layout, err := readLayout(linkMap, "vmlinux.o", image.File)
 	if err != nil {
 		return nil, err
 	}
 	for i, s := range layout {
-		layout[i].Index = p.object.index[s.Name]
+		var ok bool
+		if layout[i].Index, ok = p.object.index[s.Name]; !ok && s.Name != "" {
+			return nil, fmt.Errorf("the link map has a section %s, which vmlinux.o has not", s.Name)
+		}
 	}
 	setGroups(layout)
-	if p.functions, err = findFunctions(image, layout); err != nil {
+	if p.functions, err = findFunctions(image.File, layout); err != nil {
 		return nil, err
 	}
 	w.learnShortcut(trace.Bytes())

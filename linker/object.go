@@ -2,6 +2,7 @@ package linker
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"slices"
 )
 
 // object is a relocatable ELF file whose input sections can be lengthened.
@@ -23,41 +25,59 @@ type object struct {
 // openObject reads the section headers of a 64-bit little-endian ET_REL file.
 // A file with more than 65,279 sections (a vmlinux.o has 280,000) is read too.
 func openObject(path string) (*object, error) {
-	f, err := elf.Open(path)
+	f, err := openELF(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, badELF(err))
+		return nil, err
 	}
 	defer f.Close()
-	if f.Type != elf.ET_REL || f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB {
-		return nil, fmt.Errorf("%s: not a 64-bit little-endian relocatable object (%v, %v)", path, f.Type, f.Class)
+	if f.Type != elf.ET_REL {
+		return nil, fmt.Errorf("%s: not a relocatable object (%v)", path, f.Type)
 	}
-	raw, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer raw.Close()
-	info, err := raw.Stat()
-	if err != nil {
-		return nil, err
-	}
-	var head elf.Header64
-	if err := readAt(raw, &head, 0); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, badELF(err))
-	}
-	o := &object{path: path, headers: int64(head.Shoff), index: make(map[string]int, len(f.Sections))}
+	o := &object{path: path, headers: f.headers, index: make(map[string]int, len(f.Sections))}
 	if f.Machine == elf.EM_X86_64 {
 		o.fill = 0xcc // int3: lld/ELF/Arch/X86_64.cpp, trapInstr
 	}
 	seen := make(map[string]int, len(f.Sections))
 	for i, s := range f.Sections {
+		s.Size = s.FileSize // of what is compressed, too
 		o.sections = append(o.sections, s.SectionHeader)
-		if s.Type != elf.SHT_NOBITS && (s.Offset > uint64(info.Size()) || s.FileSize > uint64(info.Size())-s.Offset) {
-			return nil, fmt.Errorf("%s: truncated: section %s ends at byte %d of %d", path, s.Name, s.Offset+s.FileSize, info.Size())
-		}
 		seen[s.Name]++
 		o.index[sectionName(s.Name, seen[s.Name])] = i
 	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	return o, nil
+}
+
+// check refuses an object in which an edit of one thing would change another:
+// sections that overlap, or more than one symbol table.
+func (o *object) check() error {
+	type extent struct {
+		name       string
+		start, end uint64
+	}
+	headers := uint64(o.headers)
+	extents := []extent{{"the file header", 0, 64}, {"the section header table", headers, headers + uint64(len(o.sections))*elfSectionHeader64}}
+	tables := map[elf.SectionType]string{}
+	for i, s := range o.sections {
+		if s.Type != elf.SHT_NOBITS && s.Size > 0 && i > 0 {
+			extents = append(extents, extent{"section " + s.Name, s.Offset, s.Offset + s.Size})
+		}
+		if s.Type == elf.SHT_SYMTAB || s.Type == elf.SHT_SYMTAB_SHNDX {
+			if first, ok := tables[s.Type]; ok {
+				return fmt.Errorf("two sections of type %v: %s and %s", s.Type, first, s.Name)
+			}
+			tables[s.Type] = s.Name
+		}
+	}
+	slices.SortFunc(extents, func(a, b extent) int { return cmp.Compare(a.start, b.start) })
+	for i := 1; i < len(extents); i++ {
+		if a, b := extents[i-1], extents[i]; a.end > b.start {
+			return fmt.Errorf("%s and %s overlap at byte %d", a.name, b.name, b.start)
+		}
+	}
+	return nil
 }
 
 // sectionName tells the nth section of a name from the first.
@@ -66,13 +86,6 @@ func sectionName(name string, nth int) string {
 		return name
 	}
 	return fmt.Sprintf("%s#%d", name, nth)
-}
-
-func badELF(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("truncated: the file ends before its headers do")
-	}
-	return err
 }
 
 // edit is a change of an object.
@@ -98,7 +111,7 @@ func (o *object) copyTo(path string) (_ *edited, err error) {
 		return nil, err
 	}
 	defer in.Close()
-	out, err := os.Create(path)
+	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +127,12 @@ func (p *edited) Close() error { return p.file.Close() }
 // edit makes the copy the object with one edit and no other. Relocations and
 // symbols are relative to the beginning of their section, so padding changes
 // nothing else: each lengthened section moves to the end of the file, and its
-// header follows.
+// header follows. After an error the copy is half edited: it must not be used
+// any more.
 func (p *edited) edit(e edit) error {
+	if err := p.check(e); err != nil {
+		return err
+	}
 	if !maps.Equal(p.slots, e.slots) {
 		if err := p.arrange(e.slots); err != nil {
 			return err
@@ -136,7 +153,8 @@ func (p *edited) edit(e edit) error {
 		if pad == 0 {
 			continue
 		}
-		for align := int64(max(s.Addralign, 1)); (p.size+int64(tail.Len()))%align != 0; {
+		// A page suits whatever is read from the file.
+		for align := int64(min(max(s.Addralign, 1), 4096)); (p.size+int64(tail.Len()))%align != 0; {
 			tail.WriteByte(0)
 		}
 		offset := p.size + int64(tail.Len())
@@ -151,6 +169,31 @@ func (p *edited) edit(e edit) error {
 	}
 	_, err := p.file.WriteAt(tail.Bytes(), p.size)
 	return err
+}
+
+// check refuses edits of what is no plain section of code or data.
+func (p *edited) check(e edit) error {
+	plain := func(i int) bool {
+		return i > 0 && i < len(p.sections) && p.sections[i].Type == elf.SHT_PROGBITS && p.sections[i].Flags&elf.SHF_COMPRESSED == 0
+	}
+	var total uint64
+	for i, pad := range e.padding {
+		if !plain(i) {
+			return fmt.Errorf("section %d of %s can't be lengthened", i, p.path)
+		}
+		if total += min(pad, maxPadding+1); total > maxPadding {
+			return fmt.Errorf("padding behind %s: that makes more than %d bytes", p.sections[i].Name, uint64(maxPadding))
+		}
+	}
+	taken := make(map[int]bool, len(e.slots))
+	for i, to := range e.slots {
+		_, moves := e.slots[to]
+		if !plain(i) || !plain(to) || !moves || taken[to] {
+			return fmt.Errorf("section %d of %s can't take the index %d", i, p.path, to)
+		}
+		taken[to] = true
+	}
+	return nil
 }
 
 // place sets where in the file a section is, and its size in bytes.
@@ -263,5 +306,3 @@ func (p *edited) arrange(slots map[int]int) error {
 	p.slots, p.lengthened = slots, p.lengthened[:0]
 	return nil
 }
-
-const elfSectionHeader64 = 64 // sizeof(Elf64_Shdr)

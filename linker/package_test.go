@@ -36,7 +36,7 @@ func tinyPackage(t *testing.T) (version string) {
 	}
 	// The real dpkg knows no such package.
 	fake := filepath.Join(dir, "bin", "dpkg-query")
-	if err := errors.Join(os.Mkdir(filepath.Dir(fake), 0o755), os.WriteFile(fake, []byte("#!/bin/sh\nexec cat "+version+"\n"), 0o755)); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Dir(fake), 0o755), writeProgram(fake, []byte("#!/bin/sh\nexec cat "+version+"\n"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", filepath.Dir(fake)+":"+os.Getenv("PATH"))

@@ -16,6 +16,27 @@ type Padding struct {
 	Bytes uint64 `yaml:"bytes" json:"bytes"`
 }
 
+// maxPadding is how many bytes all paddings of a plan may have: no more than an
+// image may (KERNEL_IMAGE_SIZE).
+const maxPadding = 1 << 30
+
+// paddingBefore sums up the paddings before each section.
+func (p Plan) paddingBefore() (map[string]uint64, error) {
+	before := make(map[string]uint64, len(p.Paddings))
+	var total uint64
+	for _, pad := range p.Paddings {
+		if pad.Bytes > maxPadding-total {
+			return nil, fmt.Errorf("padding before %s: %d bytes are too many", pad.Section, pad.Bytes)
+		}
+		if _, ok := before[pad.Section]; ok {
+			return nil, fmt.Errorf("padding before %s: it is in the plan twice", pad.Section)
+		}
+		total += pad.Bytes
+		before[pad.Section] = pad.Bytes
+	}
+	return before, nil
+}
+
 // Plan is the explicit order and paddings of one layout. A seed is only a short
 // name for a plan: a plan can be written out, read back and linked again
 // without it. The zero Plan is the baseline.

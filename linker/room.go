@@ -29,7 +29,7 @@ func newRoom(base string) (string, *os.File, error) {
 }
 
 func lockRoom(dir string) (*os.File, error) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0) // others write to memoryDir, too
 	if err != nil {
 		return nil, err
 	}

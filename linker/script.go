@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -117,7 +118,19 @@ func insertBlock(script []byte, before string) ([]byte, error) {
 	patched := make([]byte, 0, len(script)+len(lines))
 	patched = append(patched, script[:at]...)
 	patched = append(patched, lines...)
-	return append(patched, script[at:]...), nil
+	patched = append(patched, script[at:]...)
+	// Structure is looked for line by line: a text in quotes can look like it.
+	if parses(script) && !parses(patched) {
+		return nil, fmt.Errorf("line %d: looked for a place for lines of sh, but with them the script is none any more", lineAt(script, at))
+	}
+	return patched, nil
+}
+
+// parses tells whether sh can read a script, which is not run.
+func parses(script []byte) bool {
+	cmd := exec.Command("sh", "-n")
+	cmd.Stdin = bytes.NewReader(script)
+	return cmd.Run() == nil
 }
 
 // splitBlock returns the script without the inserted lines, and the submatch

@@ -70,7 +70,7 @@ func runScript(t *testing.T, script []byte, shell, arch, options string, env ...
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		if err := writeProgram(path, []byte(text), mode); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -220,6 +220,14 @@ func checkLaw(t *testing.T, script []byte) {
 	if !Patched(patched) {
 		t.Fatal("Patched does not know what PatchScript made")
 	}
+	reads := func(script []byte) bool {
+		sh := exec.Command("sh", "-n")
+		sh.Stdin = bytes.NewReader(script)
+		return sh.Run() == nil
+	}
+	if reads(before) && !reads(patched) {
+		t.Fatalf("sh does not read what PatchScript made:\n%s", patched)
+	}
 	if Patched(script) != bytes.Equal(patched, script) {
 		t.Fatal("PatchScript of a patched script must change nothing, of any other something")
 	}
@@ -232,6 +240,15 @@ func checkLaw(t *testing.T, script []byte) {
 	if got, err := RevertScript(patched); err != nil || !bytes.Equal(got, reverted) {
 		t.Fatalf("RevertScript: %v\n%s", err, cmp.Diff(string(reverted), string(got)))
 	}
+}
+
+// writeProgram writes a file that can be run at once: a child that is forked
+// while it is open for writing would hold it so until it runs something itself,
+// and "text file busy" is what the kernel says to that.
+func writeProgram(path string, data []byte, mode os.FileMode) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, data, mode)
 }
 
 func scriptFixtures(t testing.TB) map[string][]byte {
@@ -400,6 +417,22 @@ vmlinux_link vmlinux
 	}
 }
 
+// quotedScript has all that is looked for in a text that it prints, and that
+// would end at a line of the block.
+const quotedScript = `#!/bin/sh
+LDFLAGS_vmlinux="$3"
+cat <<esac
+vmlinux_link()
+{
+	${LD} ${LDFLAGS_vmlinux} -o ${1}
+}
+vmlinux_link vmlinux )
+esac
+`
+
+// FuzzPatchScript: any text is refused and stays as it is, or is patched so that
+// patching again changes nothing, reverting gives the same bytes, and sh reads
+// it if it read the original.
 func FuzzPatchScript(f *testing.F) {
 	for _, script := range scriptFixtures(f) {
 		f.Add(script)
@@ -412,6 +445,7 @@ func FuzzPatchScript(f *testing.F) {
 		f.Add(bytes.ReplaceAll(script, []byte("\n"), []byte("\r\n")))
 		f.Add(append([]byte(blockHead+blockBody), script...))
 	}
+	f.Add([]byte(quotedScript))
 	f.Fuzz(func(t *testing.T, script []byte) { checkLaw(t, script) })
 }
 

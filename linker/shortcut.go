@@ -3,10 +3,8 @@ package linker
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -146,12 +144,12 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 			return nil, err
 		}
 	}
-	image, err := elf.Open(filepath.Join(w.dir, output))
+	image, err := openELF(filepath.Join(w.dir, output))
 	if err != nil {
 		return nil, err
 	}
 	defer image.Close()
-	s.kallsyms, err = readKallsyms(image)
+	s.kallsyms, err = readKallsyms(image.File)
 	return s, err
 }
 
@@ -194,6 +192,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 		if ctx.Err() != nil {
 			return image, ctx.Err()
 		}
+		if isMachine(err) {
+			return image, err
+		}
 		s.Lock()
 		w.kernel.refused(s, err)
 		s.Unlock()
@@ -204,6 +205,9 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
 	if ctx.Err() != nil {
 		return Image{}, errors.Join(ctx.Err(), image.Remove())
+	}
+	if err != nil && isMachine(err) {
+		return Image{}, errors.Join(err, image.Remove())
 	}
 	if !first {
 		s.Lock()
@@ -286,7 +290,12 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
-	if took.Link, err = spend(ctx, low, w.dir, w.kernel.env, io.Discard, argv...); err != nil {
+	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
+	var log bytes.Buffer
+	if took.Link, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...); err != nil {
+		return err
+	}
+	if err := w.checkImage(); err != nil {
 		return err
 	}
 	linked := time.Now()
@@ -297,7 +306,8 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	patched := time.Now()
 	if way.sort != nil {
-		if _, err := spend(ctx, low, w.dir, w.kernel.env, io.Discard, way.sort...); err != nil {
+		log.Reset()
+		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, way.sort...); err != nil {
 			return err
 		}
 	}

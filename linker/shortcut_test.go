@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"unlucky/scenarios"
 )
 
@@ -165,7 +167,7 @@ func TestShortcutFails(t *testing.T) {
 
 // table is a symbol table of addresses; the names are one and the same.
 func table(addresses ...uint64) symbolTable {
-	t := symbolTable{names: []byte{0}}
+	t := symbolTable{names: "\x00"}
 	for _, a := range addresses {
 		var s [symbolSize]byte
 		binary.LittleEndian.PutUint64(s[8:], a)
@@ -201,7 +203,7 @@ func TestKallsymsMove(t *testing.T) {
 		"the edge reached":   table(0x40, 0x1000, 0x1240, 0x1240, 0x1240),
 		"one symbol less":    table(0x40, 0x1000, 0x1130, 0x1130),
 		"another symbol":     {raw: append([]byte{1}, k.table.raw[1:]...), names: k.table.names},
-		"names of another":   {raw: k.table.raw, names: []byte{0, 0}},
+		"names of another":   {raw: k.table.raw, names: "\x00\x00"},
 		"the per-CPU passed": table(0x2000, 0x1000, 0x1130, 0x1130, 0x1240),
 	} {
 		if _, err := k.move(now); err == nil {
@@ -365,5 +367,58 @@ func TestShortcutLearnsLater(t *testing.T) {
 		if short := image.SystemMap == ""; short != want {
 			t.Errorf("layout %d is linked in one pass: %v", n, short)
 		}
+	}
+}
+
+// Whatever the umask, nobody else can write to what is made, or get into a room;
+// an image in it can be read by a QEMU of another user that is handed it. A link
+// with the name of a room is not followed.
+func TestModes(t *testing.T) {
+	old := unix.Umask(0)
+	defer unix.Umask(old)
+	k, _ := tinyKernel(t, "")
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Link(t.Context(), pad16(1)); err != nil {
+		t.Fatal(err)
+	}
+	unix.Umask(0o022) // lld's own files
+	image, err := w.Link(t.Context(), pad16(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Umask(0)
+	for path, want := range map[string]os.FileMode{
+		w.room:                                 0o700,
+		w.dir:                                  0o755,
+		k.Dir:                                  0o755,
+		image.Path:                             0o755,
+		k.script():                             0o755,
+		k.Source:                               0o755,
+		filepath.Join(w.dir, "vmlinux.o"):      0o644,
+		filepath.Join(k.Dir, "build.log"):      0o644,
+		filepath.Join(k.Dir, "environment.mk"): 0o644,
+		k.statePath():                          0o644,
+	} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s: mode %o, want %o", path, got, want)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(k.Dir, "lock")); err != nil || info.Mode().Perm()&0o022 != 0 {
+		t.Errorf("the lock: %v, %v", info.Mode(), err)
+	}
+	link := filepath.Join(t.TempDir(), roomPrefix+"link")
+	if err := os.Symlink(w.room, link); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := lockRoom(link); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link was taken for a room: %v, %v", held, err)
 	}
 }

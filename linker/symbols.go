@@ -5,12 +5,13 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"strings"
 )
 
 // symbolTable is an ELF file's .symtab, raw, and its names.
 type symbolTable struct {
 	raw   []byte // of Elf64_Sym
-	names []byte // .strtab
+	names string // .strtab
 }
 
 const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
@@ -20,10 +21,11 @@ func readSymbolTable(f *elf.File) (t symbolTable, err error) {
 	if s == nil || int(s.Link) >= len(f.Sections) {
 		return t, errors.New("the image has no symbol table")
 	}
-	if t.raw, err = s.Data(); err != nil {
+	if t.raw, err = sectionBytes(s); err != nil {
 		return t, err
 	}
-	t.names, err = f.Sections[s.Link].Data()
+	names, err := sectionBytes(f.Sections[s.Link])
+	t.names = string(names) // shared by all that name returns
 	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
 	return t, err
 }
@@ -43,13 +45,13 @@ func (t symbolTable) name(i int) string {
 	if int(at) >= len(t.names) {
 		return ""
 	}
-	name, _, _ := bytes.Cut(t.names[at:], []byte{0})
-	return string(name)
+	name, _, _ := strings.Cut(t.names[at:min(int(at)+maxName, len(t.names))], "\x00")
+	return name
 }
 
 // same tells whether two tables differ in addresses only.
 func (t symbolTable) same(u symbolTable) bool {
-	if len(t.raw) != len(u.raw) || !bytes.Equal(t.names, u.names) {
+	if len(t.raw) != len(u.raw) || t.names != u.names {
 		return false
 	}
 	for i := 0; i < len(t.raw); i += symbolSize {
@@ -96,12 +98,12 @@ func findFunctions(image *elf.File, layout []Section) (*functions, error) {
 // section without a function. They are nil for an image that has other symbols
 // than the baseline.
 func (f *functions) addresses(path string) ([]uint64, error) {
-	image, err := elf.Open(path)
+	image, err := openELF(path)
 	if err != nil {
 		return nil, err
 	}
 	defer image.Close()
-	now, err := readSymbolTable(image)
+	now, err := readSymbolTable(image.File)
 	if err != nil {
 		return nil, err
 	}

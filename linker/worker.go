@@ -33,7 +33,7 @@ func (p *Kernel) NewWorker() (_ *Worker, err error) {
 	w := &Worker{kernel: p, room: room, held: held, takes: takes, dir: filepath.Join(room, buildName)}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.Close())
+			err = roomFull(room, errors.Join(err, w.Close()))
 		}
 	}()
 	if err := errors.Join(linkFarm(p.Source, room), os.Mkdir(w.dir, 0o755)); err != nil {
@@ -86,7 +86,12 @@ func (w *Worker) takeObject(e edit) error {
 			return err
 		}
 	}
-	return w.object.edit(e)
+	err := w.object.edit(e)
+	if err != nil { // half edited, perhaps: the next link begins with a new copy
+		err = errors.Join(err, w.object.Close(), os.Remove(path))
+		w.object = nil
+	}
+	return err
 }
 
 // handOut gives what was linked last a name that the next link leaves alone.

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -529,7 +530,12 @@ func tool(tb testing.TB, name string) string {
 // a mark: the shell in its arguments, its children in their environment.
 func writeScript(tb testing.TB, path, body string) {
 	text := "#!/bin/sh\nulimit -c 0\nexport UNLUCKY_TEST_SCRIPT=$0\n" + body + "\n" // no core files from those that abort
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+	// A child that is forked while the file is open for writing would hold it
+	// so until it runs something itself: "text file busy".
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, []byte(text), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		tb.Fatal(err)
 	}
 }

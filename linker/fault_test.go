@@ -1,0 +1,316 @@
+package linker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// wrapLinker puts a shell script before the kernel's linker, which $real is.
+// It is run for as long as the file that is returned exists.
+func wrapLinker(t *testing.T, k *Kernel, script string) (armed string) {
+	t.Helper()
+	dir, real := t.TempDir(), k.lld()
+	armed = filepath.Join(dir, "armed")
+	for _, tool := range llvmTools {
+		if err := os.Symlink(filepath.Join(k.Toolchain.Dir, tool), filepath.Join(dir, tool)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := fmt.Sprintf("#!/bin/sh\nreal=%s\n[ -e %s ] || exec $real \"$@\"\n%s\n", real, armed, script)
+	path := filepath.Join(dir, "ld.lld")
+	if err := errors.Join(os.Remove(path), writeProgram(path, []byte(text), 0o755), os.WriteFile(armed, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	old, env := k.Toolchain.Dir, slices.Clone(k.env)
+	k.Toolchain.Dir = dir
+	for i, v := range k.env {
+		if strings.HasPrefix(v, "PATH=") {
+			k.env[i] = "PATH=" + k.path()
+		}
+	}
+	for _, s := range k.shorts {
+		if s.way != nil {
+			s.way.link[0] = k.lld()
+		}
+	}
+	t.Cleanup(func() {
+		k.Toolchain.Dir, k.env = old, env
+		for _, s := range k.shorts {
+			if s.way != nil {
+				s.way.link[0] = k.lld()
+			}
+		}
+	})
+	return armed
+}
+
+// outputOf sets $out to the linker's -o.
+const outputOf = `n=0; for a; do [ "$n" = 1 ] && out=$a; n=0; [ "$a" = -o ] && n=1; done
+`
+
+// What happens to lld, in one pass and in the whole script: what is a fault of
+// the layout has that as its error, what is one of the machine another, with a
+// hint; an image that is not whole is not taken; and the next link is as if
+// nothing had been.
+func TestLinkerFaults(t *testing.T) {
+	k, notes := tinyKernel(t, "")
+	k.env = append(k.env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
+	want := digests(t, k, 3)
+	pid := filepath.Join(t.TempDir(), "pid")
+	for _, test := range []struct {
+		name, script, want, hint string
+		layout                   bool // the fault is the layout's
+	}{
+		{"killed", `kill -KILL $$`, "was killed", "-j", false},
+		{"killed in the middle", outputOf + `head -c 9000 /dev/zero >"$out"; kill -KILL $$`, "was killed", "-j", false},
+		{"a page of the image that can't be had", `kill -BUS $$`, "bus error: no space left", "make room there", false},
+		{"dies of itself", `exec $real -r --randomize-section-padding=1 -o ` + os.DevNull + ` vmlinux.o`, "", "", true}, // in its own words, or else the shell's
+		{"dies at once", `kill -SEGV $$`, "Segmentation fault", "", true},
+		{"writes half", outputOf + `$real "$@" && truncate -s -1000 "$out"`, "llvm-nm: error: vmlinux: section header table goes past the end", "", false},
+		{"writes zeros", outputOf + `$real "$@" && head -c 9000 /dev/zero >"$out"`, "no whole image", "", false},
+		{"writes nothing", `exit 0`, "vmlinux: No such file", "", false},
+		{"hangs", `sleep 1000 & echo $! >` + pid + `; wait`, "hangs: ended after", "leave that seed out", false},
+		{"hangs in a loop", `echo $$ >` + pid + `; while :; do :; done`, "hangs: ended after", "leave that seed out", false},
+	} {
+		for _, whole := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, whole script %v", test.name, whole), func(t *testing.T) {
+				k.shorts[0].refused, *notes = 0, nil
+				way := k.shorts[0].way
+				if whole {
+					k.shorts[0].way = nil
+				} else if way == nil || !k.shorts[0].text {
+					t.Fatal("there is no shortcut")
+				}
+				defer func() { k.shorts[0].way = way }()
+				armed := wrapLinker(t, k, test.script)
+				w, err := k.NewWorker()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer w.Close()
+				if err := copyFile(filepath.Join(k.Build, "vmlinux"), w.vmlinux()); err != nil { // an old image: never taken for the new
+					t.Fatal(err)
+				}
+				limit, took, begin := shortestLimit, k.took.Load(), time.Now()
+				if strings.HasPrefix(test.name, "hangs") {
+					shortestLimit = 2 * time.Second
+					k.took.Store(1)
+				}
+				_, err = w.Link(t.Context(), pad16(2))
+				shortestLimit = limit
+				k.took.Store(took)
+				var failed *LinkError
+				if err == nil || errors.As(err, &failed) != test.layout || test.layout && !failed.LayoutFault() || !strings.Contains(err.Error(), test.want) {
+					t.Fatalf("error %v, want %q, of the layout: %v", err, test.want, test.layout)
+				}
+				if strings.HasPrefix(test.name, "writes") && !whole && !strings.Contains(fmt.Sprint(*notes), "the linker left no whole image") {
+					t.Errorf("of one pass: notes %q", *notes)
+				}
+				var h *HintError
+				if test.hint != "" && (!errors.As(err, &h) || !strings.Contains(h.Hint, test.hint)) {
+					t.Errorf("error %v has not the hint %q", err, test.hint)
+				}
+				if strings.HasPrefix(test.name, "hangs") {
+					if took := time.Since(begin); took > 30*time.Second {
+						t.Errorf("a link that hangs was ended after %v", took)
+					}
+					gone(t, pid)
+				}
+				left, _ := filepath.Glob(filepath.Join(w.dir, "*vmlinux[.0-9]*"))
+				if i := slices.IndexFunc(left, func(path string) bool { return filepath.Ext(path) != ".o" }); i >= 0 {
+					t.Errorf("left: %q", left)
+				}
+				if err := os.Remove(armed); err != nil {
+					t.Fatal(err)
+				}
+				if image, err := w.Link(t.Context(), pad16(2)); err != nil || image.Digest != want[2] {
+					t.Errorf("the next link: %v, image %.12s, want %.12s", err, image.Digest, want[2])
+				}
+			})
+		}
+	}
+}
+
+// gone checks that the process whose id a file holds does not run any more.
+func gone(t *testing.T, file string) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		if err != nil || strings.Contains(string(stat), ") Z ") { // waits for init
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("process %d still runs", id)
+	syscall.Kill(id, syscall.SIGKILL)
+}
+
+// smallDisk is a file system in memory of so many MiB; it is "" where none can
+// be mounted.
+func smallDisk(t *testing.T, mib int) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dM", mib)); err != nil {
+		t.Logf("NOT TESTED: a full disk: no file system can be mounted here: %v", err)
+		return ""
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// fill leaves so many bytes free on a disk, and returns the file that fills it.
+func fill(t *testing.T, dir string, leave uint64) (ballast string) {
+	t.Helper()
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		t.Fatal(err)
+	}
+	ballast = filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, s.Bavail*uint64(s.Bsize)-leave), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return ballast
+}
+
+// A disk that fills up, at each point of a link: the error says where, what was
+// linked before is whole, and when there is room again the same worker links
+// the same image.
+func TestDiskFull(t *testing.T) {
+	k, notes := tinyKernel(t, "")
+	k.env = append(k.env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
+	want := digests(t, k, 3)
+	disk := smallDisk(t, 8)
+	if disk == "" {
+		return
+	}
+	old, cache := memoryDir, k.Dir
+	t.Cleanup(func() { memoryDir, k.Dir = old, cache })
+	for _, where := range []string{"memory", "disk"} {
+		for _, whole := range []bool{false, true} {
+			seen := map[string]bool{}
+			for _, leave := range []uint64{0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 1 << 20} {
+				memoryDir, k.Dir = disk, cache
+				if where == "disk" {
+					memoryDir, k.Dir = "/nonexistent", disk
+				}
+				w, err := k.NewWorker()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !strings.HasPrefix(w.dir, disk) {
+					t.Fatalf("the worker is in %s, not on the small disk", w.dir)
+				}
+				way := k.shorts[0].way
+				if way == nil {
+					t.Fatalf("there is no shortcut any more: %q", *notes)
+				}
+				if whole {
+					k.shorts[0].way = nil
+				}
+				first, err := w.Link(t.Context(), Plan{}) // of the build's own object
+				if err != nil {
+					t.Fatal(err)
+				}
+				ballast := fill(t, disk, leave)
+				second, err := w.Link(t.Context(), pad16(1))
+				var h *HintError
+				switch {
+				case err == nil && second.Digest != want[1]:
+					t.Errorf("%s, %d bytes free: image %.12s, want %.12s", where, leave, second.Digest, want[1])
+				case err != nil && (!errors.As(err, &h) || !strings.Contains(h.Hint, "make room there") || !strings.Contains(err.Error(), disk) || errors.As(err, new(*LinkError))):
+					t.Errorf("%s, %d bytes free: error %v", where, leave, err)
+				case err != nil:
+					step, _, _ := strings.Cut(err.Error(), " in ")
+					seen[step] = true
+				default:
+					seen["linked"] = true
+				}
+				if digest, err := fileDigest(first.Path); err != nil || digest != first.Digest {
+					t.Errorf("%s, %d bytes free: what was linked before: %v, %.12s", where, leave, err, digest)
+				}
+				if err := os.Remove(ballast); err != nil {
+					t.Fatal(err)
+				}
+				if third, err := w.Link(t.Context(), pad16(2)); err != nil || third.Digest != want[2] {
+					t.Errorf("%s, %d bytes free, then room: %v, image %.12s, want %.12s", where, leave, err, third.Digest, want[2])
+				}
+				k.shorts[0].way = way
+				if err := w.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			if !seen["padding vmlinux.o"] || !seen["linking"] || !seen["linked"] {
+				t.Errorf("%s, whole script %v: seen only %v", where, whole, seen)
+			}
+		}
+	}
+	if len(*notes) > 0 {
+		t.Errorf("notes %q", *notes)
+	}
+}
+
+// An object whose edit failed half way, its section headers in the new order and
+// its symbols in the old, is made anew.
+func TestHalfEdited(t *testing.T) {
+	k, _ := tinyKernel(t, "")
+	disk := smallDisk(t, 8)
+	if disk == "" {
+		return
+	}
+	old := memoryDir
+	memoryDir = disk
+	t.Cleanup(func() { memoryDir = old })
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	i := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 }) + 10
+	plan := Plan{Order: []string{layout[i+1].Name, layout[i].Name}, Paddings: []Padding{{Section: layout[i+5].Name, Bytes: 64}}}
+	image, err := w.Link(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols := w.object.sections[w.object.index[".symtab"]]
+	const page = 4096
+	from := (symbols.Offset + page - 1) / page * page
+	to := (symbols.Offset + symbols.Size) / page * page
+	if from >= to {
+		t.Fatalf("the symbols are at %d to %d: no whole page", symbols.Offset, symbols.Offset+symbols.Size)
+	}
+	if err := unix.Fallocate(int(w.object.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(to-from)); err != nil {
+		t.Fatal(err)
+	}
+	ballast := fill(t, disk, 0)
+	if _, err := w.Link(t.Context(), pad16(0)); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "padding vmlinux.o") {
+		t.Fatalf("error %v", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := w.Link(t.Context(), plan); err != nil || again.Digest != image.Digest {
+		t.Errorf("the next link: %v, image %.12s, want %.12s", err, again.Digest, image.Digest)
+	}
+}

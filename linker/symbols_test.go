@@ -1,0 +1,170 @@
+package linker
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// kallsymsImage is a linked image with a table of kallsyms in its newest form,
+// of the functions named.
+func kallsymsImage(t testing.TB, functions ...string) []byte {
+	t.Helper()
+	var source strings.Builder
+	source.WriteString(".text\n.globl _stext\n_stext:\n")
+	for _, name := range functions {
+		fmt.Fprintf(&source, "%s: .skip 16, 0x90\n", name)
+	}
+	fmt.Fprintf(&source, "_etext:\n.section .rodata\n.p2align 3\nkallsyms_num_syms: .long %d\n.p2align 3\nkallsyms_relative_base: .quad _stext\nkallsyms_offsets:\n", len(functions))
+	for _, name := range functions {
+		fmt.Fprintf(&source, ".long %s - _stext\n", name)
+	}
+	source.WriteString("kallsyms_names:\n")
+	for _, name := range functions {
+		fmt.Fprintf(&source, ".byte %d\n.ascii \"T%s\"\n", len(name)+1, name)
+	}
+	source.WriteString(".byte 0, 0\nkallsyms_token_table:\n") // each byte is a token
+	for i := range 256 {
+		fmt.Fprintf(&source, ".byte %d, 0\n", i)
+	}
+	source.WriteString(".p2align 1\nkallsyms_token_index:\n")
+	for i := range 256 {
+		fmt.Fprintf(&source, ".short %d\n", 2*i)
+	}
+	object := compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
+	tools, err := FindToolchain(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	if _, err := output(t.Context(), "", environment(tools.path()), tools.lld(), "-e", "0", "-o", path, object); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// FuzzSymbols: the symbols and the table of kallsyms of any file are refused, or
+// read in memory that is some times the file's; a table whose symbols have not
+// moved is the one that the file has.
+func FuzzSymbols(f *testing.F) {
+	seed := kallsymsImage(f, "alpha", "beta.llvm.123", "gamma")
+	if image, err := newELF(bytes.NewReader(seed), int64(len(seed))); err != nil {
+		f.Fatal(err)
+	} else if k, err := readKallsyms(image.File); err != nil || k == nil || len(k.entries) != 3 {
+		f.Fatalf("the seed's kallsyms: %+v, %v", k, err)
+	}
+	f.Add(seed)
+	for _, data := range append(seedObjects(f), corpus(f)...) {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		defer func() {
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20+100*uint64(len(data)) {
+				t.Errorf("%d bytes were allocated for a file of %d", n, len(data))
+			}
+		}()
+		image, err := newELF(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			return
+		}
+		table, err := readSymbolTable(image.File)
+		if err != nil {
+			return
+		}
+		var layout []Section
+		for i := range min(table.len(), 100) {
+			layout = append(layout, Section{Address: table.address(i), Function: table.name(i)})
+		}
+		functions, err := findFunctions(image.File, layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, symbol := range functions.symbols {
+			if symbol >= 0 && (table.name(symbol) != layout[i].Function || table.address(symbol) != layout[i].Address) {
+				t.Fatalf("symbol %d is %d", i, symbol)
+			}
+		}
+		k, err := readKallsyms(image.File)
+		if err != nil || k == nil {
+			return
+		}
+		offsets, err := k.move(table)
+		if err != nil {
+			return
+		}
+		s, at, err := sectionOf(image.File, table, k.offsets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := make([]byte, len(offsets))
+		if _, err := s.ReadAt(is, int64(at)); err != nil && len(is) > 0 || !bytes.Equal(is, offsets) {
+			t.Fatalf("nothing has moved, and % x becomes % x (%v)", is, offsets, err)
+		}
+	})
+}
+
+// Tables that are made to take long are refused or read in no time and no more
+// memory than others.
+func TestHostileSymbols(t *testing.T) {
+	const n = 40_000
+	symbols := make([]byte, n*symbolSize)
+	long := "kallsyms_names\x00" + strings.Repeat("x", 1<<20) + "\x00"
+	names := symbolTable{raw: symbols, names: long}
+	for i := range n {
+		symbols[i*symbolSize], symbols[i*symbolSize+1], symbols[i*symbolSize+2] = byte(i), byte(i>>8), 1 // st_name
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range n {
+		if got := len(names.name(i)); got > maxName {
+			t.Fatalf("a name of %d bytes", got)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if bytes := after.TotalAlloc - before.TotalAlloc; bytes > 1<<20 {
+		t.Errorf("%d bytes were allocated for the names of %d symbols", bytes, n)
+	}
+	// Each symbol of kallsyms is 127 tokens, each token 1 MiB.
+	tokens, index := []byte(strings.Repeat("x", 1<<16)), make([]byte, 512)
+	if _, err := decodeNames(bytes.Repeat(append([]byte{127}, make([]byte, 127)...), 1000), tokens, index, 1000); err == nil {
+		t.Error("names that are many times the image are taken")
+	}
+	image := kallsymsImage(t, "alpha", "beta")
+	f, err := newELF(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := readKallsyms(f.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The image of a layout may have fewer sections than the baseline's.
+	cut := bytes.Clone(image)
+	for i, s := range f.Sections {
+		if s.Type == elf.SHT_PROGBITS {
+			cut[int(f.headers)+i*elfSectionHeader64+4] = byte(elf.SHT_NOTE)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, cut, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.patch(path); err == nil || !strings.Contains(err.Error(), "in no section with contents") {
+		t.Errorf("error %v", err)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, cut) {
+		t.Errorf("the image was written to (%v)", err)
+	}
+}
