@@ -109,6 +109,9 @@ func (m *Minimize) open() error {
 	if err != nil {
 		return err
 	}
+	if text := journal.Mended(); text != "" {
+		m.Note("%s", text)
+	}
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,

@@ -169,7 +169,7 @@ func (p *Kernel) take(ctx context.Context, progress Progress) error {
 			p.lock.Unlock()
 		}
 		if !wait {
-			progress("waiting for another unlucky that prepares this kernel", 0, 0)
+			progress(fmt.Sprintf("waiting for another unlucky%s that prepares this kernel", LockHolder(p.lock.Path())), 0, 0)
 		}
 		select {
 		case <-ctx.Done():
@@ -192,7 +192,7 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 	case k.Build != "":
 		err = p.adopt(k.Build, alone)
 	case k.Dir != "" && !alone:
-		return hint(fmt.Errorf("another unlucky is using the build of %s", k.Dir), "wait for it, or build the tree yourself and give that with -build")
+		return hint(fmt.Errorf("another unlucky%s is using the build of %s", LockHolder(p.lock.Path()), k.Dir), "wait for it, or build the tree yourself and give that with -build")
 	case k.Dir != "":
 		err = p.buildTree(ctx, k, progress)
 	default:

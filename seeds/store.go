@@ -10,7 +10,9 @@ import (
 	"sync"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
+	"unlucky/linker"
 	"unlucky/qemu"
 )
 
@@ -50,6 +52,10 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 	path = s.path(f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if info, err := os.Lstat(filepath.Dir(path)); err == nil && !info.IsDir() && f.Kind != qemu.Pass {
+		// Through somebody else's link it could be written anywhere.
+		return "", fmt.Errorf("save layout %s: %s is no folder: remove it, or use another -o", f.Layout, filepath.Dir(path))
+	}
 	if err := f.write(path, data, console); err != nil {
 		return "", err
 	}
@@ -86,6 +92,15 @@ func (f File) write(path string, data, console []byte) error {
 		return fmt.Errorf("save layout %s: %w", f.Layout, err)
 	}
 	return nil
+}
+
+// roomFor adds to an error of a full disk what to do about it; path is the file
+// that is not written.
+func roomFor(path string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errors.As(err, new(*linker.HintError)) {
+		return err
+	}
+	return &linker.HintError{Err: err, Hint: fmt.Sprintf("make room on the disk of %s, then run the same command again: it goes on where it stopped", filepath.Dir(path))}
 }
 
 // path is where f belongs in the store.
@@ -174,15 +189,19 @@ func Slug(title string) string {
 // be, and returns once both are on the disk.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	if err := mkdirAll(dir); err != nil {
-		return err
+	err := mkdirAll(dir)
+	if err == nil {
+		// The temporary file must lie beside the real one: renameio would try the
+		// system's folder first, and that may be another disk after all.
+		err = renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir))
 	}
-	// The temporary file must lie beside the real one: renameio would try the
-	// system's folder first, and that may be another disk after all.
-	if err := renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir)); err != nil {
-		return err
+	if err == nil {
+		err = syncDir(dir)
 	}
-	return syncDir(dir)
+	if err != nil { // which may name the temporary file alone
+		return roomFor(path, fmt.Errorf("writing %s: %w", path, err))
+	}
+	return nil
 }
 
 // mkdirAll is os.MkdirAll whose folders survive a loss of power.

@@ -1,6 +1,7 @@
 package seeds
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -187,6 +188,56 @@ func TestStoreSaveFails(t *testing.T) {
 	f.Boots = 0
 	if _, err := s.Save(f, nil); err == nil {
 		t.Error("a seed without boots was saved")
+	}
+}
+
+// What is written in a results folder does not follow the links of whoever made
+// that.
+func TestLinksInStore(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "sweep.journal")
+	if err := os.Symlink(filepath.Join(elsewhere, "new"), path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenJournal(path, header()); err == nil || !strings.Contains(err.Error(), "is a link, and is not written through: remove the link, or use another -o") {
+		t.Errorf("the journal: %v", err)
+	}
+	s, err := Open(dir, "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := example(t)
+	f.Title, f.Titles = "int3 in f", nil
+	if err := errors.Join(os.Mkdir(s.Dir(), 0o755), os.Symlink(elsewhere, filepath.Join(s.Dir(), "int3-in-f"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Save(f, nil); err == nil || !strings.Contains(err.Error(), "int3-in-f is no folder: remove it, or use another -o") {
+		t.Errorf("a folder: %v", err)
+	}
+	f.Title = "int3 in g"
+	if _, err := s.Save(f, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"7.yaml", "7.console"} {
+		at := filepath.Join(s.Dir(), "int3-in-g", name)
+		mine := filepath.Join(elsewhere, name)
+		if err := errors.Join(os.WriteFile(mine, []byte("mine"), 0o600), os.Remove(at), os.Symlink(mine, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Save(f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, elsewhere); !slices.Equal(got, []string{"7.console", "7.yaml"}) {
+		t.Errorf("elsewhere are %q", got)
+	}
+	for _, name := range []string{"7.yaml", "7.console"} {
+		if data, err := os.ReadFile(filepath.Join(elsewhere, name)); err != nil || string(data) != "mine" {
+			t.Errorf("%s was written through a link: %q, %v", name, data, err)
+		}
+		if info, err := os.Lstat(filepath.Join(s.Dir(), "int3-in-g", name)); err != nil || info.Mode()&^0o644 != 0 || info.Mode()&0o600 != 0o600 {
+			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
+		}
 	}
 }
 
