@@ -191,6 +191,7 @@ type override struct {
 	linux, build, append, cpu, accel string
 	smp                              int
 	qemuArgs                         []string
+	trust                            bool // a seed file
 }
 
 func overrides(f *flag.FlagSet) *override {
@@ -341,11 +342,14 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 }
 
 // prepareSaved makes what a saved layout was booted with, with what the command
-// line changes in that.
-func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *screen) (*rig, error) {
+// line changes in that. path is the seed file's, for messages.
+func prepareSaved(ctx context.Context, path string, saved seeds.File, o *override, scr *screen) (*rig, error) {
 	s := saved.Scenario
 	s.Guest.Accel = saved.Accel
 	if err := o.apply(&s); err != nil {
+		return nil, err
+	}
+	if err := o.checkTrust(ctx, path, saved.Scenario, s); err != nil {
 		return nil, err
 	}
 	b, err := prepare(ctx, s, scr)
@@ -441,9 +445,10 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
-		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", path)
+		trust := trustFlag(s.Saved.Scenario)
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, trust)
 		if r.Strategy != fuzz.LLD {
-			fmt.Fprintf(&b, "  unlucky minimize %s\n", path)
+			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, trust)
 		}
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
