@@ -270,14 +270,14 @@ func (o *override) apply(s *scenarios.Scenario) error {
 type rig struct {
 	*linker.Kernel
 	guest *fuzz.Guest
-	saved seeds.File // what every saved seed has in common
-	dir   string     // temporary, holds the initrd
+	saved seeds.File   // what every saved seed has in common
+	free  func() error // removes the initrd
 }
 
 // Linker makes a rig a fuzz.Kernel.
 func (b *rig) Linker() (fuzz.Linker, error) { return b.NewWorker() }
 
-func (b *rig) Close() error { return errors.Join(os.RemoveAll(b.dir), b.Kernel.Close()) }
+func (b *rig) Close() error { return errors.Join(b.free(), b.Kernel.Close()) }
 
 // qemuMemory is what QEMU takes beside the guest's memory: 84 MB were measured.
 const qemuMemory = 96 << 20
@@ -322,11 +322,11 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 		return nil, errors.Join(err, kernel.Close())
 	}
 	kernel.Note = scr.note
-	dir, err := os.MkdirTemp("", "unlucky-")
+	dir, free, err := kernel.Room()
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	b := &rig{Kernel: kernel, dir: dir}
+	b := &rig{Kernel: kernel, free: free}
 	path := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(path, initrd, 0o644); err != nil {
 		return nil, errors.Join(err, b.Close())

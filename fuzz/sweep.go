@@ -389,6 +389,9 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if text := s.journal.Mended(); text != "" {
 		s.Note("%s", text)
 	}
+	if err := s.store.Tidy(); err != nil {
+		return baseline, err
+	}
 	if err := s.recall(ctx); err != nil {
 		return baseline, err
 	}

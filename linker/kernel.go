@@ -261,7 +261,7 @@ func (p *Kernel) writeState() error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(p.statePath(), append(data, '\n'), 0o644)
+	return replaceFile(p.statePath(), append(data, '\n'), 0o644)
 }
 
 func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
@@ -311,7 +311,7 @@ func (p *Kernel) adopt(build string, alone bool) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+	if err := replaceFile(p.script(), script, 0o755); err != nil {
 		return err
 	}
 	if !exists(filepath.Join(build, "vmlinux.o")) {
@@ -362,7 +362,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 		return err
 	}
 	if old, err := os.ReadFile(p.script()); err != nil || !bytes.Equal(old, script) {
-		if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+		if err := replaceFile(p.script(), script, 0o755); err != nil {
 			return err
 		}
 	}
@@ -595,7 +595,7 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 		return err
 	}
 	rule := filepath.Join(p.Dir, "environment.mk")
-	if err := renameio.WriteFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
+	if err := replaceFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
 		return err
 	}
 	env := environment(p.path(), "sub_make_done=1")
@@ -619,6 +619,15 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// replaceFile writes a file atomically unless it holds the same already.
+func replaceFile(path string, data []byte, perm os.FileMode) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	// Beside it: what a killed run leaves goes with the kernel's folder.
+	return renameio.WriteFile(path, data, perm, renameio.WithTempDir(filepath.Dir(path)))
 }
 
 func fileDigest(path string) (string, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -92,6 +93,50 @@ func (f File) write(path string, data, console []byte) error {
 		return fmt.Errorf("save layout %s: %w", f.Layout, err)
 	}
 	return nil
+}
+
+// halfWritten is a temporary file of renameio for one of those that a sweep
+// writes. What minimize writes has "min" or another name in it.
+var halfWritten = regexp.MustCompile(`\A\.((twin-)?(baseline|[0-9]+)\.(yaml|console)|layout-[0-9a-f]+\.json\.gz|sweep\.journal\.broken-[0-9]+)[0-9]+\z`)
+
+// Tidy removes the temporary files that a killed sweep has left in the store.
+// It is to be called with the journal open, and so locked.
+func (s *Store) Tidy() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	err = removeAny(s.dir, halfWritten)
+	for _, e := range entries {
+		if e.IsDir() {
+			dir := filepath.Join(s.dir, e.Name())
+			err = errors.Join(err, removeAny(dir, halfWritten))
+			os.Remove(dir) // fails unless it was for such a file alone
+		}
+	}
+	return err
+}
+
+// Tidy removes the temporary files that killed calls of [File.Write] have left
+// for the seed file at path, and for those that have its name and a further
+// extension.
+func Tidy(path string) error {
+	stem := regexp.QuoteMeta(strings.TrimSuffix(filepath.Base(path), ".yaml"))
+	return removeAny(filepath.Dir(path), regexp.MustCompile(`\A\.`+stem+`\.(.*\.)?(yaml|console)[0-9]+\z`))
+}
+
+// removeAny removes the files in dir whose names match.
+func removeAny(dir string, names *regexp.Regexp) (err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && names.MatchString(e.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // roomFor adds to an error of a full disk what to do about it; path is the file

@@ -241,6 +241,40 @@ func TestLinksInStore(t *testing.T) {
 	}
 }
 
+// What a killed run was about to write is removed by the next, and nothing else.
+func TestTidy(t *testing.T) {
+	s, err := Open(t.TempDir(), "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sweeps := []string{".twin-3.yaml123", ".layout-0123456789ab.json.gz7", ".sweep.journal.broken-1999", "int3-in-f/.7.yaml1", "int3-in-f/.7.console22", "only/.baseline.yaml3"}
+	minimizes := []string{"int3-in-f/.7.min.yaml5", "int3-in-f/.7.min.int3-in-g.console6"}
+	others := []string{"int3-in-f/.7.yaml.swp", "int3-in-f/.note7", "int3-in-f/7.yaml", "int3-in-f/7.min.yaml", "sweep.journal"}
+	for _, name := range slices.Concat(sweeps, minimizes, others) {
+		path := filepath.Join(s.Dir(), name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want ...[]string) {
+		t.Helper()
+		got, all := files(t, s.Dir()), slices.Concat(want...)
+		slices.Sort(got)
+		slices.Sort(all)
+		if !slices.Equal(got, all) {
+			t.Errorf("left are %q, want %q", got, all)
+		}
+	}
+	if err := s.Tidy(); err != nil {
+		t.Fatal(err)
+	}
+	check(minimizes, others) // which may be at work
+	if err := Tidy(filepath.Join(s.Dir(), "int3-in-f/7.min.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	check(others)
+}
+
 func TestStoreConcurrent(t *testing.T) {
 	s, err := Open(t.TempDir(), "canary")
 	if err != nil {
