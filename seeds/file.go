@@ -71,8 +71,9 @@ type Tools struct {
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
-// 60,000 text sections, each of them padded, has less than a tenth of it.
-const maxFile = 64 << 20
+// 60,000 text sections, each of them padded, has less than half of it; YAML made
+// to be large in memory takes some hundred times its length.
+const maxFile = 16 << 20
 
 // Read reads a saved seed. It is strict: an unknown or missing key, a value
 // that is none, a file cut short or of a newer version is an error that names
@@ -116,6 +117,9 @@ func decode(data []byte, path string) (File, error) {
 	fail := func(format string, args ...any) (File, error) {
 		return File{}, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...))
 	}
+	if len(data) > maxFile {
+		return fail("longer than %d MiB: not a saved seed", maxFile>>20)
+	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return fail("the file is empty")
 	}
@@ -127,9 +131,6 @@ func decode(data []byte, path string) (File, error) {
 		return fail("written by a newer unlucky (version %d); this one reads %d", v, Version)
 	} else if v < 1 {
 		return fail("there is no version %d of the saved seed", v)
-	}
-	if len(data) > maxFile {
-		return fail("longer than %d bytes: not a saved seed", maxFile)
 	}
 	text := bytes.TrimRight(data, " \t\r\n")
 	if !bytes.HasSuffix(text, []byte("\n"+lastLine)) {
