@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"errors"
 	"flag"
 	"maps"
 	"os"
@@ -303,6 +304,36 @@ func TestSize(t *testing.T) {
 		var s Size
 		if err := s.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is read as %d", text, s)
+		}
+	}
+}
+
+// A file that has no end, or one of a gigabyte, is given up early, and YAML that
+// would grow in memory is refused.
+func TestHostileFiles(t *testing.T) {
+	dir := t.TempDir()
+	long, mine := filepath.Join(dir, "long"), filepath.Join(dir, "mine.yaml")
+	if err := errors.Join(os.WriteFile(long, []byte("x\n"), 0o644), os.Truncate(long, 1<<30),
+		os.WriteFile(mine, []byte(edited(t, "tinyconfig", "./long")), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	deep := filepath.Join(dir, "deep.yaml")
+	if err := os.WriteFile(deep, []byte("name: "+strings.Repeat("[", 1<<20)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wide := filepath.Join(dir, "wide.yaml")
+	if err := os.WriteFile(wide, []byte("name: ["+strings.Repeat("a,", 1<<20)+"a]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		long:        "reading the scenario: " + long + " is longer than 16 MiB",
+		"/dev/zero": "reading the scenario: /dev/zero is longer than 16 MiB",
+		mine:        mine + `:4: kernel.config: reading "./long": ` + long + " is longer than 16 MiB",
+		deep:        deep + ": is not YAML: exceeded max depth",
+		wide:        wide + ":1: name: must be one value",
+	} {
+		if _, err := Load(path); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %.200v, want %s", path, err, want)
 		}
 	}
 }

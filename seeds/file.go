@@ -145,6 +145,9 @@ func decode(data []byte, path string) (File, error) {
 	if err := dec.Decode(new(yaml.Node)); err != io.EOF {
 		return fail("something follows the end of the saved seed, the line %q", lastLine)
 	}
+	if n := anchored(&doc); n != nil {
+		return fail("line %d: anchors and aliases are not taken: write the value out", n.Line)
+	}
 	keys := keyNodes(&doc)
 	// yaml.v3 would not name its line.
 	if n := keys["found"]; n != nil && n.ShortTag() != "!!timestamp" {
@@ -172,6 +175,20 @@ func decode(data []byte, path string) (File, error) {
 	return f, nil
 }
 
+// anchored finds an anchor or an alias in a document, by which a short file could
+// stand for a long one; nil if there is none.
+func anchored(n *yaml.Node) *yaml.Node {
+	if n.Anchor != "" || n.Kind == yaml.AliasNode {
+		return n
+	}
+	for _, c := range n.Content {
+		if found := anchored(c); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
 // keyNodes maps the keys of a document to their values, "digests.plan" for
 // the nested ones. Keys without a value are left out: to yaml.v3 they are as
 // good as missing.
@@ -184,9 +201,6 @@ func keyNodes(doc *yaml.Node) map[string]*yaml.Node {
 		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key, value := n.Content[i].Value, n.Content[i+1]
-			if value.Kind == yaml.AliasNode {
-				value = value.Alias
-			}
 			if value.ShortTag() == "!!null" {
 				continue
 			}
