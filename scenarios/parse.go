@@ -31,6 +31,9 @@ type decoder struct {
 
 func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenario, error) {
 	d := decoder{file: file, read: read, lines: map[string]int{}}
+	if len(data) > maxFile || bytes.Count(data, []byte("\n"))+bytes.Count(data, []byte(",")) > maxItems {
+		return Scenario{}, fmt.Errorf("%s: more than %d MiB, or than %d lines and commas: not a scenario", file, maxFile>>20, maxItems)
+	}
 	var doc, next yaml.Node
 	in := yaml.NewDecoder(bytes.NewReader(data))
 	err := in.Decode(&doc)

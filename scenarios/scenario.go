@@ -144,6 +144,10 @@ func Parse(data []byte, filename string) (Scenario, error) {
 // a distribution's kernel has a fiftieth of it, and a rootfs is not read.
 const maxFile = 16 << 20
 
+// maxItems bounds the lines and commas of a scenario file: each item in YAML
+// takes one of them, and up to 1 KB of memory.
+const maxItems = 1 << 20
+
 // readFile reads a file that may be anything.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)

@@ -322,10 +322,15 @@ func TestHostileFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	wide := filepath.Join(dir, "wide.yaml")
-	if err := os.WriteFile(wide, []byte("name: ["+strings.Repeat("a,", 1<<20)+"a]"), 0o644); err != nil {
+	if err := os.WriteFile(wide, []byte("name: ["+strings.Repeat("a,", 1<<18)+"a]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wider := filepath.Join(dir, "wider.yaml")
+	if err := os.WriteFile(wider, []byte("name: ["+strings.Repeat("a,", 1<<21)+"a]"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
+		wider:       wider + ": more than 16 MiB, or than 1048576 lines and commas: not a scenario",
 		long:        "reading the scenario: " + long + " is longer than 16 MiB",
 		"/dev/zero": "reading the scenario: /dev/zero is longer than 16 MiB",
 		mine:        mine + `:4: kernel.config: reading "./long": ` + long + " is longer than 16 MiB",

@@ -71,9 +71,13 @@ type Tools struct {
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
-// 60,000 text sections, each of them padded, has less than half of it; YAML made
-// to be large in memory takes some hundred times its length.
+// 60,000 text sections, each of them padded, has less than half of it.
 const maxFile = 16 << 20
+
+// maxItems bounds the lines and commas in a file: each item of a list or of a
+// mapping takes one of them, and 1 KB of memory while it is checked. That plan,
+// with its twin, has a quarter of it.
+const maxItems = 1 << 20
 
 // Read reads a saved seed. It is strict: an unknown or missing key, a value
 // that is none, a file cut short or of a newer version is an error that names
@@ -119,6 +123,9 @@ func decode(data []byte, path string) (File, error) {
 	}
 	if len(data) > maxFile {
 		return fail("longer than %d MiB: not a saved seed", maxFile>>20)
+	}
+	if bytes.Count(data, []byte("\n"))+bytes.Count(data, []byte(",")) > maxItems {
+		return fail("more than %d lines and commas: not a saved seed", maxItems)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return fail("the file is empty")
