@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -97,7 +98,7 @@ func TestReadCpioEndless(t *testing.T) {
 	}
 	var gz bytes.Buffer
 	g := gzip.NewWriter(&gz)
-	g.Write(append([]byte("070701"), make([]byte, 1<<20)...))
+	g.Write(append([]byte("070701"), make([]byte, 1<<28)...))
 	g.Close()
 	bomb := filepath.Join(t.TempDir(), "bomb")
 	if err := os.WriteFile(bomb, gz.Bytes(), 0o644); err != nil {
@@ -107,9 +108,14 @@ func TestReadCpioEndless(t *testing.T) {
 		t.Error(err)
 	}
 	old := maxCpio
-	maxCpio = 1 << 19
+	maxCpio = 1 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	if _, err := ReadCpio(bomb); err == nil || !strings.Contains(err.Error(), bomb+": longer than 0 GiB, once it is unpacked") {
 		t.Errorf("%s: %v", bomb, err)
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 1<<27 {
+		t.Errorf("%s took %d MiB", bomb, (after.TotalAlloc-before.TotalAlloc)>>20)
 	}
 	maxCpio = old
 	for _, path := range []string{"/dev/zero", long} {

@@ -402,7 +402,7 @@ func (d *decoder) checkGuest(g *Guest) error {
 	if g.CPUs < 1 || g.CPUs > 1024 {
 		return d.bad("guest.cpus", "%d is no number of CPUs (1 to 1024)", g.CPUs)
 	}
-	if g.Memory < minMemory || g.Memory > maxMemory || g.Memory%minMemory != 0 {
+	if g.Memory > maxMemory || g.Memory%minMemory != 0 {
 		return d.bad("guest.memory", "%s is not of whole MiB from %s to %s", g.Memory, Size(minMemory), Size(maxMemory))
 	}
 	if g.Limit > maxLimit {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -328,6 +329,14 @@ func TestHostileFiles(t *testing.T) {
 	wider := filepath.Join(dir, "wider.yaml")
 	if err := os.WriteFile(wider, []byte("name: ["+strings.Repeat("a,", 1<<21)+"a]"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Load(long); err == nil {
+		t.Error("a file of a gigabyte is read")
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 20*maxFile {
+		t.Errorf("a file of a gigabyte took %d MiB", (after.TotalAlloc-before.TotalAlloc)>>20)
 	}
 	for path, want := range map[string]string{
 		wider:       wider + ": more than 16 MiB, or than 1048576 lines and commas: not a scenario",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -317,8 +318,13 @@ func TestReadHostile(t *testing.T) {
 	if err := errors.Join(os.WriteFile(long, data, 0o644), os.Truncate(long, 1<<30)); err != nil {
 		t.Fatal(err)
 	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	if _, err := Read(long); err == nil || err.Error() != long+": longer than 16 MiB: not a saved seed" {
 		t.Errorf("a file of a gigabyte: %v", err)
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 20*maxFile {
+		t.Errorf("a file of a gigabyte took %d MiB", (after.TotalAlloc-before.TotalAlloc)>>20)
 	}
 }
 
