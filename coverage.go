@@ -95,8 +95,11 @@ func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) 
 	}
 	found := false
 	for _, path := range paths {
-		h, records, err := seeds.ReadJournal(path)
+		h, records, damage, err := seeds.ReadJournal(path)
 		dir := filepath.Dir(path)
+		if damage != "" {
+			scr.note("%s, nor counted", damage)
+		}
 		switch {
 		case err != nil:
 			failed = errors.Join(failed, err)

@@ -39,7 +39,9 @@ Usage:
 
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
 build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
-sweep has saved; it is all that replay and minimize need.
+sweep has saved; it is all that replay and minimize need. One that asks for a
+kernel that was never built here, or for further arguments of QEMU, could run
+programs of whoever wrote it: it is refused without -trust.
 
 Examples:
     unlucky sweep kcfi-seal -seeds 1:64

@@ -30,6 +30,7 @@ var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection
 func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("minimize", flag.ContinueOnError)
 	o := overrides(f)
+	o.trusting(f)
 	var (
 		boots    = f.Int("boots", 0, "least `N` boots of a layout before it passes (default: as many as the failure's rate asks for)")
 		budget   = f.Duration("budget", 30*time.Minute, "`time` after which to stop with the best so far; 0 for no limit")
@@ -63,7 +64,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
 	}
 	scr := newScreen(os.Stderr)
-	b, err := prepareSaved(ctx, m.Failed, o, scr)
+	b, err := prepareSaved(ctx, rest[0], m.Failed, o, scr)
 	if err != nil {
 		return err
 	}
@@ -185,7 +186,7 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	for _, note := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", note)
 	}
-	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s\n", f.Crashes, f.Boots, path, path)
+	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n", f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
 	text := regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "") // of the tables
 	io.WriteString(out, printable(text))
 }

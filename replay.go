@@ -22,6 +22,7 @@ import (
 func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("replay", flag.ContinueOnError)
 	o := overrides(f)
+	o.trusting(f)
 	var (
 		boots  = f.Int("boots", 3, "`N` times to boot the image")
 		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
@@ -44,7 +45,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	}
 	scr := newScreen(os.Stderr)
-	b, err := prepareSaved(ctx, saved, o, scr)
+	b, err := prepareSaved(ctx, rest[0], saved, o, scr)
 	if err != nil {
 		return err
 	}

@@ -198,6 +198,7 @@ type override struct {
 	linux, build, append, cpu, accel string
 	smp                              int
 	qemuArgs                         []string
+	trust                            bool // a seed file
 }
 
 func overrides(f *flag.FlagSet) *override {
@@ -276,14 +277,14 @@ func (o *override) apply(s *scenarios.Scenario) error {
 type rig struct {
 	*linker.Kernel
 	guest *fuzz.Guest
-	saved seeds.File // what every saved seed has in common
-	dir   string     // temporary, holds the initrd
+	saved seeds.File   // what every saved seed has in common
+	free  func() error // removes the initrd
 }
 
 // Linker makes a rig a fuzz.Kernel.
 func (b *rig) Linker() (fuzz.Linker, error) { return b.NewWorker() }
 
-func (b *rig) Close() error { return errors.Join(os.RemoveAll(b.dir), b.Kernel.Close()) }
+func (b *rig) Close() error { return errors.Join(b.free(), b.Kernel.Close()) }
 
 // qemuMemory is what QEMU takes beside the guest's memory: 84 MB were measured.
 const qemuMemory = 96 << 20
@@ -328,11 +329,11 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 		return nil, errors.Join(err, kernel.Close())
 	}
 	kernel.Note = scr.note
-	dir, err := os.MkdirTemp("", "unlucky-")
+	dir, free, err := kernel.Room()
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	b := &rig{Kernel: kernel, dir: dir}
+	b := &rig{Kernel: kernel, free: free}
 	path := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(path, initrd, 0o644); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -348,11 +349,14 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 }
 
 // prepareSaved makes what a saved layout was booted with, with what the command
-// line changes in that.
-func prepareSaved(ctx context.Context, saved seeds.File, o *override, scr *screen) (*rig, error) {
+// line changes in that. path is the seed file's, for messages.
+func prepareSaved(ctx context.Context, path string, saved seeds.File, o *override, scr *screen) (*rig, error) {
 	s := saved.Scenario
 	s.Guest.Accel = saved.Accel
 	if err := o.apply(&s); err != nil {
+		return nil, err
+	}
+	if err := o.checkTrust(ctx, path, saved.Scenario, s); err != nil {
 		return nil, err
 	}
 	b, err := prepare(ctx, s, scr)
@@ -448,9 +452,10 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
-		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s\n", path)
+		trust := trustFlag(s.Saved.Scenario)
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, trust)
 		if r.Strategy != fuzz.LLD {
-			fmt.Fprintf(&b, "  unlucky minimize %s\n", path)
+			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, trust)
 		}
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1

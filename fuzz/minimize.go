@@ -109,6 +109,12 @@ func (m *Minimize) open() error {
 	if err != nil {
 		return err
 	}
+	if text := journal.Mended(); text != "" {
+		m.Note("%s", text)
+	}
+	if err := seeds.Tidy(m.Path); err != nil {
+		return errors.Join(err, journal.Close())
+	}
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,

@@ -330,7 +330,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	path := filepath.Join(s.store.Dir(), "sweep.journal")
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
-	earlier, _, err := seeds.ReadJournal(path)
+	earlier, _, _, err := seeds.ReadJournal(path)
 	if err != nil {
 		return baseline, err
 	}
@@ -389,6 +389,12 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 			s.journal.Close()
 		}
 	}()
+	if text := s.journal.Mended(); text != "" {
+		s.Note("%s", text)
+	}
+	if err := s.store.Tidy(); err != nil {
+		return baseline, err
+	}
 	if err := s.recall(ctx); err != nil {
 		return baseline, err
 	}

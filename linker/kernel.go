@@ -171,7 +171,7 @@ func (p *Kernel) take(ctx context.Context, progress Progress) error {
 			p.lock.Unlock()
 		}
 		if !wait {
-			progress("waiting for another unlucky that prepares this kernel", 0, 0)
+			progress(fmt.Sprintf("waiting for another unlucky%s that prepares this kernel", LockHolder(p.lock.Path())), 0, 0)
 		}
 		select {
 		case <-ctx.Done():
@@ -194,7 +194,7 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 	case k.Build != "":
 		err = p.adopt(k.Build, alone)
 	case k.Dir != "" && !alone:
-		return hint(fmt.Errorf("another unlucky is using the build of %s", k.Dir), "wait for it, or build the tree yourself and give that with -build")
+		return hint(fmt.Errorf("another unlucky%s is using the build of %s", LockHolder(p.lock.Path()), k.Dir), "wait for it, or build the tree yourself and give that with -build")
 	case k.Dir != "":
 		err = p.buildTree(ctx, k, progress)
 	default:
@@ -263,7 +263,7 @@ func (p *Kernel) writeState() error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(p.statePath(), append(data, '\n'), 0o644)
+	return replaceFile(p.statePath(), append(data, '\n'), 0o644)
 }
 
 func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
@@ -313,7 +313,7 @@ func (p *Kernel) adopt(build string, alone bool) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+	if err := replaceFile(p.script(), script, 0o755); err != nil {
 		return err
 	}
 	if !exists(filepath.Join(build, "vmlinux.o")) {
@@ -364,7 +364,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 		return err
 	}
 	if old, err := os.ReadFile(p.script()); err != nil || !bytes.Equal(old, script) {
-		if err := renameio.WriteFile(p.script(), script, 0o755); err != nil {
+		if err := replaceFile(p.script(), script, 0o755); err != nil {
 			return err
 		}
 	}
@@ -597,7 +597,7 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 		return err
 	}
 	rule := filepath.Join(p.Dir, "environment.mk")
-	if err := renameio.WriteFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
+	if err := replaceFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
 		return err
 	}
 	env := environment(p.path(), "sub_make_done=1")
@@ -621,6 +621,15 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// replaceFile writes a file atomically unless it holds the same already.
+func replaceFile(path string, data []byte, perm os.FileMode) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	// Beside it: what a killed run leaves goes with the kernel's folder.
+	return renameio.WriteFile(path, data, perm, renameio.WithTempDir(filepath.Dir(path)))
 }
 
 func fileDigest(path string) (string, error) {

@@ -56,3 +56,13 @@ func removeRooms(base string) {
 		}
 	}
 }
+
+// Room makes a folder on the disk of the cache, for what must not outlive this
+// program. remove removes it; after a kill the next Prepare of this kernel does.
+func (p *Kernel) Room() (dir string, remove func() error, err error) {
+	dir, held, err := newRoom(p.Dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return dir, func() error { return errors.Join(os.RemoveAll(dir), held.Close()) }, nil
+}

@@ -68,9 +68,18 @@ func Initrd(busybox, script string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// maxCpio bounds a root file system, in bytes: no guest would boot a longer one,
+// and a compressed one can be long in a small file.
+var maxCpio int64 = 2 << 30 // tests have a smaller one
+
 // ReadCpio reads a root file system in a cpio archive, plain or compressed by
 // gzip or zstd, and returns it plain.
 func ReadCpio(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() || info.Size() > maxCpio { // a device or a pipe may never end
+		return nil, fmt.Errorf("%s: not a regular file of at most %d GiB", path, maxCpio>>30)
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -80,17 +89,20 @@ func ReadCpio(path string) ([]byte, error) {
 	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
 		var r *gzip.Reader
 		if r, err = gzip.NewReader(bytes.NewReader(data)); err == nil {
-			plain, err = io.ReadAll(r)
+			plain, err = io.ReadAll(io.LimitReader(r, maxCpio+1))
 		}
 	case bytes.HasPrefix(data, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		var r *zstd.Decoder
 		if r, err = zstd.NewReader(bytes.NewReader(data)); err == nil {
-			plain, err = io.ReadAll(r)
+			plain, err = io.ReadAll(io.LimitReader(r, maxCpio+1))
 			r.Close()
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if int64(len(plain)) > maxCpio {
+		return nil, fmt.Errorf("%s: longer than %d GiB, once it is unpacked", path, maxCpio>>30)
 	}
 	if !bytes.HasPrefix(plain, []byte("070701")) && !bytes.HasPrefix(plain, []byte("070702")) {
 		return nil, fmt.Errorf("%s: no cpio archive of the newc format, plain, gzip or zstd", path)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -84,6 +85,42 @@ func TestReadCpio(t *testing.T) {
 		}
 		if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path)) {
 			t.Errorf("%s: error %v, want the path and %q", test.name, err, test.want)
+		}
+	}
+}
+
+// A root file system that has no end, or unpacks to more than any guest takes,
+// is refused before it fills the memory.
+func TestReadCpioEndless(t *testing.T) {
+	long := filepath.Join(t.TempDir(), "long")
+	if err := errors.Join(os.WriteFile(long, nil, 0o644), os.Truncate(long, maxCpio+1)); err != nil {
+		t.Fatal(err)
+	}
+	var gz bytes.Buffer
+	g := gzip.NewWriter(&gz)
+	g.Write(append([]byte("070701"), make([]byte, 1<<28)...))
+	g.Close()
+	bomb := filepath.Join(t.TempDir(), "bomb")
+	if err := os.WriteFile(bomb, gz.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadCpio(bomb); err != nil {
+		t.Error(err)
+	}
+	old := maxCpio
+	maxCpio = 1 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := ReadCpio(bomb); err == nil || !strings.Contains(err.Error(), bomb+": longer than 0 GiB, once it is unpacked") {
+		t.Errorf("%s: %v", bomb, err)
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 1<<27 {
+		t.Errorf("%s took %d MiB", bomb, (after.TotalAlloc-before.TotalAlloc)>>20)
+	}
+	maxCpio = old
+	for _, path := range []string{"/dev/zero", long} {
+		if _, err := ReadCpio(path); err == nil || err.Error() != path+": not a regular file of at most 2 GiB" {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }

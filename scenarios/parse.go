@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"gopkg.in/yaml.v3"
 )
@@ -30,6 +31,9 @@ type decoder struct {
 
 func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenario, error) {
 	d := decoder{file: file, read: read, lines: map[string]int{}}
+	if len(data) > maxFile || bytes.Count(data, []byte("\n"))+bytes.Count(data, []byte(",")) > maxItems {
+		return Scenario{}, fmt.Errorf("%s: more than %d MiB, or than %d lines and commas: not a scenario", file, maxFile>>20, maxItems)
+	}
 	var doc, next yaml.Node
 	in := yaml.NewDecoder(bytes.NewReader(data))
 	err := in.Decode(&doc)
@@ -206,6 +210,15 @@ var (
 	patchForm   = regexp.MustCompile(`(?m)^--- .*\n\+\+\+ .*\n@@ `)
 )
 
+// Bounds of what a guest can be. They are far from any use, and keep sums of them
+// from overflowing.
+const (
+	maxName   = 100
+	minMemory = 1 << 20 // QEMU is told whole MiB
+	maxMemory = 16 << 40
+	maxLimit  = Duration(24 * time.Hour)
+)
+
 // check reads the files that the scenario names, and refuses what cannot be run.
 func (d *decoder) check(s *Scenario) error {
 	if s.Name == "" {
@@ -213,6 +226,9 @@ func (d *decoder) check(s *Scenario) error {
 	}
 	if !nameForm.MatchString(s.Name) {
 		return d.bad("name", "%q is no name: lower-case letters, digits, dots and dashes (it names a folder)", s.Name)
+	}
+	if len(s.Name) > maxName {
+		return d.bad("name", "has %d letters: at most %d (it names a folder)", len(s.Name), maxName)
 	}
 	if err := d.checkKernel(&s.Kernel); err != nil {
 		return err
@@ -385,6 +401,12 @@ func (d *decoder) checkGuest(g *Guest) error {
 	}
 	if g.CPUs < 1 || g.CPUs > 1024 {
 		return d.bad("guest.cpus", "%d is no number of CPUs (1 to 1024)", g.CPUs)
+	}
+	if g.Memory > maxMemory || g.Memory%minMemory != 0 {
+		return d.bad("guest.memory", "%s is not of whole MiB from %s to %s", g.Memory, Size(minMemory), Size(maxMemory))
+	}
+	if g.Limit > maxLimit {
+		return d.bad("guest.limit", "%s is longer than %s: a boot that hangs would never be known to", g.Limit, maxLimit)
 	}
 	for key, value := range map[string]string{"machine": g.Machine, "cpu": g.CPU} {
 		if value == "" {

@@ -9,6 +9,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -106,7 +107,7 @@ func Load(nameOrPath string) (Scenario, error) {
 		}
 		return parse(data, nameOrPath+".yaml", readBuiltin)
 	}
-	data, err := os.ReadFile(nameOrPath)
+	data, err := readFile(nameOrPath)
 	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(nameOrPath, "/") &&
 		!slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(nameOrPath)) {
 		return Scenario{}, unknown(nameOrPath)
@@ -135,8 +136,30 @@ func Parse(data []byte, filename string) (Scenario, error) {
 		case !info.Mode().IsRegular(): // a device or a pipe may never end
 			return nil, errors.New("not a regular file")
 		}
-		return os.ReadFile(file)
+		return readFile(file)
 	})
+}
+
+// maxFile bounds a scenario file and each that it names, in bytes: the .config of
+// a distribution's kernel has a fiftieth of it, and a rootfs is not read.
+const maxFile = 16 << 20
+
+// maxItems bounds the lines and commas of a scenario file: each item in YAML
+// takes one of them, and up to 1 KB of memory.
+const maxItems = 1 << 20
+
+// readFile reads a file that may be anything.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s is longer than %d MiB: is it the file that you mean", path, maxFile>>20)
+	}
+	return data, err
 }
 
 // readBuiltin reads a built-in patch or config.

@@ -1,12 +1,14 @@
 package scenarios
 
 import (
+	"errors"
 	"flag"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -303,6 +305,49 @@ func TestSize(t *testing.T) {
 		var s Size
 		if err := s.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is read as %d", text, s)
+		}
+	}
+}
+
+// A file that has no end, or one of a gigabyte, is given up early, and YAML that
+// would grow in memory is refused.
+func TestHostileFiles(t *testing.T) {
+	dir := t.TempDir()
+	long, mine := filepath.Join(dir, "long"), filepath.Join(dir, "mine.yaml")
+	if err := errors.Join(os.WriteFile(long, []byte("x\n"), 0o644), os.Truncate(long, 1<<30),
+		os.WriteFile(mine, []byte(edited(t, "tinyconfig", "./long")), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	deep := filepath.Join(dir, "deep.yaml")
+	if err := os.WriteFile(deep, []byte("name: "+strings.Repeat("[", 1<<20)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wide := filepath.Join(dir, "wide.yaml")
+	if err := os.WriteFile(wide, []byte("name: ["+strings.Repeat("a,", 1<<18)+"a]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wider := filepath.Join(dir, "wider.yaml")
+	if err := os.WriteFile(wider, []byte("name: ["+strings.Repeat("a,", 1<<21)+"a]"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Load(long); err == nil {
+		t.Error("a file of a gigabyte is read")
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 20*maxFile {
+		t.Errorf("a file of a gigabyte took %d MiB", (after.TotalAlloc-before.TotalAlloc)>>20)
+	}
+	for path, want := range map[string]string{
+		wider:       wider + ": more than 16 MiB, or than 1048576 lines and commas: not a scenario",
+		long:        "reading the scenario: " + long + " is longer than 16 MiB",
+		"/dev/zero": "reading the scenario: /dev/zero is longer than 16 MiB",
+		mine:        mine + `:4: kernel.config: reading "./long": ` + long + " is longer than 16 MiB",
+		deep:        deep + ": is not YAML: exceeded max depth",
+		wide:        wide + ":1: name: must be one value",
+	} {
+		if _, err := Load(path); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %.200v, want %s", path, err, want)
 		}
 	}
 }

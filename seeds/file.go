@@ -71,8 +71,13 @@ type Tools struct {
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
-// 60,000 text sections, each of them padded, has less than a tenth of it.
-const maxFile = 64 << 20
+// 60,000 text sections, each of them padded, has less than half of it.
+const maxFile = 16 << 20
+
+// maxItems bounds the lines and commas in a file: each item of a list or of a
+// mapping takes one of them, and 1 KB of memory while it is checked. That plan,
+// with its twin, has a quarter of it.
+const maxItems = 1 << 20
 
 // Read reads a saved seed. It is strict: an unknown or missing key, a value
 // that is none, a file cut short or of a newer version is an error that names
@@ -116,6 +121,12 @@ func decode(data []byte, path string) (File, error) {
 	fail := func(format string, args ...any) (File, error) {
 		return File{}, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...))
 	}
+	if len(data) > maxFile {
+		return fail("longer than %d MiB: not a saved seed", maxFile>>20)
+	}
+	if bytes.Count(data, []byte("\n"))+bytes.Count(data, []byte(",")) > maxItems {
+		return fail("more than %d lines and commas: not a saved seed", maxItems)
+	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return fail("the file is empty")
 	}
@@ -127,9 +138,6 @@ func decode(data []byte, path string) (File, error) {
 		return fail("written by a newer unlucky (version %d); this one reads %d", v, Version)
 	} else if v < 1 {
 		return fail("there is no version %d of the saved seed", v)
-	}
-	if len(data) > maxFile {
-		return fail("longer than %d bytes: not a saved seed", maxFile)
 	}
 	text := bytes.TrimRight(data, " \t\r\n")
 	if !bytes.HasSuffix(text, []byte("\n"+lastLine)) {
@@ -143,6 +151,9 @@ func decode(data []byte, path string) (File, error) {
 	}
 	if err := dec.Decode(new(yaml.Node)); err != io.EOF {
 		return fail("something follows the end of the saved seed, the line %q", lastLine)
+	}
+	if n := anchored(&doc); n != nil {
+		return fail("line %d: anchors and aliases are not taken: write the value out", n.Line)
 	}
 	keys := keyNodes(&doc)
 	// yaml.v3 would not name its line.
@@ -171,6 +182,20 @@ func decode(data []byte, path string) (File, error) {
 	return f, nil
 }
 
+// anchored finds an anchor or an alias in a document, by which a short file could
+// stand for a long one; nil if there is none.
+func anchored(n *yaml.Node) *yaml.Node {
+	if n.Anchor != "" || n.Kind == yaml.AliasNode {
+		return n
+	}
+	for _, c := range n.Content {
+		if found := anchored(c); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
 // keyNodes maps the keys of a document to their values, "digests.plan" for
 // the nested ones. Keys without a value are left out: to yaml.v3 they are as
 // good as missing.
@@ -183,9 +208,6 @@ func keyNodes(doc *yaml.Node) map[string]*yaml.Node {
 		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key, value := n.Content[i].Value, n.Content[i+1]
-			if value.Kind == yaml.AliasNode {
-				value = value.Alias
-			}
 			if value.ShortTag() == "!!null" {
 				continue
 			}

@@ -2,9 +2,12 @@ package seeds
 
 import (
 	"bytes"
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -262,6 +265,88 @@ func TestReadErrors(t *testing.T) {
 	}
 	if _, err := Read(filepath.Join(t.TempDir(), "none.yaml")); !os.IsNotExist(err) {
 		t.Errorf("no file at all: %v", err)
+	}
+}
+
+// A file that was made to exhaust the reader is refused, and soon.
+func TestReadHostile(t *testing.T) {
+	f := example(t)
+	data, err := f.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(key, value string) string {
+		return strings.Replace(string(data), "\n"+key+":", "\n"+key+": "+value+"\nx"+key+":", 1)
+	}
+	laughs := "[&a [x, x, x, x, x, x, x, x, x, x]"
+	for c := 'b'; c <= 'k'; c++ {
+		laughs += fmt.Sprintf(", &%c [%s*%c]", c, strings.Repeat(fmt.Sprintf("*%c, ", c-1), 9), c-1)
+	}
+	for _, test := range []struct{ name, text, want string }{
+		{"aliases of aliases", with("titles", laughs+"]"), "7.yaml: line 10: anchors and aliases are not taken: write the value out"},
+		{"aliases of aliases in the plan", strings.Replace(string(data), "\nscenario:", "\nplan: {paddings: [&a {section: "+strings.Repeat("x", 1<<20)+", bytes: 1}"+strings.Repeat(", *a, {section: x, bytes: 1}", 1<<12)+"]}\nscenario:", 1), "7.yaml: line 25: anchors and aliases are not taken: write the value out"},
+		{"an alias of itself", with("titles", "&a [*a]"), "7.yaml: line 10: anchors and aliases are not taken: write the value out"},
+		{"a depth of a million", with("titles", strings.Repeat("[", 1<<20)), "7.yaml: line 10: exceeded max depth"},
+		{"a list of half a million", with("titles", "["+strings.Repeat("a,", 1<<19)+"a]"), "7.yaml: line "},
+		{"a list of millions", with("titles", "["+strings.Repeat("a,", 1<<22)+"a]"), "7.yaml: more than 1048576 lines and commas: not a saved seed"},
+		{"longer than any", string(data[:len(data)-4]) + "# " + strings.Repeat("x", maxFile) + "\n...\n", "7.yaml: longer than 16 MiB: not a saved seed"},
+		{"seed beyond all", strings.Replace(string(data), "seed: 7", "seed: 4294967296", 1), `7.yaml: line 4: "4294967296" is neither`},
+		{"seed that is a path", strings.Replace(string(data), "seed: 7", "seed: ../../etc/x", 1), `7.yaml: line 4: "../../etc/x" is neither`},
+		{"NUL in the title", strings.Replace(string(data), "title: 'BUG: unable", `title: "\0" #`, 1), `7.yaml: line 7: title: "\x00" is not printable ASCII`},
+		{"line feed in the title", strings.Replace(string(data), "title: 'BUG: unable", `title: "a\nb" #`, 1), `7.yaml: line 7: title: "a\nb" is not printable ASCII`},
+		{"scenario's name leaves the folder", strings.Replace(string(data), "\n  name: ", "\n  name: ../../etc/x #", 1), `7.yaml: line 26: name: "../../etc/x" is no name`},
+		{"boots beyond all", strings.Replace(string(data), "boots: 3", "boots: 99999999999999999999", 1), "7.yaml: line 8: cannot unmarshal"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.text == string(data) {
+				t.Fatal("nothing was changed")
+			}
+			begin := time.Now()
+			_, err := parse([]byte(test.text), "7.yaml")
+			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("error %.200v\nwant  %s", err, test.want)
+			}
+			if err != nil && len(err.Error()) > 2000 {
+				t.Errorf("the error has %d letters: %.200v", len(err.Error()), err)
+			}
+			if took := time.Since(begin); took > 20*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+	long := filepath.Join(t.TempDir(), "long.yaml")
+	if err := errors.Join(os.WriteFile(long, data, 0o644), os.Truncate(long, 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Read(long); err == nil || err.Error() != long+": longer than 16 MiB: not a saved seed" {
+		t.Errorf("a file of a gigabyte: %v", err)
+	}
+	if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 20*maxFile {
+		t.Errorf("a file of a gigabyte took %d MiB", (after.TotalAlloc-before.TotalAlloc)>>20)
+	}
+}
+
+// Whatever the title of a seed, it is saved below the store's folder.
+func TestSavedInStore(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	titles := []string{"../../etc/x", "/etc/x", "..", ".", "a/../../../b", "~", "-rf", strings.Repeat("x", 5000), "a\\b", "$(id)", "sweep.journal"}
+	for i, title := range titles {
+		f := example(t)
+		f.Layout, f.Title, f.Titles = Seed(uint32(i)), title, nil
+		path, err := s.Save(f, nil)
+		rel, rerr := filepath.Rel(s.Dir(), path)
+		if err != nil || rerr != nil || !filepath.IsLocal(rel) || strings.Count(rel, "/") != 1 {
+			t.Errorf("%.50q is saved as %s, %v", title, path, err)
+		}
+	}
+	if all := files(t, dir); len(all) != 2*len(titles) {
+		t.Errorf("the store has %q", all)
 	}
 }
 

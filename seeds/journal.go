@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"unlucky/linker"
 	"unlucky/qemu"
 )
 
@@ -94,9 +95,11 @@ type Record struct {
 //
 // A process that dies at any moment, or a machine that loses its power, costs
 // at most the record that was being written: it is dropped when the journal
-// is opened again.
+// is opened again. A journal that is damaged before that is read to the last
+// good line, and kept as it was beside the new one.
 type Journal struct {
-	path string
+	path   string
+	mended string // what was dropped when it was opened, in words
 
 	mu      sync.Mutex
 	file    file
@@ -115,45 +118,58 @@ type file interface {
 }
 
 // ReadJournal returns the header of a journal, nil where there is none yet, and
-// what [Journal.Records] gives. It neither locks nor mends it: another process
-// may be writing the journal.
-func ReadJournal(path string) (*Header, []Record, error) {
+// what [Journal.Records] gives, up to the last good line; damage says in words
+// what is behind that. It neither locks nor mends the journal: another process
+// may be writing it, so a half-written last line is no damage.
+func ReadJournal(path string) (h *Header, records []Record, damage string, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, nil
+		return nil, nil, "", nil
 	} else if err != nil {
-		return nil, nil, fmt.Errorf("journal: %w", err)
+		return nil, nil, "", fmt.Errorf("journal: %w", err)
 	}
-	h, records, good, err := parseJournal(data)
+	have, all, good, bad, err := parseJournal(data)
 	if err != nil {
-		return nil, nil, fmt.Errorf("journal %s: %w", path, err)
+		return nil, nil, "", fmt.Errorf("journal %s: %w", path, err)
+	}
+	if bad != nil {
+		damage = fmt.Sprintf("journal %s: %v", path, bad)
 	}
 	if good == 0 {
-		return nil, nil, nil
+		return nil, nil, damage, nil
 	}
-	return &h, latest(records), nil
+	return &have, latest(all), damage, nil
 }
 
 // OpenJournal opens the journal at path, or creates it together with its
 // folder. The journal stays locked until Close, so two sweeps never share
-// one. A half-written or broken last line is dropped from the file. A journal
-// with another header, of a newer version, or broken before its last line is
-// an error and stays as it is.
+// one. A half-written last line is dropped from the file. A journal that is
+// damaged is cut behind its last good line, once the whole of it is safe beside
+// it as PATH.broken-N. [Journal.Mended] tells of both. A journal with another
+// header, of a newer version, or without a readable header is an error and
+// stays as it is, and so is one that is a link: it could lead anywhere.
 func OpenJournal(path string, h Header) (*Journal, error) {
 	if err := mkdirAll(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, roomFor(path, fmt.Errorf("journal: %w", err))
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("journal %s is a link, and is not written through: remove the link, or use another -o", path)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, roomFor(path, fmt.Errorf("journal: %w", err))
 	}
 	j := &Journal{path: path, file: f}
 	if err := j.load(f, h); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("journal %s: %w", path, err)
+		return nil, roomFor(path, fmt.Errorf("journal %s: %w", path, err))
 	}
 	return j, nil
 }
+
+// Mended says in words what was dropped from the journal when it was opened;
+// it is empty for one that was whole.
+func (j *Journal) Mended() string { return j.mended }
 
 // load locks and reads the journal, mends its end and writes the header of a
 // new one.
@@ -162,7 +178,7 @@ func (j *Journal) load(f *os.File, h Header) error {
 	// that dies.
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("another unlucky is writing it; wait for that to end, or use another -o")
+		return fmt.Errorf("another unlucky%s is writing it; wait for that to end, or use another -o", linker.LockHolder(j.path))
 	}
 	if err != nil {
 		return fmt.Errorf("lock: %w", err)
@@ -171,7 +187,7 @@ func (j *Journal) load(f *os.File, h Header) error {
 	if err != nil {
 		return err
 	}
-	have, records, good, err := parseJournal(data)
+	have, records, good, bad, err := parseJournal(data)
 	if err != nil {
 		return err
 	}
@@ -182,8 +198,20 @@ func (j *Journal) load(f *os.File, h Header) error {
 	}
 	j.records, j.size = records, int64(good)
 	if good < len(data) {
+		switch {
+		case bad != nil:
+			aside, err := setAside(j.path, data)
+			if err != nil {
+				return err
+			}
+			j.mended = fmt.Sprintf("%s: %v; what they told of is done again, and the whole file is kept as %s", j.path, bad, filepath.Base(aside))
+		case good == 0:
+			j.mended = fmt.Sprintf("%s: not even its header was written whole: it begins anew", j.path)
+		default:
+			j.mended = fmt.Sprintf("%s: its last line was half written and is dropped: what it told of is done again", j.path)
+		}
 		if err := f.Truncate(j.size); err != nil {
-			return fmt.Errorf("drop the half-written last line: %w", err)
+			return fmt.Errorf("cut it behind its last good line: %w", err)
 		}
 		if err := f.Sync(); err != nil {
 			return err
@@ -200,6 +228,22 @@ func (j *Journal) load(f *os.File, h Header) error {
 		return err
 	}
 	return syncDir(filepath.Dir(j.path))
+}
+
+// setAside keeps a damaged journal under a name that is free, and returns that.
+func setAside(path string, data []byte) (string, error) {
+	for n := 1; ; n++ {
+		aside := fmt.Sprintf("%s.broken-%d", path, n)
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		if err := writeFile(aside, data); err != nil {
+			return "", fmt.Errorf("keep the damaged journal: %w", err)
+		}
+		return aside, nil
+	}
 }
 
 // Records returns what is known of each layout, by plan and command line: of
@@ -242,7 +286,7 @@ func (j *Journal) Append(r Record) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.write(line); err != nil {
-		return fmt.Errorf("journal %s: layout %s is not recorded: %w", j.path, r.Layout, err)
+		return roomFor(j.path, fmt.Errorf("journal %s: layout %s is not recorded: %w", j.path, r.Layout, err))
 	}
 	j.records = append(j.records, r)
 	return nil
@@ -317,19 +361,30 @@ func decodeLine(line []byte, v any) error {
 	return nil
 }
 
-// parseJournal reads a journal. good is the length of its whole lines, 0
+// check refuses a record that this program would not have written.
+func (r Record) check() error {
+	switch r.Kind {
+	case qemu.Pass, qemu.Crash, qemu.Hang, qemu.LinkFailed, qemu.Infra:
+		return nil
+	}
+	return fmt.Errorf("%.20q is no kind of verdict", r.Kind)
+}
+
+// parseJournal reads a journal. good is the length of its good lines, 0
 // where not even the header was written whole: such a file is as good as
-// none. What lies behind good is the last line, half-written or broken.
-func parseJournal(data []byte) (h Header, records []Record, good int, err error) {
+// none. What lies behind good is a line that was being written, or, where bad
+// is set, lines of which bad says why they are not believed: the first is
+// damaged, and nothing tells what has become of those behind it.
+func parseJournal(data []byte) (h Header, records []Record, good int, bad, err error) {
 	if !bytes.HasPrefix(data, []byte(journalVersion)) {
 		if strings.HasPrefix(journalVersion, string(data)) {
-			return h, nil, 0, nil // empty, or cut within its first line
+			return h, nil, 0, nil, nil // empty, or cut within its first line
 		}
 		line, _, _ := bytes.Cut(data, []byte("\n"))
 		if v, ok := bytes.CutPrefix(line, []byte(journalMagic)); ok {
-			return h, nil, 0, fmt.Errorf("its version is %.20q, and this unlucky writes version 1; use the unlucky that wrote it, or another -o", v)
+			return h, nil, 0, nil, fmt.Errorf("its version is %.20q, and this unlucky writes version 1; use the unlucky that wrote it, or another -o", v)
 		}
-		return h, nil, 0, errors.New("is not a journal of unlucky; use another -o")
+		return h, nil, 0, nil, errors.New("is not a journal of unlucky; use another -o")
 	}
 	pos := len(journalVersion)
 	for n := 2; pos < len(data); n++ {
@@ -341,17 +396,19 @@ func parseJournal(data []byte) (h Header, records []Record, good int, err error)
 		var r Record
 		if n == 2 {
 			err = decodeLine(line, &h)
-		} else {
-			err = decodeLine(line, &r)
+		} else if err = decodeLine(line, &r); err == nil {
+			err = r.check()
 		}
-		if err != nil {
-			if len(rest) == 0 {
-				break
-			}
-			if n == 2 {
-				return h, nil, 0, fmt.Errorf("line 2, the header, is damaged: %w; restore the file, or use another -o", err)
-			}
-			return h, nil, 0, fmt.Errorf("line %d is damaged: %w; delete that line to have its layout done again, or use another -o", n, err)
+		switch {
+		case err != nil && n > 2:
+			behind := bytes.Count(rest, []byte("\n"))
+			bad = fmt.Errorf("line %d is damaged, or another unlucky's (%w): it and the %d lines behind it are not believed", n, err, behind)
+			return h, slices.Clip(records), good, bad, nil
+		case err != nil && len(rest) == 0:
+			return h, nil, 0, nil, nil // nothing is lost with it
+		case err != nil:
+			// Whose records these are, nobody knows: they may be those of another kernel.
+			return h, nil, 0, nil, fmt.Errorf("line 2, the header, is damaged: %w; restore the file, move it away to have its layouts done again, or use another -o", err)
 		}
 		if n > 2 {
 			records = append(records, r)
@@ -359,5 +416,5 @@ func parseJournal(data []byte) (h Header, records []Record, good int, err error)
 		pos = len(data) - len(rest)
 		good = pos
 	}
-	return h, slices.Clip(records), good, nil
+	return h, slices.Clip(records), good, nil, nil
 }

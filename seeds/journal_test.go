@@ -228,6 +228,9 @@ func TestJournalCutAnywhere(t *testing.T) {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
 		left := records[:max(0, bytes.Count(whole[:n], []byte("\n"))-2)]
+		if whole := n == 0 || whole[n-1] == '\n' && bytes.Count(whole[:n], []byte("\n")) > 1; whole != (j.Mended() == "") {
+			t.Fatalf("cut at %d, and said is %q", n, j.Mended())
+		}
 		if d := cmp.Diff(left, j.Records(), layouts, emptyIsNil); d != "" {
 			t.Fatalf("cut at %d (-want +got):\n%s", n, d)
 		}
@@ -254,9 +257,9 @@ func TestJournalZerosAtEnd(t *testing.T) {
 	}
 	for n := len(journalVersion); n <= len(whole); n++ {
 		data := append(slices.Clone(whole[:n]), make([]byte, 4096)...)
-		_, records, good, err := parseJournal(data)
-		if want := max(0, bytes.Count(whole[:n], []byte("\n"))-2); err != nil || len(records) != want || good > n {
-			t.Fatalf("zeros from %d: %d records in %d bytes, %v; want %d", n, len(records), good, err, want)
+		_, records, good, bad, err := parseJournal(data)
+		if want := max(0, bytes.Count(whole[:n], []byte("\n"))-2); err != nil || bad != nil || len(records) != want || good > n {
+			t.Fatalf("zeros from %d: %d records in %d bytes, %v, %v; want %d", n, len(records), good, bad, err, want)
 		}
 	}
 }
@@ -264,32 +267,111 @@ func TestJournalZerosAtEnd(t *testing.T) {
 var emptyIsNil = cmp.Transformer("nil", func(r []Record) []Record { return append([]Record{}, r...) })
 
 // The middle of a journal is not broken by dying, but by hand or by the disk:
-// any changed byte before the last line is an error that names the line.
+// with any byte changed, all records before it are read and none behind it, and
+// what is not half a line is told, with its line.
 func TestJournalDamaged(t *testing.T) {
 	records := someRecords()
 	whole, err := os.ReadFile(writeJournal(t, records))
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := bytes.LastIndexByte(whole[:len(whole)-1], '\n') + 1
+	header := bytes.IndexByte(whole[len(journalVersion):], '\n') + len(journalVersion) + 1
 	for n := range whole {
-		data := slices.Clone(whole)
-		data[n] ^= 1
-		_, got, _, err := parseJournal(data)
-		if n >= last-1 {
-			want := len(records) - 1
-			if n < last {
-				want-- // the last two lines have become one
+		for _, flip := range []byte{1, 0x20, 0xff} {
+			data := slices.Clone(whole)
+			data[n] ^= flip
+			_, got, good, bad, err := parseJournal(data)
+			line := bytes.Count(whole[:n], []byte("\n")) + 1
+			if n < header {
+				if err == nil || line > 1 && !strings.HasPrefix(err.Error(), "line 2, the header, is damaged") {
+					t.Fatalf("byte %d changed: error %v does not name line %d", n, err, line)
+				}
+				continue
 			}
-			if err != nil || len(got) != want {
-				t.Fatalf("byte %d changed, in the last line: %d records, %v; want %d", n, len(got), err, want)
+			if err != nil || good > n || !slices.EqualFunc(got, records[:line-3], func(a, b Record) bool { return cmp.Equal(a, b, layouts) }) {
+				t.Fatalf("byte %d changed, in line %d: %d records in %d bytes, %v", n, line, len(got), good, err)
 			}
-			continue
+			if half := !bytes.Contains(data[good:], []byte("\n")); half != (bad == nil) ||
+				!half && !strings.HasPrefix(bad.Error(), fmt.Sprintf("line %d is damaged", line)) {
+				t.Fatalf("byte %d changed: %v is said of line %d", n, bad, line)
+			}
 		}
-		line := bytes.Count(whole[:n], []byte("\n")) + 1
-		if err == nil || line > 1 && !strings.HasPrefix(err.Error(), fmt.Sprintf("line %d", line)) {
-			t.Fatalf("byte %d changed: error %v does not name line %d", n, err, line)
+	}
+}
+
+// A damaged journal is read to its last good line, kept as it was, and goes on.
+func TestJournalMended(t *testing.T) {
+	records := someRecords()
+	path := writeJournal(t, records)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	join := func(parts ...any) string {
+		text := ""
+		for _, p := range parts {
+			text += fmt.Sprintf("%s", p)
 		}
+		return text
+	}
+	later := line(t, map[string]any{"layout": "7", "kind": "pass", "novelty": 1})
+	for i, test := range []struct {
+		name, data string
+		left       int    // records
+		want       string // behind the path; empty for a journal that is whole
+		aside      bool
+	}{
+		{"whole", string(whole), 4, "", false},
+		{"half a line", string(whole[:len(whole)-1]), 3, ": its last line was half written and is dropped: what it told of is done again", false},
+		{"half a header", string(whole[:len(journalVersion)+5]), 0, ": not even its header was written whole: it begins anew", false},
+		{"edited record", strings.Replace(string(whole), "int3 in f", "int3 in g", 1), 2,
+			": line 5 is damaged, or another unlucky's (the checksum does not match): it and the 1 lines behind it are not believed; what they told of is done again, and the whole file is kept as sweep.journal.broken-N", true},
+		{"empty line", join(lines[0], lines[1], "\n", lines[2]), 0,
+			": line 3 is damaged, or another unlucky's (the checksum does not match): it and the 1 lines behind it are not believed; what they told of is done again, and the whole file is kept as sweep.journal.broken-N", true},
+		{"another version's last line", join(whole, later), 4,
+			`: line 7 is damaged, or another unlucky's (json: unknown field "novelty"): it and the 0 lines behind it are not believed; what they told of is done again, and the whole file is kept as sweep.journal.broken-N`, true},
+		{"another version's kind", join(lines[0], lines[1], line(t, map[string]any{"layout": "7", "kind": "quiet"}), lines[2], lines[3]), 0,
+			`: line 3 is damaged, or another unlucky's ("quiet" is no kind of verdict): it and the 2 lines behind it are not believed; what they told of is done again, and the whole file is kept as sweep.journal.broken-N`, true},
+		{"line feed lost", join(lines[0], lines[1], bytes.TrimSpace(lines[2]), " ", lines[3], lines[4]), 0,
+			": line 3 is damaged, or another unlucky's (the checksum does not match): it and the 1 lines behind it are not believed; what they told of is done again, and the whole file is kept as sweep.journal.broken-N", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "sweep.journal")
+			if err := os.WriteFile(path, []byte(test.data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			free := i % 3 // an earlier one must not be replaced
+			for n := 1; n <= free; n++ {
+				if err := os.Symlink("nowhere", fmt.Sprintf("%s.broken-%d", path, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			aside := fmt.Sprintf("%s.broken-%d", path, free+1)
+			_, read, damage, err := ReadJournal(path)
+			if err != nil || len(read) != test.left || (damage != "") != test.aside {
+				t.Errorf("only read: %d records, %q, %v", len(read), damage, err)
+			}
+			j := open(t, path)
+			if want := strings.Replace(test.want, "broken-N", filepath.Base(aside)[len("sweep.journal."):], 1); want != strings.TrimPrefix(j.Mended(), path) {
+				t.Errorf("said %q, want %q", j.Mended(), want)
+			}
+			if d := cmp.Diff(records[:test.left], j.Records(), layouts, emptyIsNil); d != "" {
+				t.Errorf("records (-want +got):\n%s", d)
+			}
+			if kept, err := os.ReadFile(aside); test.aside && string(kept) != test.data || !test.aside && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s holds %q, %v", aside, kept, err)
+			}
+			more := Record{Layout: Seed(99), Kind: qemu.Pass}
+			if err := j.Append(more); err != nil {
+				t.Fatal(err)
+			}
+			j.Close()
+			j = open(t, path)
+			if d := cmp.Diff(append(slices.Clone(records[:test.left]), more), j.Records(), layouts); d != "" || j.Mended() != "" {
+				t.Errorf("gone on with (-want +got):\n%s%s", d, j.Mended())
+			}
+		})
 	}
 }
 
@@ -299,15 +381,11 @@ func TestJournalRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := bytes.SplitAfter(whole, []byte("\n"))
 	for _, test := range []struct{ name, data, want string }{
 		{"another program's", "hello\n", "is not a journal of unlucky; use another -o"},
 		{"a line without its end", "hello", "is not a journal of unlucky; use another -o"},
 		{"newer", "unlucky-journal 2\nwhatever\n", `its version is "2", and this unlucky writes version 1; use the unlucky that wrote it, or another -o`},
-		{"edited record", strings.Replace(string(whole), "int3 in f", "int3 in g", 1), "line 5 is damaged: the checksum does not match; delete that line to have its layout done again, or use another -o"},
-		{"edited header", strings.Replace(string(whole), "Accel of old", "Accel of mine", 1), "line 2, the header, is damaged: the checksum does not match; restore the file, or use another -o"},
-		{"empty line", string(bytes.Join([][]byte{lines[0], lines[1], []byte("\n"), lines[2]}, nil)), "line 3 is damaged: the checksum does not match; delete that line to have its layout done again, or use another -o"},
-		{"unknown key", string(lines[0]) + string(lines[1]) + line(t, map[string]any{"layout": "7", "novelty": 1}) + string(lines[2]), `line 3 is damaged: json: unknown field "novelty"; delete that line to have its layout done again, or use another -o`},
+		{"edited header", strings.Replace(string(whole), "Accel of old", "Accel of mine", 1), "line 2, the header, is damaged: the checksum does not match; restore the file, move it away to have its layouts done again, or use another -o"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := os.WriteFile(path, []byte(test.data), 0o644); err != nil {
@@ -321,13 +399,6 @@ func TestJournalRefused(t *testing.T) {
 				t.Errorf("the file was written: %q, %v", after, err)
 			}
 		})
-	}
-	// What the message advises works.
-	if err := os.WriteFile(path, bytes.Join(slices.Delete(lines, 3, 4), nil), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if got := open(t, path).Records(); len(got) != len(someRecords())-1 {
-		t.Errorf("with a line deleted by hand: %v", got)
 	}
 }
 
@@ -453,24 +524,27 @@ func FuzzJournal(f *testing.F) {
 			}
 			data = []byte(text)
 		}
-		h, records, good, err := parseJournal(data)
+		h, records, good, bad, err := parseJournal(data)
 		if err != nil {
 			return
 		}
 		if good > len(data) {
 			t.Fatalf("%d of %d bytes are good", good, len(data))
 		}
-		_, again, goodAgain, err := parseJournal(data[:good])
-		if err != nil || goodAgain != good {
-			t.Fatalf("the good part alone: %d of %d bytes, %v", goodAgain, good, err)
+		if bad == nil && bytes.Contains(data[good:], []byte("\n")) && good > 0 {
+			t.Fatalf("whole lines behind byte %d are dropped, and nothing is said", good)
+		}
+		_, again, goodAgain, bad, err := parseJournal(data[:good])
+		if err != nil || bad != nil || goodAgain != good {
+			t.Fatalf("the good part alone: %d of %d bytes, %v, %v", goodAgain, good, bad, err)
 		}
 		if d := cmp.Diff(records, again, layouts); d != "" {
 			t.Fatalf("the good part alone (-want +got):\n%s", d)
 		}
 		n := int(cut % uint(good+1))
-		hcut, prefix, _, err := parseJournal(data[:n])
-		if err != nil {
-			t.Fatalf("cut at %d: %v", n, err)
+		hcut, prefix, _, bad, err := parseJournal(data[:n])
+		if err != nil || bad != nil {
+			t.Fatalf("cut at %d: %v, %v", n, bad, err)
 		}
 		if len(prefix) > 0 && hcut != h || len(prefix) > len(records) {
 			t.Fatalf("cut at %d: another header, or more records", n)
@@ -493,9 +567,9 @@ func BenchmarkAppend(b *testing.B) {
 
 func TestReadJournal(t *testing.T) {
 	path := writeJournal(t, someRecords())
-	h, records, err := ReadJournal(path)
-	if err != nil || h == nil || *h != header() {
-		t.Errorf("header %v, %v", h, err)
+	h, records, damage, err := ReadJournal(path)
+	if err != nil || h == nil || *h != header() || damage != "" {
+		t.Errorf("header %v, %q, %v", h, damage, err)
 	}
 	if d := cmp.Diff(someRecords(), records, layouts); d != "" {
 		t.Errorf("records (-want +got):\n%s", d)
@@ -521,9 +595,9 @@ func TestReadJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, records, err = ReadJournal(path)
-	if err != nil || h == nil {
-		t.Errorf("while it is written: %v, %v", h, err)
+	h, records, damage, err = ReadJournal(path)
+	if err != nil || h == nil || damage != "" {
+		t.Errorf("while it is written: %v, %q, %v", h, damage, err)
 	}
 	if d := cmp.Diff(someRecords()[:3], records, layouts); d != "" {
 		t.Errorf("records while it is written (-want +got):\n%s", d)
@@ -537,14 +611,14 @@ func TestReadJournal(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"empty", "cut", "none"} {
-		if h, _, err := ReadJournal(path + name); h != nil || err != nil {
+		if h, _, damage, err := ReadJournal(path + name); h != nil || damage != "" || err != nil {
 			t.Errorf("%s: %v, %v", name, h, err)
 		}
 	}
 	if err := os.WriteFile(path, []byte("hello\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if h, _, err := ReadJournal(path); h != nil || err == nil || !strings.Contains(err.Error(), path+": is not a journal") {
+	if h, _, _, err := ReadJournal(path); h != nil || err == nil || !strings.Contains(err.Error(), path+": is not a journal") {
 		t.Errorf("another file: %v, %v", h, err)
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
+	"unlucky/linker"
 	"unlucky/qemu"
 )
 
@@ -50,6 +53,10 @@ func (s *Store) Save(f File, console []byte) (path string, err error) {
 	path = s.path(f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if info, err := os.Lstat(filepath.Dir(path)); err == nil && !info.IsDir() && f.Kind != qemu.Pass {
+		// Through somebody else's link it could be written anywhere.
+		return "", fmt.Errorf("save layout %s: %s is no folder: remove it, or use another -o", f.Layout, filepath.Dir(path))
+	}
 	if err := f.write(path, data, console); err != nil {
 		return "", err
 	}
@@ -86,6 +93,59 @@ func (f File) write(path string, data, console []byte) error {
 		return fmt.Errorf("save layout %s: %w", f.Layout, err)
 	}
 	return nil
+}
+
+// halfWritten is a temporary file of renameio for one of those that a sweep
+// writes. What minimize writes has "min" or another name in it.
+var halfWritten = regexp.MustCompile(`\A\.((twin-)?(baseline|[0-9]+)\.(yaml|console)|layout-[0-9a-f]+\.json\.gz|sweep\.journal\.broken-[0-9]+)[0-9]+\z`)
+
+// Tidy removes the temporary files that a killed sweep has left in the store.
+// It is to be called with the journal open, and so locked.
+func (s *Store) Tidy() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	err = removeAny(s.dir, halfWritten)
+	for _, e := range entries {
+		if e.IsDir() {
+			dir := filepath.Join(s.dir, e.Name())
+			err = errors.Join(err, removeAny(dir, halfWritten))
+			os.Remove(dir) // fails unless it was for such a file alone
+		}
+	}
+	return err
+}
+
+// Tidy removes the temporary files that killed calls of [File.Write] have left
+// for the seed file at path, and for those that have its name and a further
+// extension.
+func Tidy(path string) error {
+	stem := regexp.QuoteMeta(strings.TrimSuffix(filepath.Base(path), ".yaml"))
+	return removeAny(filepath.Dir(path), regexp.MustCompile(`\A\.`+stem+`\.(.*\.)?(yaml|console)[0-9]+\z`))
+}
+
+// removeAny removes the files in dir whose names match.
+func removeAny(dir string, names *regexp.Regexp) (err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && names.MatchString(e.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// roomFor adds to an error of a full disk what to do about it; path is the file
+// that is not written.
+func roomFor(path string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errors.As(err, new(*linker.HintError)) {
+		return err
+	}
+	return &linker.HintError{Err: err, Hint: fmt.Sprintf("make room on the disk of %s, then run the same command again: it goes on where it stopped", filepath.Dir(path))}
 }
 
 // path is where f belongs in the store.
@@ -174,15 +234,19 @@ func Slug(title string) string {
 // be, and returns once both are on the disk.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	if err := mkdirAll(dir); err != nil {
-		return err
+	err := mkdirAll(dir)
+	if err == nil {
+		// The temporary file must lie beside the real one: renameio would try the
+		// system's folder first, and that may be another disk after all.
+		err = renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir))
 	}
-	// The temporary file must lie beside the real one: renameio would try the
-	// system's folder first, and that may be another disk after all.
-	if err := renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir)); err != nil {
-		return err
+	if err == nil {
+		err = syncDir(dir)
 	}
-	return syncDir(dir)
+	if err != nil { // which may name the temporary file alone
+		return roomFor(path, fmt.Errorf("writing %s: %w", path, err))
+	}
+	return nil
 }
 
 // mkdirAll is os.MkdirAll whose folders survive a loss of power.

@@ -1,6 +1,7 @@
 package seeds
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -188,6 +189,90 @@ func TestStoreSaveFails(t *testing.T) {
 	if _, err := s.Save(f, nil); err == nil {
 		t.Error("a seed without boots was saved")
 	}
+}
+
+// What is written in a results folder does not follow the links of whoever made
+// that.
+func TestLinksInStore(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "sweep.journal")
+	if err := os.Symlink(filepath.Join(elsewhere, "new"), path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenJournal(path, header()); err == nil || !strings.Contains(err.Error(), "is a link, and is not written through: remove the link, or use another -o") {
+		t.Errorf("the journal: %v", err)
+	}
+	s, err := Open(dir, "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := example(t)
+	f.Title, f.Titles = "int3 in f", nil
+	if err := errors.Join(os.Mkdir(s.Dir(), 0o755), os.Symlink(elsewhere, filepath.Join(s.Dir(), "int3-in-f"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Save(f, nil); err == nil || !strings.Contains(err.Error(), "int3-in-f is no folder: remove it, or use another -o") {
+		t.Errorf("a folder: %v", err)
+	}
+	f.Title = "int3 in g"
+	if _, err := s.Save(f, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"7.yaml", "7.console"} {
+		at := filepath.Join(s.Dir(), "int3-in-g", name)
+		mine := filepath.Join(elsewhere, name)
+		if err := errors.Join(os.WriteFile(mine, []byte("mine"), 0o600), os.Remove(at), os.Symlink(mine, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Save(f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, elsewhere); !slices.Equal(got, []string{"7.console", "7.yaml"}) {
+		t.Errorf("elsewhere are %q", got)
+	}
+	for _, name := range []string{"7.yaml", "7.console"} {
+		if data, err := os.ReadFile(filepath.Join(elsewhere, name)); err != nil || string(data) != "mine" {
+			t.Errorf("%s was written through a link: %q, %v", name, data, err)
+		}
+		if info, err := os.Lstat(filepath.Join(s.Dir(), "int3-in-g", name)); err != nil || info.Mode()&^0o644 != 0 || info.Mode()&0o600 != 0o600 {
+			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+// What a killed run was about to write is removed by the next, and nothing else.
+func TestTidy(t *testing.T) {
+	s, err := Open(t.TempDir(), "tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sweeps := []string{".twin-3.yaml123", ".layout-0123456789ab.json.gz7", ".sweep.journal.broken-1999", "int3-in-f/.7.yaml1", "int3-in-f/.7.console22", "only/.baseline.yaml3"}
+	minimizes := []string{"int3-in-f/.7.min.yaml5", "int3-in-f/.7.min.int3-in-g.console6"}
+	others := []string{"int3-in-f/.7.yaml.swp", "int3-in-f/.note7", "int3-in-f/7.yaml", "int3-in-f/7.min.yaml", "sweep.journal"}
+	for _, name := range slices.Concat(sweeps, minimizes, others) {
+		path := filepath.Join(s.Dir(), name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want ...[]string) {
+		t.Helper()
+		got, all := files(t, s.Dir()), slices.Concat(want...)
+		slices.Sort(got)
+		slices.Sort(all)
+		if !slices.Equal(got, all) {
+			t.Errorf("left are %q, want %q", got, all)
+		}
+	}
+	if err := s.Tidy(); err != nil {
+		t.Fatal(err)
+	}
+	check(minimizes, others) // which may be at work
+	if err := Tidy(filepath.Join(s.Dir(), "int3-in-f/7.min.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	check(others)
 }
 
 func TestStoreConcurrent(t *testing.T) {

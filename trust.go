@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// A seed file may come from anybody, and holds a whole scenario. Linking and
+// booting a guest in QEMU's sandbox is what replay and minimize are for; what
+// could run a program of the file's author on this machine needs the user's
+// word, -trust:
+//   - building a kernel: its source, its patches and even its configuration,
+//     which make reads as a makefile, run programs
+//   - QEMU's arguments: they open files, and can open the sandbox
+//
+// Nothing in a results folder tells whose it is, as folders are mailed too. A
+// kernel in the user's own cache does: somebody who may build has built it here.
+
+// trusting adds the flag that takes a seed file's word.
+func (o *override) trusting(f *flag.FlagSet) {
+	f.BoolVar(&o.trust, "trust", false, "build the kernel that the seed file describes, and give QEMU its arguments, though both can run programs on this machine; "+
+		"needed for a kernel that is neither a built-in scenario's nor was prepared here before, and for qemu-args")
+}
+
+// checkTrust refuses a seed file that asks for more than the boot of a guest,
+// unless the user trusts it. now is its scenario with what the command line
+// changes in it.
+func (o *override) checkTrust(ctx context.Context, path string, saved, now scenarios.Scenario) error {
+	if o.trust {
+		return nil
+	}
+	var asks []string
+	if !o.kernelIsKnown(ctx, now.Kernel) {
+		asks = append(asks, "to build a kernel that is neither a built-in scenario's nor was prepared here before")
+	}
+	if arguments := guestArguments(saved.Guest); arguments != nil {
+		asks = append(asks, fmt.Sprintf("to give QEMU the arguments %s", qemu.Quote(arguments)))
+	}
+	if asks == nil {
+		return nil
+	}
+	return &linker.HintError{
+		Err:  fmt.Errorf("%s asks %s; that can run programs on this machine", path, strings.Join(asks, ", and ")),
+		Hint: fmt.Sprintf("read the scenario in %s; if you trust whoever wrote it, give -trust", path),
+	}
+}
+
+// kernelIsKnown tells whether preparing a kernel runs nothing but what the user
+// has chosen: by a built-in scenario, by an earlier build, or by -linux or
+// -build.
+func (o *override) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
+	if o.build != "" || o.linux != "" && plainConfig(k) {
+		return true
+	}
+	known := func(s scenarios.Scenario) bool {
+		b := s.Kernel
+		if b.Image = k.Image; o.linux != "" {
+			b.Package, b.Dir = k.Package, k.Dir
+		}
+		return reflect.DeepEqual(b, k)
+	}
+	return slices.ContainsFunc(scenarios.Builtin(), known) || linker.Prepared(ctx, cacheDir(), k)
+}
+
+// plainConfig tells whether a kernel is a tree as it is, with symbols that make
+// has nothing to expand in.
+func plainConfig(k scenarios.Kernel) bool {
+	return len(k.Patches) == 0 && !strings.Contains(k.Config, "\n") && !strings.ContainsAny(strings.Join(k.Set, " "), "$`\\")
+}
+
+// plainMachine is a type of machine with options that name no file.
+var plainMachine = regexp.MustCompile(`\A[a-z0-9.-]+(,[a-z0-9-]+=(on|off|auto|split|[0-9]+))*\z`)
+
+// guestArguments are the arguments of QEMU in a guest by which a file could be
+// opened; nil for a guest like the built-in ones.
+func guestArguments(g scenarios.Guest) (arguments []string) {
+	for _, s := range scenarios.Builtin() {
+		if slices.Equal(s.Guest.QEMUArgs, g.QEMUArgs) && s.Guest.Machine == g.Machine {
+			return nil
+		}
+	}
+	if !plainMachine.MatchString(g.Machine) {
+		arguments = append(arguments, "-M", g.Machine)
+	}
+	return append(arguments, g.QEMUArgs...)
+}
+
+// trustFlag is what a command that replays the user's own find must have added.
+func trustFlag(s scenarios.Scenario) string {
+	if guestArguments(s.Guest) == nil {
+		return ""
+	}
+	return " -trust"
+}
