@@ -209,9 +209,9 @@ func (v *vanishes) forever() *vanishes {
 // and finds that are not saved.
 func checkOnce(t *testing.T, r *fuzz.Report) {
 	t.Helper()
-	_, records, err := seeds.ReadJournal(filepath.Join(r.Dir, "sweep.journal"))
-	if err != nil {
-		t.Fatal(err)
+	_, records, damage, err := seeds.ReadJournal(filepath.Join(r.Dir, "sweep.journal"))
+	if err != nil || damage != "" {
+		t.Fatal(damage, err)
 	}
 	seen := map[seeds.Layout]bool{}
 	for _, rec := range records {
