@@ -43,6 +43,11 @@ while read -r package target; do
 	nice -n 19 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x -parallel 1 "$package" >"$log" 2>&1 </dev/null || status=$?
 	cat "$log"
 	execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
+	# The end of the time, met in the middle of an input, is a failure to go
+	# test; a real one has an input to show, or a stack.
+	if grep -q '^    context deadline exceeded$' "$log" && ! grep -qE 'Failing input|panic|_test\.go:' "$log"; then
+		status=0
+	fi
 	if [ "$status" -eq 0 ] && [ "${execs:-0}" -gt 0 ]; then
 		result=ok
 	else
