@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -271,27 +270,37 @@ func TestRooms(t *testing.T) {
 	}
 }
 
+// ordering is a worker, and functions that can take each other's places.
+func ordering(t *testing.T, k *Kernel) (w *Worker, functions []string) {
+	t.Helper()
+	layout, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range layout {
+		if s.Group > 0 && s.Group == layout[len(layout)/2].Group {
+			functions = append(functions, s.Name)
+		}
+	}
+	if w, err = k.NewWorker(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w, functions
+}
+
 // Once a shortcut that was believed gives another image, none is taken any
 // more: not the baseline's, not another order's, not one of a new order.
 func TestShortcutDistrust(t *testing.T) {
 	flag := filepath.Join(t.TempDir(), "flag")
 	k, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
-	layout, err := k.Layout(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 })
-	w, err := k.NewWorker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w, functions := ordering(t, k)
 	// Of layouts of some orders: who linked them.
 	short := func(order, bytes int) bool {
 		t.Helper()
 		p := Plan{Paddings: []Padding{{Section: ".text.victim", Bytes: uint64(bytes)}}}
 		if order > 0 {
-			p.Order = []string{layout[first+order].Name, layout[first].Name}
+			p.Order = []string{functions[order], functions[0]}
 		}
 		image, err := w.Link(t.Context(), p)
 		if err != nil {
@@ -336,18 +345,9 @@ func TestShortcutDistrust(t *testing.T) {
 func TestShortcutLearnsLater(t *testing.T) {
 	flag := filepath.Join(t.TempDir(), "flag")
 	k, _ := tinyKernel(t, "if [ -e "+flag+" ]; then echo >&2 'ld.lld: error: on purpose'; exit 1; fi\n")
-	layout, err := k.Layout(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 })
-	w, err := k.NewWorker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w, functions := ordering(t, k)
 	link := func(bytes uint64) (Image, error) {
-		return w.Link(t.Context(), Plan{Order: []string{layout[first+1].Name, layout[first].Name}, Paddings: []Padding{{Section: ".text.victim", Bytes: bytes}}})
+		return w.Link(t.Context(), Plan{Order: []string{functions[1], functions[0]}, Paddings: []Padding{{Section: ".text.victim", Bytes: bytes}}})
 	}
 	if err := os.WriteFile(flag, nil, 0o644); err != nil {
 		t.Fatal(err)
