@@ -1,16 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -18,7 +17,6 @@ import (
 
 	"unlucky/fuzz"
 	"unlucky/linker"
-	"unlucky/seeds"
 )
 
 // covered is the coverage of one kernel by all sweeps of it.
@@ -29,15 +27,8 @@ type covered struct {
 	Functions []fuzz.FunctionCoverage `json:"functions,omitempty"` // the least covered first
 	Fixed     []linker.Section        `json:"fixed,omitempty"`
 
-	layout   []linker.Section // of the baseline
-	journals []journal
-	plans    map[string]bool // digests of those that are in journals
-}
-
-// journal is what one sweep adds.
-type journal struct {
-	strategy fuzz.Strategy
-	records  []seeds.Record
+	layout []linker.Section // of the baseline
+	tried  []fuzz.Tried     // those that have booted, each once
 }
 
 func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
@@ -86,113 +77,54 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	return failed
 }
 
-// findCovered finds the sweeps below some folders, by kernel. The error tells
-// of those that can't be counted; it may come beside others.
+// findCovered finds the kernels that have been swept below some folders. The
+// error tells of sweeps that can't be counted; it may come beside others.
 func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) {
-	paths, err := findJournals(dirs)
-	if err != nil {
-		return nil, err
-	}
-	found := false
-	for _, path := range paths {
-		h, records, damage, err := seeds.ReadJournal(path)
-		dir := filepath.Dir(path)
-		if damage != "" {
-			scr.note("%s, nor counted", damage)
-		}
-		switch {
-		case err != nil:
-			failed = errors.Join(failed, err)
-			continue
-		case h == nil: // a sweep that has just begun
-			continue
-		}
-		found = true
-		strategy, err := fuzz.ParseStrategy(h.Strategy)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", dir, err))
-			continue
-		}
-		if strategy == fuzz.LLD {
-			scr.note("%s: not counted: under strategy lld only the images tell where the functions are", dir)
-			continue
-		}
-		layout, err := seeds.ReadBaseline(dir, h.Object)
-		if errors.Is(err, os.ErrNotExist) {
-			err = &linker.HintError{
-				Err:  fmt.Errorf("%s is missing: an earlier unlucky made this sweep", seeds.BaselinePath(dir, h.Object)),
-				Hint: "run the same sweep again, which writes the file and tries no layout twice",
+	all, failed := fuzz.ReadResults(dirs, scr.note)
+	for _, r := range all {
+		failed = errors.Join(failed, r.LayoutErr)
+		if r.Layout == nil {
+			if r.LayoutErr == nil {
+				scr.note("%s: not counted: under strategy lld only the images tell where the functions are", strings.Join(r.Dirs, ", "))
 			}
-		}
-		if err != nil {
-			failed = errors.Join(failed, err)
 			continue
 		}
-		// Another linker or its script makes another kernel of the same vmlinux.o.
-		i := slices.IndexFunc(kernels, func(k *covered) bool { return k.Object == h.Object && slices.Equal(k.layout, layout) })
+		// What was booted otherwise has been at the same addresses.
+		i := slices.IndexFunc(kernels, func(k *covered) bool {
+			return k.Object == r.Header.Object && slices.Equal(k.layout, r.Layout)
+		})
 		if i < 0 {
 			i = len(kernels)
-			kernels = append(kernels, &covered{Object: h.Object, layout: layout, plans: map[string]bool{}})
+			kernels = append(kernels, &covered{Object: r.Header.Object, layout: r.Layout})
 		}
-		kernels[i].add(dir, strategy, records)
+		k := kernels[i]
+		k.Sweeps = append(k.Sweeps, r.Dirs...)
+		for _, t := range r.All() {
+			if fuzz.Booted(t.Kind) {
+				k.tried = append(k.tried, t)
+			}
+		}
 	}
-	if !found && failed == nil {
-		failed = &linker.HintError{
-			Err:  fmt.Errorf("no sweep is in %s or below", strings.Join(dirs, ", ")),
-			Hint: "give the folder of a sweep's results, such as unlucky.out",
-		}
+	for _, k := range kernels {
+		slices.Sort(k.Sweeps)
+		slices.SortFunc(k.tried, func(a, b fuzz.Tried) int { return cmp.Compare(a.Plan, b.Plan) })
+		k.tried = slices.CompactFunc(k.tried, func(a, b fuzz.Tried) bool { return a.Plan == b.Plan })
 	}
 	return kernels, failed
-}
-
-// findJournals finds the journals of sweeps in some folders and below, each
-// once.
-func findJournals(dirs []string) (paths []string, err error) {
-	for _, dir := range dirs {
-		if dir == "" {
-			return nil, usageError{errors.New("an empty name is given for a folder")}
-		}
-		// A link to a folder is followed where it is given, and nowhere else.
-		err := filepath.WalkDir(dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && d.Name() == "sweep.journal" {
-				paths = append(paths, filepath.Clean(path))
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths), nil
-}
-
-// add takes the layouts of a sweep that no other has had.
-func (k *covered) add(dir string, strategy fuzz.Strategy, records []seeds.Record) {
-	k.Sweeps = append(k.Sweeps, dir)
-	j := journal{strategy: strategy}
-	for _, r := range records {
-		if !k.plans[r.Plan] && fuzz.Booted(r.Kind) {
-			k.plans[r.Plan] = true
-			j.records = append(j.records, r)
-		}
-	}
-	k.journals = append(k.journals, j)
 }
 
 // count counts all layouts.
 func (k *covered) count(ctx context.Context, scr *screen) (*fuzz.Coverage, error) {
 	c, err := fuzz.NewCoverage(k.layout)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", k.Sweeps[0], err)
-	}
-	progress, before := scr.later("counting layouts"), 0
-	for i, j := range k.journals {
-		_, err := c.Recall(ctx, j.strategy, j.records, func(done, _ int) { progress(before+done, len(k.plans)) })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", k.Sweeps[i], err)
+	if err == nil {
+		var untold int
+		untold, err = c.Recall(ctx, k.tried, scr.later("counting layouts"))
+		if untold > 0 {
+			scr.note("%s: %d layouts of strategy lld are not counted: only their images told where the functions were", strings.Join(k.Sweeps, ", "), untold)
 		}
-		before += len(j.records)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(k.Sweeps, ", "), err)
 	}
 	k.Totals = c.Totals()
 	return c, nil

@@ -26,7 +26,9 @@ Usage:
     unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
     unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
+    unlucky list DIR...                list what sweeps have found, a title a line
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
+    unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
@@ -89,6 +91,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
+		"list": list, "merge": merge,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

@@ -58,7 +58,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return err
 	}
 	if m.Path == "" {
-		m.Path = strings.TrimSuffix(rest[0], ".yaml") + ".min.yaml"
+		m.Path = seeds.MinimizedPath(rest[0])
 	}
 	if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, rest[0]) {
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}

@@ -86,7 +86,8 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		if *asJSON {
 			err = errors.Join(err, json.NewEncoder(out).Encode(report))
 		} else {
-			printReport(out, report, s, ctx.Err() == nil)
+			printReport(out, report)
+			printNext(out, report, s, ctx.Err() == nil)
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
@@ -408,10 +409,10 @@ func initrdOf(g scenarios.Guest) ([]byte, error) {
 }
 
 // printReport prints what a sweep has found, as one would put it into a mail.
-func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
+func printReport(out io.Writer, r *fuzz.Report) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
-		r.Scenario, len(r.Layouts), s.Saved.Digests.Object, r.Strategy, s.Saved.Tools.LLD, s.Saved.Tools.QEMU, r.Accel)
+		r.Scenario, len(r.Layouts), r.Object, r.Strategy, r.LLD, r.QEMU, r.Accel)
 	switch {
 	case r.Baseline.Kind == qemu.Pass:
 		fmt.Fprintf(&b, "  %-10s %s\n", "baseline", "lucky: it passes")
@@ -449,6 +450,12 @@ func printReport(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	if r.Tried > 0 {
 		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
 	}
+	io.WriteString(out, printable(b.String()))
+}
+
+// printNext prints what to type after a sweep.
+func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
+	var b bytes.Buffer
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
@@ -472,19 +479,28 @@ func printFindings(out io.Writer, heading string, findings []fuzz.Finding, dir s
 	}
 	fmt.Fprintf(out, "\n%s:\n", heading)
 	for _, f := range findings {
-		var names, flaky []string
-		for _, l := range f.Layouts {
-			names = append(names, l.Layout.String())
-			if l.Crashes < l.Boots {
-				flaky = append(flaky, fmt.Sprintf("%s in %d of %d boots", l.Layout, l.Crashes, l.Boots))
+		var flaky []string
+		fmt.Fprintf(out, "  %4d  %s\n", len(f.Layouts), f.Title)
+		for rest := f.Layouts; len(rest) > 0; {
+			folder := filepath.Dir(rest[0].Path)
+			n := slices.IndexFunc(rest, func(l seeds.Record) bool { return filepath.Dir(l.Path) != folder })
+			if n < 0 {
+				n = len(rest)
 			}
+			var names []string
+			for _, l := range rest[:n] {
+				names = append(names, l.Layout.String())
+				if l.Crashes < l.Boots {
+					flaky = append(flaky, fmt.Sprintf("%s in %d of %d boots", l.Layout, l.Crashes, l.Boots))
+				}
+			}
+			files := strings.Join(names, ",")
+			if len(names) > 1 {
+				files = "{" + files + "}"
+			}
+			fmt.Fprintf(out, "        %s\n", filepath.Join(dir, folder, files+".yaml"))
+			rest = rest[n:]
 		}
-		files := strings.Join(names, ",")
-		if len(names) > 1 {
-			files = "{" + files + "}"
-		}
-		fmt.Fprintf(out, "  %4d  %s\n        %s\n", len(f.Layouts), f.Title,
-			filepath.Join(dir, filepath.Dir(f.Layouts[0].Path), files+".yaml"))
 		if flaky != nil {
 			fmt.Fprintf(out, "        flaky: %s\n", strings.Join(flaky, ", "))
 		}

@@ -6,16 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
-	"golang.org/x/sync/errgroup"
 
 	"unlucky/linker"
-	"unlucky/qemu"
-	"unlucky/seeds"
 )
 
 // moduli are those whose residues are counted, in bytes: a cache line, what
@@ -223,60 +219,21 @@ func (c *Coverage) Check(plan linker.Plan, addresses []uint64) error {
 	return nil
 }
 
-// Booted tells whether a layout of this kind of verdict counts: it has booted,
-// however that ended.
-func Booted(k qemu.Kind) bool { return k == qemu.Pass || k == qemu.Crash || k == qemu.Hang }
-
-// Recall adds the layouts of a journal of this kernel that have booted to a
-// verdict, by their plans. Those that lld itself has padded can't be told from
-// their plans: it returns how many. each is told how many of the others are
-// done; it may be nil.
-func (c *Coverage) Recall(ctx context.Context, strategy Strategy, records []seeds.Record, each func(done, total int)) (untold int, err error) {
-	var known []seeds.Record
-	for _, r := range records {
+// Recall adds layouts of this kernel that have booted to a verdict, by their
+// plans. Those that lld itself has padded can't be told from their plans: it
+// returns how many. each is told how many of the others are done; it may be nil.
+func (c *Coverage) Recall(ctx context.Context, tried []Tried, each func(done, total int)) (untold int, err error) {
+	var known []Tried
+	for _, t := range tried {
 		switch {
-		case !Booted(r.Kind):
-		case strategy == LLD && r.Layout != seeds.Baseline:
+		case !Booted(t.Kind):
+		case !t.placed():
 			untold++
 		default:
-			known = append(known, r)
+			known = append(known, t)
 		}
 	}
-	var mu sync.Mutex
-	done := 0
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.NumCPU())
-	for _, r := range known {
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			addresses, err := c.recall(strategy, r)
-			if err != nil {
-				return fmt.Errorf("%s: %w", r.Layout.Name(), err)
-			}
-			c.Add(addresses)
-			mu.Lock()
-			defer mu.Unlock()
-			if done++; each != nil {
-				each(done, len(known))
-			}
-			return nil
-		})
-	}
-	return untold, group.Wait()
-}
-
-// recall is where the sections were in a layout that has booted.
-func (c *Coverage) recall(strategy Strategy, r seeds.Record) ([]uint64, error) {
-	var plan linker.Plan
-	if seed, ok := r.Layout.Seed(); ok {
-		plan = strategy.Plan(seed, c.layout)
-	}
-	if d := plan.Digest(); d != r.Plan {
-		return nil, fmt.Errorf("its plan is not the one that has booted (%.12s, was %.12s): please report this", d, r.Plan)
-	}
-	return linker.Place(c.layout, c.output, plan)
+	return untold, Place(ctx, c.layout, known, func(_ int, addresses []uint64) { c.Add(addresses) }, each)
 }
 
 // Functions are those that can move, the least covered first: by the last

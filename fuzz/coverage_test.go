@@ -335,6 +335,12 @@ func TestCoverageRecall(t *testing.T) {
 			live.Add(addresses)
 		}
 	}
+	by := func(s Strategy) (tried []Tried) {
+		for _, r := range records {
+			tried = append(tried, Tried{Record: r, Strategy: s})
+		}
+		return tried
+	}
 	recalled := fresh()
 	watching := make(chan struct{})
 	var watch sync.WaitGroup
@@ -349,7 +355,7 @@ func TestCoverageRecall(t *testing.T) {
 		}
 	})
 	var told []int
-	untold, err := recalled.Recall(t.Context(), Cover, records, func(done, total int) { told = append(told, done, total) })
+	untold, err := recalled.Recall(t.Context(), by(Cover), func(done, total int) { told = append(told, done, total) })
 	close(watching)
 	watch.Wait()
 	if err != nil || untold != 0 || recalled.Totals() != live.Totals() || recalled.Totals().Layouts != 5 {
@@ -360,15 +366,15 @@ func TestCoverageRecall(t *testing.T) {
 	}
 
 	ofLLD := fresh()
-	if untold, err := ofLLD.Recall(t.Context(), LLD, records, nil); err != nil || untold != 4 || ofLLD.Totals().Layouts != 1 {
+	if untold, err := ofLLD.Recall(t.Context(), by(LLD), nil); err != nil || untold != 4 || ofLLD.Totals().Layouts != 1 {
 		t.Errorf("strategy lld: %d untold, %v, %+v", untold, err, ofLLD.Totals())
 	}
-	if _, err := fresh().Recall(t.Context(), Text, records, nil); err == nil || !strings.Contains(err.Error(), "its plan is not the one that has booted") {
+	if _, err := fresh().Recall(t.Context(), by(Text), nil); err == nil || !strings.Contains(err.Error(), "its plan is not the one that has booted") {
 		t.Errorf("another strategy's plans: %v", err)
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if _, err := fresh().Recall(ended, Cover, records, nil); !errors.Is(err, context.Canceled) {
+	if _, err := fresh().Recall(ended, by(Cover), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -416,8 +422,9 @@ func BenchmarkCoverageAdd(b *testing.B) {
 func BenchmarkCoverageRecall(b *testing.B) {
 	c, _ := coverageOf(b, 10_808)
 	r := seeds.Record{Layout: seeds.Seed(7), Kind: qemu.Pass, Plan: Cover.Plan(7, c.layout).Digest()}
+	tried := []Tried{{Record: r, Strategy: Cover}}
 	for b.Loop() {
-		if _, err := c.recall(Cover, r); err != nil {
+		if _, err := c.Recall(b.Context(), tried, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

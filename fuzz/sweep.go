@@ -69,10 +69,9 @@ type Tally struct {
 
 // Report is what a sweep has found.
 type Report struct {
-	Scenario string         `json:"scenario"`
-	Dir      string         `json:"dir"` // Record.Path is relative to it
+	seeds.Header
 	Strategy Strategy       `json:"strategy"`
-	Accel    string         `json:"accel"`
+	Dir      string         `json:"dir"` // Record.Path is relative to it
 	Baseline seeds.Record   `json:"baseline"`
 	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
 	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
@@ -120,13 +119,13 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	if s.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
 		return nil, err
 	}
-	report := &Report{Scenario: s.Saved.Scenario.Name, Dir: s.store.Dir()}
+	report := &Report{Dir: s.store.Dir()}
 	baseline, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer s.journal.Close()
-	report.Strategy, report.Accel, report.Baseline = s.Strategy, s.Guest.Machine.Accel, baseline
+	report.Header, report.Strategy, report.Baseline = header(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
 
 	done := map[seeds.Layout]seeds.Record{}
 	for _, r := range s.journal.Records() {
@@ -327,7 +326,7 @@ func (s *Sweep) compare(baseline seeds.Record, fails int) {
 // begin decides the strategy and the accelerator, opens the journal, and
 // tries the baseline unless the journal has it.
 func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
-	path := filepath.Join(s.store.Dir(), "sweep.journal")
+	path := filepath.Join(s.store.Dir(), seeds.SweepJournal)
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
 	earlier, _, _, err := seeds.ReadJournal(path)
@@ -422,7 +421,11 @@ func (s *Sweep) recall(ctx context.Context) error {
 			return err
 		}
 	}
-	untold, err := s.coverage.Recall(ctx, s.Strategy, s.journal.Records(), s.Recall)
+	var tried []Tried
+	for _, r := range s.journal.Records() {
+		tried = append(tried, Tried{Record: r, Strategy: s.Strategy})
+	}
+	untold, err := s.coverage.Recall(ctx, tried, s.Recall)
 	if untold > 0 {
 		s.Note("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
 	}
@@ -510,7 +513,7 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 		if layout == seeds.Baseline {
 			return i, nil // there is no journal yet
 		}
-		return i, s.journal.Append(i.record)
+		return i, s.tell(&i.record)
 	case err != nil:
 		return i, fmt.Errorf("linking %s: %w", layout.Name(), err)
 	}
@@ -544,12 +547,18 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 	}
 	took := time.Since(begin)
 	r.Millis += took.Milliseconds()
-	err = s.journal.Append(r)
+	err = s.tell(&r)
 	if err == nil && s.coverage != nil {
 		s.coverage.Add(i.Addresses)
 	}
 	s.took(Steps{Verdict: time.Since(begin)})
 	return r, err
+}
+
+// tell writes a verdict into the journal.
+func (s *Sweep) tell(r *seeds.Record) error {
+	r.At = time.Now().UTC().Truncate(time.Second)
+	return s.journal.Append(*r)
 }
 
 // boot is one boot of a layout that teaches something.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,6 +87,7 @@ type Record struct {
 	Append  string         `json:"append,omitempty"`  // what was added to the kernel command line
 	Path    string         `json:"path,omitempty"`    // of the saved seed, relative to the store's folder
 	Millis  int64          `json:"millis"`            // wall-clock time spent on the layout
+	At      time.Time      `json:"at,omitzero"`       // of the verdict, UTC, whole seconds; zero in journals of an earlier unlucky
 	Note    string         `json:"note,omitempty"`    // one line for the reader: the linker's words, for instance
 }
 

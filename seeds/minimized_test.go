@@ -109,7 +109,7 @@ func TestWrite(t *testing.T) {
 	if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), "unlucky replay mine.yaml\n") {
 		t.Errorf("%s, %v", text, err)
 	}
-	if console, err := os.ReadFile(consolePath(path)); err != nil || string(console) != "console\n" {
+	if console, err := os.ReadFile(ConsolePath(path)); err != nil || string(console) != "console\n" {
 		t.Errorf("console %q, %v", console, err)
 	}
 }

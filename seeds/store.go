@@ -85,7 +85,7 @@ func (f File) Write(path string, console []byte) error {
 
 func (f File) write(path string, data, console []byte) error {
 	// The console first: where the seed file is, its console is too.
-	err := writeFile(consolePath(path), console)
+	err := writeFile(ConsolePath(path), console)
 	if err == nil {
 		err = writeFile(path, data)
 	}
@@ -181,7 +181,7 @@ func (s *Store) removeOlder(l Layout, keep string) error {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
-		if err := os.Remove(consolePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(ConsolePath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		if dir := filepath.Dir(path); dir != s.dir {
@@ -191,8 +191,15 @@ func (s *Store) removeOlder(l Layout, keep string) error {
 	return nil
 }
 
-// consolePath is where the console of the seed file at path lies.
-func consolePath(path string) string { return strings.TrimSuffix(path, ".yaml") + ".console" }
+// SweepJournal is the name of a sweep's journal in the store's folder.
+const SweepJournal = "sweep.journal"
+
+// MinimizedPath is where the answer of minimizing the seed file at path lies,
+// unless the user chose another file.
+func MinimizedPath(path string) string { return strings.TrimSuffix(path, ".yaml") + ".min.yaml" }
+
+// ConsolePath is where the console of the seed file at path lies.
+func ConsolePath(path string) string { return strings.TrimSuffix(path, ".yaml") + ".console" }
 
 // maxSlug bounds a slug: a file name may have 255 bytes, and paths should
 // stay readable.

@@ -1,0 +1,280 @@
+package fuzz
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+// Results are what sweeps have found of one kernel, in one guest and by the
+// same rules: read from the folders of their results, with no kernel at hand,
+// as if one sweep had done it all. They depend neither on the order of the
+// folders nor on how the seeds were spread over journals.
+type Results struct {
+	Header seeds.Header // of all of them; Strategy is empty, as each layout has its own
+	Dirs   []string     // the folders, sorted
+	// Layout is the baseline's. It is nil where strategy lld alone has
+	// swept; then LayoutErr is nil, too. Otherwise that says why it is missing.
+	Layout    []linker.Section
+	LayoutErr error
+	Baseline  *Tried  // nil where no sweep has come so far
+	Layouts   []Tried // in the order of seeds, then of strategies; each once
+}
+
+// Tried is a layout that a sweep has tried.
+type Tried struct {
+	seeds.Record // Path is relative to where the program runs
+	Strategy     Strategy
+	Dir          string // the folder of the sweep
+}
+
+// journalNames are the names of a sweep's journals: a shard has one of its own.
+var journalNames = regexp.MustCompile(`\Asweep(-[0-9]+-of-[0-9]+)?\.journal\z`)
+
+// ReadResults reads all sweeps in some folders and below, sorted by scenario.
+// note is told what is left out of a damaged journal. The error names the
+// sweeps that cannot be read, and may come beside others that could.
+func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Results, failed error) {
+	paths, err := findJournals(dirs)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		h, records, damage, err := seeds.ReadJournal(path)
+		if damage != "" {
+			note("%s, nor counted", damage)
+		}
+		switch {
+		case err != nil:
+			failed = errors.Join(failed, err)
+			continue
+		case h == nil: // a sweep that has just begun
+			continue
+		}
+		strategy, err := ParseStrategy(h.Strategy)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", path, err))
+			continue
+		}
+		dir := filepath.Dir(path)
+		layout, err := readLayout(dir, h.Object, strategy)
+		same := func(r *Results) bool {
+			header := *h
+			header.Strategy = ""
+			// Another linker script makes another kernel of the same vmlinux.o.
+			return r.Header == header && (r.Layout == nil || layout == nil || slices.Equal(r.Layout, layout))
+		}
+		i := slices.IndexFunc(all, same)
+		if i < 0 {
+			i = len(all)
+			all = append(all, &Results{Header: *h})
+			all[i].Header.Strategy = ""
+		}
+		all[i].add(dir, strategy, records, layout, err)
+	}
+	if all == nil && failed == nil {
+		failed = &linker.HintError{
+			Err:  fmt.Errorf("no sweep is in %s or below", strings.Join(dirs, ", ")),
+			Hint: "give the folder of a sweep's results, such as unlucky.out",
+		}
+	}
+	for _, r := range all {
+		r.settle()
+	}
+	slices.SortStableFunc(all, func(a, b *Results) int {
+		return cmp.Or(cmp.Compare(a.Header.Scenario, b.Header.Scenario), slices.Compare(a.Dirs, b.Dirs))
+	})
+	return all, failed
+}
+
+// findJournals finds the journals of sweeps in some folders and below, each
+// once.
+func findJournals(dirs []string) (paths []string, err error) {
+	for _, dir := range dirs {
+		if dir == "" {
+			return nil, errors.New("an empty name is given for a folder")
+		}
+		// A link to a folder is followed where it is given, and nowhere else.
+		err := filepath.WalkDir(dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && journalNames.MatchString(d.Name()) {
+				paths = append(paths, filepath.Clean(path))
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths), nil
+}
+
+// readLayout reads the baseline's layout of a sweep.
+func readLayout(dir, object string, strategy Strategy) ([]linker.Section, error) {
+	layout, err := seeds.ReadBaseline(dir, object)
+	if !errors.Is(err, os.ErrNotExist) {
+		return layout, err
+	}
+	if strategy == LLD {
+		return nil, nil // which has none
+	}
+	return nil, &linker.HintError{
+		Err:  fmt.Errorf("%s is missing: an earlier unlucky made this sweep", seeds.BaselinePath(dir, object)),
+		Hint: "run the same sweep again, which writes the file and tries no layout twice",
+	}
+}
+
+// add takes a journal in.
+func (r *Results) add(dir string, strategy Strategy, records []seeds.Record, layout []linker.Section, err error) {
+	r.Dirs = append(r.Dirs, dir)
+	if r.Layout == nil {
+		r.Layout = layout
+	}
+	r.LayoutErr = errors.Join(r.LayoutErr, err)
+	for _, record := range records {
+		if record.Path != "" {
+			record.Path = filepath.Join(dir, record.Path)
+		}
+		r.Layouts = append(r.Layouts, Tried{record, strategy, dir})
+	}
+}
+
+// settle puts the layouts in order, each once.
+func (r *Results) settle() {
+	slices.Sort(r.Dirs)
+	r.Dirs = slices.Compact(r.Dirs)
+	if r.Layout != nil {
+		r.LayoutErr = nil // the file of another folder says it
+	}
+	slices.SortStableFunc(r.Layouts, func(a, b Tried) int {
+		return cmp.Or(a.Layout.Compare(b.Layout), cmp.Compare(a.Strategy, b.Strategy), b.told(a), cmp.Compare(a.Path, b.Path))
+	})
+	r.Layouts = slices.CompactFunc(r.Layouts, func(a, b Tried) bool { return a.Plan == b.Plan && a.Layout == b.Layout })
+	if len(r.Layouts) > 0 && r.Layouts[0].Layout == seeds.Baseline {
+		r.Baseline, r.Layouts = &r.Layouts[0], r.Layouts[1:]
+	}
+}
+
+// told compares how much two sweeps have told of one layout: a failure more
+// than a pass, which may be luck, and a saved seed more than none.
+func (t Tried) told(u Tried) int {
+	weight := func(t Tried) int {
+		switch {
+		case t.Found:
+			return 3
+		case t.Kind == qemu.Crash || t.Kind == qemu.Hang:
+			return 2
+		case t.Kind == qemu.Pass:
+			return 1
+		}
+		return 0
+	}
+	saved := func(t Tried) int { return min(len(t.Path), 1) }
+	return cmp.Or(cmp.Compare(weight(t), weight(u)), cmp.Compare(saved(t), saved(u)), cmp.Compare(t.Boots, u.Boots))
+}
+
+// Strategies are those of the layouts, sorted.
+func (r *Results) Strategies() (out []Strategy) {
+	for _, t := range r.Layouts {
+		out = append(out, t.Strategy)
+	}
+	if out == nil && r.Baseline != nil {
+		out = append(out, r.Baseline.Strategy)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Booted tells whether a layout of this kind of verdict counts: it has booted,
+// however that ended.
+func Booted(k qemu.Kind) bool { return k == qemu.Pass || k == qemu.Crash || k == qemu.Hang }
+
+// All are the baseline, if it has been tried, and the layouts.
+func (r *Results) All() []Tried {
+	if r.Baseline == nil {
+		return r.Layouts
+	}
+	return append([]Tried{*r.Baseline}, r.Layouts...)
+}
+
+// placed tells whether the addresses of a layout follow from its plan.
+func (t Tried) placed() bool { return t.Strategy != LLD || t.Layout == seeds.Baseline }
+
+// plan is that of a layout of a kernel whose baseline has this layout.
+func (t Tried) plan(layout []linker.Section) (plan linker.Plan, err error) {
+	if seed, ok := t.Layout.Seed(); ok {
+		plan = t.Strategy.Plan(seed, layout)
+	}
+	if d := plan.Digest(); d != t.Plan {
+		return plan, fmt.Errorf("%s: its plan is not the one that has booted (%.12s, was %.12s): please report this", t.Layout.Name(), d, t.Plan)
+	}
+	return plan, nil
+}
+
+// Place tells each where the sections of a kernel, given by its baseline's
+// layout, were in the i-th of some layouts that its sweeps have tried, for
+// several of them at the same time. progress is told how many are done; it may
+// be nil.
+func Place(ctx context.Context, layout []linker.Section, tried []Tried, each func(i int, addresses []uint64), progress func(done, total int)) error {
+	var mu sync.Mutex
+	done, output := 0, mainText(layout)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for i, t := range tried {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			plan, err := t.plan(layout)
+			if err != nil {
+				return err
+			}
+			addresses, err := linker.Place(layout, output, plan)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.Layout.Name(), err)
+			}
+			each(i, addresses)
+			mu.Lock()
+			defer mu.Unlock()
+			if done++; progress != nil {
+				progress(done, len(tried))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// Report is that of one sweep that has tried all of the layouts. It has no
+// coverage.
+func (r *Results) Report() *Report {
+	report := &Report{Header: r.Header}
+	for i, strategy := range r.Strategies() {
+		if i > 0 {
+			report.Strategy += ", "
+		}
+		report.Strategy += strategy
+	}
+	if r.Baseline != nil {
+		report.Baseline = r.Baseline.Record
+	}
+	for _, t := range r.Layouts {
+		report.Layouts = append(report.Layouts, t.Record)
+	}
+	return report
+}
