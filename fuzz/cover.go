@@ -20,19 +20,22 @@ import (
 // by t0, t1 and t2. So all 4 values of t0 come in each 4 seeds, all 16 of
 // (t0, t1) in each 16, and so on, whatever the permutations are.
 //
-// They are dealt anew to each run of neighbours, so two functions of different
-// runs meet in all ways. Within a run no padding is put: neighbours that touch
-// go on touching. Runs are cut anew in each block of 256 seeds. In the third
-// block there is only one, so that nothing is held apart from its neighbour: a
-// rotation of the whole of .text.
+// Those of t0 and t1 are dealt anew to each run of neighbours, so two functions
+// of different runs meet in all ways. Within a run no padding is put: neighbours
+// that touch go on touching. Runs are cut anew every 16 seeds, so that the
+// verdicts tell neighbours apart, and whom a cut holds apart others leave
+// together. This is why t2 and t3 are dealt to all runs alike: a function is in
+// one run now and in another then. In the third block there is one run only, so
+// that nothing is held apart from its neighbour: a rotation of the whole of
+// .text.
 //
 // In every second block, from 257 to 512 on, other functions touch: each 16
 // seeds have an order of their own, cut into runs. There the 16 layouts give
 // each residue mod 256 once; over several orders more is left to chance.
 //
-// A section aligned to more than 16 bytes is a run by itself, and moves by
-// what its alignment allows. One aligned to less moves by what is left as well,
-// which is another number of bytes in each block.
+// A section that is not aligned to 16 bytes is a run by itself. One aligned to
+// more moves by what its alignment allows; one aligned to less moves by what is
+// left as well, which is another number of bytes in each block.
 
 // runLength is the mean number of functions in a run: longer ones leave more
 // neighbours touching and make fewer relations in a block. Between two runs are
@@ -47,27 +50,26 @@ const pageUnits = Modulus / 16
 // first.
 const rotations = 2
 
-// orderSeeds is how many seeds have an order in common. The first link of an
-// order takes as long as ten others.
-const orderSeeds = 16
+// cutSeeds is how many seeds have the cuts into runs in common, and the order
+// where that changes.
+const cutSeeds = 16
 
 // coverPlan is the plan of a seed.
 func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 	n := seed - 1 // seed 0 is the last of all blocks
 	block := uint64(n / pageUnits)
-	cut := block                                     // of runs
 	rest := uint64(bits.Reverse8(uint8(block << 4))) // below 16
 	order := make([]int, len(layout))
 	for i := range order {
 		order[i] = i
 	}
+	cut := uint64(n) / cutSeeds
 	if block%2 == 1 {
-		cut = uint64(n)/orderSeeds + 1<<32
-		order = regrouped(layout, shuffled(n/orderSeeds, order))
+		order = regrouped(layout, shuffled(n/cutSeeds, order))
 		p.Order = displaced(layout, order)
 	}
 	var end, run uint64 // of what stands before; number of runs so far
-	output, first, fresh := "", "", true
+	output, first, fresh, odd := "", "", true, false
 	for place, i := range order {
 		s := layout[i]
 		if s.Output != output {
@@ -79,7 +81,7 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 			address = linker.AlignUp(end, align)
 		}
 		movable := linker.Movable(layout, place)
-		if movable && (fresh || align > 16 || block != rotations && mix(cut, uint64(i))%runLength == 0) {
+		if movable && (fresh || align > 16 || block != rotations && (odd || align < 16 || mix(cut, uint64(i))%runLength == 0)) {
 			run++
 			shift := 16*uint64(digits(n, run)) + rest
 			if gap := (s.Address + shift&^(align-1) - address) % Modulus; gap > 0 {
@@ -89,7 +91,7 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 		}
 		// A section that stands where it stands, or moves in larger steps, does
 		// not hand its shift on.
-		fresh = !movable || align > 16
+		fresh, odd = !movable || align > 16, align < 16
 		end = address + s.Size
 		if movable && first == "" {
 			first = s.Name
@@ -108,17 +110,17 @@ func digits(n uint32, run uint64) uint32 {
 		return n % pageUnits
 	}
 	s := func(i int) uint32 { return n >> (2 * i) & 3 }
-	key := func(values ...uint32) uint64 {
+	key := func(run uint64, values ...uint32) uint64 {
 		k := mix(uint64(block), run)
 		for _, v := range values {
 			k = mix(k, uint64(v))
 		}
 		return k
 	}
-	t0 := deal(key(0, s(1), s(2), s(3)), s(0))
-	t1 := deal(key(1, t0, s(2), s(3)), s(1))
-	t2 := deal(key(2, t0, t1, s(3)), s(2))
-	t3 := deal(key(3, t0, t1, t2), s(3))
+	t0 := deal(key(run, 0, s(1), s(2), s(3)), s(0))
+	t1 := deal(key(run, 1, t0, s(2), s(3)), s(1))
+	t2 := deal(key(0, 2, t0, t1, s(3)), s(2))
+	t3 := deal(key(0, 3, t0, t1, t2), s(3))
 	return t0 + 4*t1 + 16*t2 + 64*t3
 }
 

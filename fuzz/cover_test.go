@@ -91,21 +91,38 @@ func TestCoverRuns(t *testing.T) {
 			}
 		}
 	}
-	cut := map[string]bool{}
-	for _, p := range coverPlan(5, layout).Paddings {
-		cut[p.Section] = true
-	}
-	again := 0
-	plan := coverPlan(1029, layout).Paddings
-	var grown uint64
-	for _, p := range plan {
-		if cut[p.Section] {
-			again++
+	cuts := func(seed uint32) (at map[string]bool, grown uint64) {
+		at = map[string]bool{}
+		for _, p := range coverPlan(seed, layout).Paddings {
+			at[p.Section] = true
+			grown += p.Bytes
 		}
-		grown += p.Bytes
+		return at, grown
 	}
-	if n := len(cut); n < 60 || n > 130 || again > n/2 {
-		t.Errorf("%d gaps among 600 functions, %d of them in another block too", n, again)
+	both := func(a, b map[string]bool) (n int) {
+		for name := range a {
+			if b[name] && !stiff[name] {
+				n++
+			}
+		}
+		return n
+	}
+	// A gap of 0 is no padding, so seeds that are cut alike differ by a few.
+	cut, _ := cuts(5)
+	alike, _ := cuts(6)
+	if n := both(cut, alike); n < len(cut)*9/10-len(stiff) {
+		t.Errorf("of %d gaps only %d are there in the next seed", len(cut), n)
+	}
+	for _, other := range []uint32{21, 1029} {
+		anew, _ := cuts(other)
+		if n := both(cut, anew); n > len(cut)/2 {
+			t.Errorf("of %d gaps %d are there in seed %d too", len(cut), n, other)
+		}
+	}
+	_, grown := cuts(1029)
+	plan := coverPlan(1029, layout).Paddings
+	if n := len(cut); n < 60 || n > 130 {
+		t.Errorf("%d gaps among 600 functions", n)
 	}
 	if mean := grown / uint64(len(plan)); mean < 1500 || mean > 2600 {
 		t.Errorf(".text grows by %d bytes a gap", mean)

@@ -60,7 +60,7 @@ func TestHunt(t *testing.T) {
 		}
 	}
 	// What the strategies are for.
-	for _, name := range []string{"line cover/1", "canary cover/1", "page, last third cover/1", "pair cover/1", "neighbours shuffle/1", "neighbours cover/1"} {
+	for _, name := range []string{"line cover/2", "canary cover/2", "page, last third cover/2", "pair cover/2", "neighbours shuffle/1", "neighbours cover/2"} {
 		if found[name] < bugs/2 {
 			t.Errorf("%s finds %d of %d bugs", name, found[name], bugs)
 		}

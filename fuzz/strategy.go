@@ -26,7 +26,7 @@ const (
 	// Cover pads .text input sections so that each function comes to each of
 	// its residues in as few layouts as that takes; later seeds change their
 	// order too.
-	Cover Strategy = "cover/1"
+	Cover Strategy = "cover/2"
 	// Shuffle changes the order of functions, by lld's own algorithm, and pads
 	// nothing.
 	Shuffle Strategy = "shuffle/1"
@@ -36,16 +36,20 @@ const (
 
 // ParseStrategy reads a strategy as a person or a saved seed gives it.
 func ParseStrategy(s string) (Strategy, error) {
-	switch name, version, versioned := strings.Cut(s, "/"); {
-	case s == string(Auto):
+	if s == string(Auto) {
 		return Auto, nil
-	case !slices.Contains([]string{"lld", "text", "cover", "shuffle"}, name):
-		return "", fmt.Errorf("strategy %q: there are auto, lld, text, cover and shuffle", s)
-	case versioned && version != "1":
-		return "", fmt.Errorf("strategy %q: this unlucky knows version 1 only", s)
-	default:
-		return Strategy(name + "/1"), nil
 	}
+	name, _, versioned := strings.Cut(s, "/")
+	for _, known := range []Strategy{LLD, Text, Cover, Shuffle} {
+		switch of, version, _ := strings.Cut(string(known), "/"); {
+		case name != of:
+		case versioned && s != string(known):
+			return "", fmt.Errorf("strategy %q: this unlucky knows version %s only", s, version)
+		default:
+			return known, nil
+		}
+	}
+	return "", fmt.Errorf("strategy %q: there are auto, lld, text, cover and shuffle", s)
 }
 
 // Plan is the plan of a seed for a kernel whose baseline has this layout. It
