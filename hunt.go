@@ -212,7 +212,7 @@ func (r *hunted) boot(ctx context.Context, name string, o *override, seeds int, 
 func (r hunted) print(out io.Writer) {
 	fmt.Fprintf(out, "%s: layouts to the first crash, median of %d bugs of each kind\n\n", r.Kernel, r.Bugs)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	name := func(s fuzz.Strategy) string { return strings.TrimSuffix(string(s), "/1") }
+	name := func(s fuzz.Strategy) string { n, _, _ := strings.Cut(string(s), "/"); return n }
 	fmt.Fprint(w, "kind\t")
 	for _, s := range compared {
 		fmt.Fprintf(w, "%s\t", name(s))
