@@ -134,8 +134,15 @@ func twinsOf(path, object string) (twins []seeds.File) {
 // maxListed is how many paddings a report lists; the file has them all.
 const maxListed = 8
 
-// printMinimized prints what decides, as one would put it into a mail.
+// printMinimized prints what decides, and what can be done with it.
 func printMinimized(out io.Writer, f *seeds.File, path string) {
+	text := fmt.Sprintf("%s\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n",
+		answer(f), f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
+	io.WriteString(out, printable(text))
+}
+
+// answer says what decides, as one would put it into a mail.
+func answer(f *seeds.File) string {
 	var b bytes.Buffer
 	m := f.Minimized
 	fmt.Fprintf(&b, "%s of %s, minimized in %d boots\n\n", f.Layout.Name(), f.Scenario.Name, m.Boots)
@@ -186,10 +193,11 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	for _, note := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", note)
 	}
-	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n", f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
-	text := regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "") // of the tables
-	io.WriteString(out, printable(text))
+	return spaces.ReplaceAllString(b.String(), "")
 }
+
+// spaces are those that tables leave at the ends of lines.
+var spaces = regexp.MustCompile(`(?m) +$`)
 
 // changes is how much a plan changes, in words.
 func changes(p linker.Plan) string {

@@ -35,12 +35,18 @@ func (o *override) trusting(f *flag.FlagSet) {
 // unless the user trusts it. now is its scenario with what the command line
 // changes in it.
 func (o *override) checkTrust(ctx context.Context, path string, saved, now scenarios.Scenario) error {
+	var asks []string
+	if !o.trust && !o.kernelIsKnown(ctx, now.Kernel) {
+		asks = append(asks, "to build a kernel that is neither a built-in scenario's nor was prepared here before")
+	}
+	return o.checkGuest(path, saved, asks...)
+}
+
+// checkGuest refuses a seed whose guest asks for more than a boot, unless the
+// user trusts it; asks is what else it asks for.
+func (o *override) checkGuest(path string, saved scenarios.Scenario, asks ...string) error {
 	if o.trust {
 		return nil
-	}
-	var asks []string
-	if !o.kernelIsKnown(ctx, now.Kernel) {
-		asks = append(asks, "to build a kernel that is neither a built-in scenario's nor was prepared here before")
 	}
 	if arguments := guestArguments(saved.Guest); arguments != nil {
 		asks = append(asks, fmt.Sprintf("to give QEMU the arguments %s", qemu.Quote(arguments)))
