@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,6 +16,8 @@ import (
 	"text/tabwriter"
 
 	"golang.org/x/arch/x86/x86asm"
+
+	"unlucky/seeds"
 )
 
 // decoder says what the numbers of a crash report mean, by the image that
@@ -37,13 +40,13 @@ type mapSymbol struct {
 
 // newDecoder reads System.map and vmlinux in dir. console is the whole log that
 // the reports are of.
-func newDecoder(dir string, image string, console []string) (*decoder, error) {
-	data, err := os.ReadFile(dir + "/System.map")
+func newDecoder(dir, image string, console []string) (*decoder, error) {
+	data, err := os.ReadFile(filepath.Join(dir, seeds.MapFile))
 	if err != nil {
 		return nil, err
 	}
 	d := &decoder{named: map[string][]mapSymbol{}}
-	if d.text, err = elf.Open(dir + "/vmlinux"); err != nil {
+	if d.text, err = elf.Open(filepath.Join(dir, seeds.VMLinuxFile)); err != nil {
 		return nil, err
 	}
 	if d.text.Section(".debug_line") != nil {
@@ -67,7 +70,7 @@ func newDecoder(dir string, image string, console []string) (*decoder, error) {
 		d.symbols[i].size = max(end, s.address) - s.address
 		d.named[s.name] = append(d.named[s.name], d.symbols[i])
 	}
-	d.blind = image != "vmlinux" // which has no KASLR
+	d.blind = image != seeds.VMLinuxFile // which has no KASLR
 	for _, line := range console {
 		if m := kernelOffset.FindStringSubmatch(line); m != nil {
 			d.slid, _ = strconv.ParseUint(m[1], 16, 64) // "disabled" is 0
@@ -84,7 +87,8 @@ func (d *decoder) Close() error { return d.text.Close() }
 // kernelOffset is dump_kernel_offset's, arch/x86/kernel/setup.c.
 var kernelOffset = regexp.MustCompile(`^Kernel Offset: (?:0x([0-9a-f]+) |disabled)`)
 
-// at names an address: "canary_reboot+0x2c"; "" if there is nothing.
+// at names an address: "canary_reboot+0x2c"; "" if there is nothing. A name that
+// begins with a dot is the compiler's, as that of somebody else's string.
 func (d *decoder) at(address uint64) string {
 	i, found := slices.BinarySearchFunc(d.symbols, address, func(s mapSymbol, a uint64) int { return cmp.Compare(s.address, a) })
 	if !found {
@@ -150,7 +154,8 @@ func (d *decoder) decode(report []string) string {
 			}
 		}
 		line = bareAddress.ReplaceAllStringFunc(line, func(text string) string {
-			a, _ := strconv.ParseUint(strings.Trim(text, "0x[<>]"), 16, 64)
+			m := bareAddress.FindStringSubmatch(text)
+			a, _ := strconv.ParseUint(m[1]+m[2], 16, 64)
 			if name := d.here(a); name != "" {
 				if isRIP && !trapped {
 					trap, trapped = a-d.slid, true
@@ -161,7 +166,6 @@ func (d *decoder) decode(report []string) string {
 		})
 		for _, text := range anyAddress.FindAllString(line, -1) {
 			a, _ := strconv.ParseUint(text, 16, 64)
-			// ".str.9+0x1" names a text that somebody else's string is in.
 			if name := d.here(a); name != "" && name[0] != '.' && !slices.Contains(points, a) {
 				points = append(points, a)
 			}
@@ -206,10 +210,10 @@ func (d *decoder) source(address uint64) string {
 	if table.SeekPC(address, &e) != nil || e.File == nil {
 		return ""
 	}
-	folder, _ := unit.Val(dwarf.AttrCompDir).(string)
-	name := strings.TrimPrefix(e.File.Name, folder+"/")
-	for strings.HasPrefix(name, "../") || strings.HasPrefix(name, "./") { // the build's folder in the tree
-		_, name, _ = strings.Cut(name, "/")
+	build, _ := unit.Val(dwarf.AttrCompDir).(string)
+	name := e.File.Name
+	for _, dir := range []string{build, filepath.Dir(build)} { // the tree's own folder, or one in it
+		name = strings.TrimPrefix(name, dir+"/")
 	}
 	return fmt.Sprintf(" (%s:%d)", name, e.Line)
 }
@@ -372,7 +376,7 @@ func (d *decoder) instruction(code []byte, pc uint64, known bool) (asm string, i
 				to = next + uint64(a.Disp)
 			}
 		}
-		if name := d.at(to); name != "" {
+		if name := d.at(to); name != "" && name[0] != '.' {
 			asm += " <" + name + ">"
 		}
 	}

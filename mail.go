@@ -111,23 +111,31 @@ func (l *letter) Subject() string {
 	return fmt.Sprintf("[BUG] %s: depends on the layout of the image", strings.TrimPrefix(l.Title, "BUG: "))
 }
 
+// Does is what a kernel that fails does.
+func (l *letter) Does() string {
+	switch {
+	case l.Kind == qemu.Hang:
+		return "hangs"
+	case !l.Reported: // qemu.Boot's "unexpected exit"
+		return "resets without a word"
+	}
+	return "crashes"
+}
+
 // Intro is the first paragraph.
 func (l *letter) Intro() string {
-	name, _ := l.kernel()
-	text := name
-	switch l.Kind {
-	case qemu.Pass:
-		text += fmt.Sprintf(" passes with this layout, in %d of %d boots. It is sent to be set beside one that crashes.", l.Boots-l.Crashes, l.Boots)
-	case qemu.Hang:
-		text += fmt.Sprintf(" stops in %d of %d boots (%s), and whether it does depends on where the linker puts its functions.", l.Crashes, l.Boots, l.Title)
-	default:
-		text += fmt.Sprintf(" crashes in %d of %d boots (%s), and whether it does depends on where the linker puts its functions.", l.Crashes, l.Boots, l.Title)
+	text, _ := l.kernel()
+	if l.Failed() {
+		text += fmt.Sprintf(" %s in %d of %d boots (%s), and whether it does depends on where the linker puts its functions.",
+			l.Does(), l.Crashes, l.Boots, l.Title)
+	} else {
+		text += fmt.Sprintf(" passes with this layout, in %d of %d boots. It is sent to be set beside one that fails.", l.Boots-l.Crashes, l.Boots)
 	}
 	switch {
 	case l.Plan != nil:
-		text += fmt.Sprintf(" The image has %s, and is linked of the same objects as any other.", changes(*l.Plan))
+		text += fmt.Sprintf(" The objects are the same in all images: this one differs from a plain link in %s, and in nothing else.", changes(*l.Plan))
 	case l.Layout == seeds.Baseline:
-		text += " This image is the plain one, without any padding; others, linked of the same objects with padding between functions, differ in nothing else."
+		text += " This one is a plain link; others of the same objects, with padding between functions, differ in nothing else."
 	default:
 		text += " The objects are the same in all images: this one has other padding between the functions of .text than a plain link, and perhaps another order of them, and nothing else."
 	}
@@ -179,10 +187,10 @@ func (l *letter) See() string {
 	switch {
 	case !l.Failed():
 		return "It passes, and " + pass + "."
-	case l.Kind == qemu.Hang:
-		return fmt.Sprintf("It stops without a word (^C ends QEMU); a boot that passes %s.", pass)
+	case l.Reported:
+		return fmt.Sprintf("What is to be seen is %s; a boot that passes %s.", l.Seen(), pass)
 	}
-	return fmt.Sprintf("What is to be seen is %s; a boot that passes %s.", l.Seen(), pass)
+	return fmt.Sprintf("It %s, where the console above ends (^C ends QEMU); a boot that passes %s.", l.Does(), pass)
 }
 
 // Facts are the lines of a table.

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"unlucky/seeds"
 )
 
 func TestMain(m *testing.M) {
@@ -49,6 +51,13 @@ func TestScripts(t *testing.T) {
 						ts.Fatalf("%s has %.40q", stream, text[i:])
 					}
 				}
+			},
+			// unbundle FILE DIR unpacks a bundle.
+			"unbundle": func(ts *testscript.TestScript, _ bool, args []string) {
+				dir := ts.MkAbs(args[1])
+				ts.Check(os.MkdirAll(dir, 0o755))
+				_, err := seeds.Unpack(context.Background(), ts.MkAbs(args[0]), dir, func(int64, int64) {})
+				ts.Check(err)
 			},
 			// status N CMD ARGS... runs a command that must end with status N.
 			"status": func(ts *testscript.TestScript, _ bool, args []string) {
