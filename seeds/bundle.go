@@ -317,14 +317,13 @@ func checkUnpacked(dir string, digests map[string]string) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	if image := f.Scenario.Kernel.Image; digests[image] == "" {
-		return File{}, fmt.Errorf("it has no %s", image)
+	for _, m := range members {
+		if digests[m.name] == "" && m.name != MinFile && (m.name != BzImageFile || f.Scenario.Kernel.Image == BzImageFile) {
+			return File{}, fmt.Errorf("it has no %s", m.name)
+		}
 	}
 	for name, want := range map[string]string{VMLinuxFile: f.Digests.Image, InitrdFile: f.Digests.Initrd} {
-		switch got := digests[name]; {
-		case got == "":
-			return File{}, fmt.Errorf("it has no %s", name)
-		case got != want:
+		if got := digests[name]; got != want {
 			return File{}, fmt.Errorf("%s in it is not the one of its seed (sha256 %.12s, want %.12s)", name, got, want)
 		}
 	}
