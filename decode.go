@@ -38,22 +38,30 @@ type mapSymbol struct {
 	size    uint64 // up to the next symbol of another address, as kallsyms has it
 }
 
-// newDecoder reads System.map and vmlinux in dir. console is the whole log that
-// the reports are of.
+// newDecoder reads System.map and vmlinux in dir. image is what was booted, a
+// vmlinux or a bzImage, and console the whole log that the reports are of.
 func newDecoder(dir, image string, console []string) (*decoder, error) {
-	data, err := os.ReadFile(filepath.Join(dir, seeds.MapFile))
+	symbols, err := os.ReadFile(filepath.Join(dir, seeds.MapFile))
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{named: map[string][]mapSymbol{}}
-	if d.text, err = elf.Open(filepath.Join(dir, seeds.VMLinuxFile)); err != nil {
+	text, err := elf.Open(filepath.Join(dir, seeds.VMLinuxFile))
+	if err != nil {
 		return nil, err
 	}
-	if d.text.Section(".debug_line") != nil {
-		d.lines, _ = d.text.DWARF() // a trace without lines is better than none
+	d := &decoder{text: text}
+	if text.Section(".debug_line") != nil {
+		d.lines, _ = text.DWARF() // a trace without lines is better than none
 	}
-	for line := range strings.Lines(string(data)) {
-		f := strings.Fields(line)
+	d.readMap(symbols)
+	d.findSlide(image, console)
+	return d, nil
+}
+
+// readMap takes the symbols that are in the image.
+func (d *decoder) readMap(systemMap []byte) {
+	for line := range bytes.Lines(systemMap) {
+		f := strings.Fields(string(line))
 		if len(f) != 3 {
 			continue
 		}
@@ -62,6 +70,7 @@ func newDecoder(dir, image string, console []string) (*decoder, error) {
 		}
 	}
 	slices.SortStableFunc(d.symbols, func(a, b mapSymbol) int { return cmp.Compare(a.address, b.address) })
+	d.named = map[string][]mapSymbol{}
 	end := uint64(0)
 	for i, s := range slices.Backward(d.symbols) {
 		if i+1 < len(d.symbols) && d.symbols[i+1].address != s.address {
@@ -70,7 +79,11 @@ func newDecoder(dir, image string, console []string) (*decoder, error) {
 		d.symbols[i].size = max(end, s.address) - s.address
 		d.named[s.name] = append(d.named[s.name], d.symbols[i])
 	}
-	d.blind = image != seeds.VMLinuxFile // which has no KASLR
+}
+
+// findSlide finds out what KASLR did, which a bzImage has.
+func (d *decoder) findSlide(image string, console []string) {
+	d.blind = image != seeds.VMLinuxFile
 	for _, line := range console {
 		if m := kernelOffset.FindStringSubmatch(line); m != nil {
 			d.slid, _ = strconv.ParseUint(m[1], 16, 64) // "disabled" is 0
@@ -79,7 +92,6 @@ func newDecoder(dir, image string, console []string) (*decoder, error) {
 			d.blind = false
 		}
 	}
-	return d, nil
 }
 
 func (d *decoder) Close() error { return d.text.Close() }
