@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -112,7 +111,7 @@ func consoleOf(ctx context.Context, path string, saved seeds.File, b *rig, image
 // minimizedBeside is the answer that minimize has put beside a seed file; nil if
 // there is none.
 func minimizedBeside(path string, saved seeds.File, scr *screen) (*seeds.File, error) {
-	path = strings.TrimSuffix(path, ".yaml") + ".min.yaml"
+	path = besideSeed(path)
 	min, err := seeds.Read(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

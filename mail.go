@@ -45,6 +45,9 @@ func newLetter(dir string, saved seeds.File, answer *seeds.File, console []byte)
 	if report == nil || saved.Kind == qemu.Pass {
 		const last = 24 // a screen
 		l.Trace = strings.Join(l.console[max(0, len(l.console)-last):], "\n") + "\n"
+		if len(l.console) == 0 {
+			l.Trace = "(it has printed nothing)\n"
+		}
 		return l, nil
 	}
 	d, err := newDecoder(dir, saved.Scenario.Kernel.Image, l.console)

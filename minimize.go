@@ -58,7 +58,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return err
 	}
 	if m.Path == "" {
-		m.Path = strings.TrimSuffix(rest[0], ".yaml") + ".min.yaml"
+		m.Path = besideSeed(rest[0])
 	}
 	if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, rest[0]) {
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
@@ -106,9 +106,16 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
 	}
-	printMinimized(out, result, m.Path)
+	share := m.Path
+	if share == besideSeed(rest[0]) { // so the answer is in its bundle
+		share = rest[0]
+	}
+	printMinimized(out, result, m.Path, share)
 	return nil
 }
+
+// besideSeed is where the answer to a seed file is, unless it was put elsewhere.
+func besideSeed(path string) string { return strings.TrimSuffix(path, ".yaml") + ".min.yaml" }
 
 func sameFile(a, b string) bool {
 	x, err1 := os.Stat(a)
@@ -134,10 +141,12 @@ func twinsOf(path, object string) (twins []seeds.File) {
 // maxListed is how many paddings a report lists; the file has them all.
 const maxListed = 8
 
-// printMinimized prints what decides, and what can be done with it.
-func printMinimized(out io.Writer, f *seeds.File, path string) {
-	text := fmt.Sprintf("%s\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n",
-		answer(f), f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
+// printMinimized prints what decides, and what can be done with it. share is the
+// seed file to bundle.
+func printMinimized(out io.Writer, f *seeds.File, path, share string) {
+	trust := trustFlag(f.Scenario)
+	text := fmt.Sprintf("%s\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n  unlucky bundle %s%s\n",
+		answer(f), f.Crashes, f.Boots, path, path, trust, share, trust)
 	io.WriteString(out, printable(text))
 }
 

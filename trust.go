@@ -22,6 +22,9 @@ import (
 //     which make reads as a makefile, run programs
 //   - QEMU's arguments: they open files, and can open the sandbox
 //
+// A bundle has its image in it, and builds nothing. Its run.sh is a program of its
+// author's, which nothing here runs.
+//
 // Nothing in a results folder tells whose it is, as folders are mailed too. A
 // kernel in the user's own cache does: somebody who may build has built it here.
 
