@@ -24,10 +24,11 @@ const usage = `unlucky finds kernel crashes that depend on the layout of the ima
 
 Usage:
     unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
-    unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
+    unlucky replay SEEDFILE [flags]    link one saved layout again and boot it; or boot a bundle
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
     unlucky list DIR...                list what sweeps have found, a title a line
     unlucky suspects DIR... [flags]    rank the functions whose addresses go with failing
+    unlucky bundle SEEDFILE [flags]    put all that shows the crash with QEMU alone into one file, with a text to mail
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
@@ -42,7 +43,7 @@ Usage:
 
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
 build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
-sweep has saved; it is all that replay and minimize need. One that asks for a
+sweep has saved; it is all that replay, minimize and bundle need. One that asks for a
 kernel that was never built here, or for further arguments of QEMU, could run
 programs of whoever wrote it: it is refused without -trust.
 
@@ -52,6 +53,8 @@ Examples:
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
     unlucky minimize unlucky.out/kcfi-seal/unexpected-exit/7.yaml -budget 10m
+    unlucky bundle unlucky.out/kcfi-seal/unexpected-exit/7.yaml
+    unlucky replay kcfi-seal-7.tar.zst
     unlucky coverage unlucky.out/kcfi-seal -n 40
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
@@ -90,7 +93,7 @@ func main() {
 
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
-		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
+		"sweep": sweep, "replay": replay, "bundle": bundle, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
 		"list": list, "merge": merge, "suspects": suspects,
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"unlucky/seeds"
 )
 
 func TestMain(m *testing.M) {
@@ -50,6 +52,13 @@ func TestScripts(t *testing.T) {
 					}
 				}
 			},
+			// unbundle FILE DIR unpacks a bundle.
+			"unbundle": func(ts *testscript.TestScript, _ bool, args []string) {
+				dir := ts.MkAbs(args[1])
+				ts.Check(os.MkdirAll(dir, 0o755))
+				_, err := seeds.Unpack(context.Background(), ts.MkAbs(args[0]), dir, func(int64, int64) {})
+				ts.Check(err)
+			},
 			// status N CMD ARGS... runs a command that must end with status N.
 			"status": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
@@ -72,7 +81,7 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "coverage", "bench", "hunt", "clean", "list", "merge"} {
+	for _, command := range []string{"sweep", "replay", "minimize", "list", "suspects", "coverage", "merge", "bundle", "scenarios", "doctor", "patch", "classify", "bench", "hunt", "clean"} {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}

@@ -107,7 +107,11 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
 	}
-	printMinimized(out, result, m.Path)
+	share := m.Path
+	if share == seeds.MinimizedPath(rest[0]) { // so the answer is in its bundle
+		share = rest[0]
+	}
+	printMinimized(out, result, m.Path, share)
 	return nil
 }
 
@@ -156,8 +160,17 @@ func suspectsOf(ctx context.Context, path, object string, scr *screen) []fuzz.Su
 // maxListed is how many paddings a report lists; the file has them all.
 const maxListed = 8
 
-// printMinimized prints what decides, as one would put it into a mail.
-func printMinimized(out io.Writer, f *seeds.File, path string) {
+// printMinimized prints what decides, and what can be done with it. share is the
+// seed file to bundle.
+func printMinimized(out io.Writer, f *seeds.File, path, share string) {
+	trust := trustFlag(f.Scenario)
+	text := fmt.Sprintf("%s\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n  unlucky bundle %s%s\n",
+		answer(f), f.Crashes, f.Boots, path, path, trust, share, trust)
+	io.WriteString(out, printable(text))
+}
+
+// answer says what decides, as one would put it into a mail.
+func answer(f *seeds.File) string {
 	var b bytes.Buffer
 	m := f.Minimized
 	fmt.Fprintf(&b, "%s of %s, minimized in %d boots\n\n", f.Layout.Name(), f.Scenario.Name, m.Boots)
@@ -208,10 +221,11 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	for _, note := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", note)
 	}
-	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n", f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
-	text := regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "") // of the tables
-	io.WriteString(out, printable(text))
+	return spaces.ReplaceAllString(b.String(), "")
 }
+
+// spaces are those that tables leave at the ends of lines.
+var spaces = regexp.MustCompile(`(?m) +$`)
 
 // changes is how much a plan changes, in words.
 func changes(p linker.Plan) string {

@@ -27,10 +27,10 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		boots  = f.Int("boots", 3, "`N` times to boot the image")
 		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
 		show   = f.Bool("print", false, "print the QEMU command, ready to paste, and do not boot")
-		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan in")
+		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
 		asJSON = f.Bool("json", false, "print the result as JSON")
 	)
-	rest, err := parse(f, args, out, "replay SEEDFILE [flags]", 1, 1)
+	rest, err := parse(f, args, out, "replay SEEDFILE|BUNDLE [flags]", 1, 1)
 	if err != nil {
 		return err
 	}
@@ -40,28 +40,20 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if *gdb && *show {
 		return usageError{errors.New("-gdb and -print exclude each other")}
 	}
-	saved, err := seeds.Read(rest[0])
+	scr := newScreen(os.Stderr)
+	packed, err := seeds.IsBundle(rest[0])
 	if err != nil {
 		return err
 	}
-	scr := newScreen(os.Stderr)
-	b, err := prepareSaved(ctx, rest[0], saved, o, scr)
+	again := relink
+	if packed {
+		again = unbundle
+	}
+	b, saved, image, err := again(ctx, rest[0], o, scr)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	b.FullScript = true // one link: nothing to save, and there is a System.map
-	l, err := b.NewWorker()
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	scr.progress("linking "+saved.Layout.Name(), 0, 0)
-	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
-	scr.done()
-	if err != nil {
-		return err
-	}
 	if b.saved.Tools.QEMU != saved.Tools.QEMU {
 		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
 	}
@@ -80,7 +72,12 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
 			return err
 		}
-		if err := keepPlan(ctx, *keep, saved, b); err != nil {
+		if packed { // without the kernel the plan can't be told
+			err = saved.Write(filepath.Join(*keep, seeds.SeedFile), nil)
+		} else {
+			err = keepPlan(ctx, *keep, saved, b)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -126,6 +123,32 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return exit(exitNo)
 	}
 	return nil
+}
+
+// relink links the image of a seed file again. The image is there until the rig
+// is closed.
+func relink(ctx context.Context, path string, o *override, scr *screen) (_ *rig, saved seeds.File, _ linker.Image, err error) {
+	if saved, err = seeds.Read(path); err != nil {
+		return nil, saved, linker.Image{}, err
+	}
+	b, err := prepareSaved(ctx, path, saved, o, scr)
+	if err != nil {
+		return nil, saved, linker.Image{}, err
+	}
+	b.FullScript = true // one link: nothing to save, and there is a System.map
+	l, err := b.NewWorker()
+	if err != nil {
+		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+	}
+	free := b.free
+	b.free = func() error { return errors.Join(l.Close(), free()) }
+	scr.progress("linking "+saved.Layout.Name(), 0, 0)
+	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
+	scr.done()
+	if err != nil {
+		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+	}
+	return b, saved, image, nil
 }
 
 func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {

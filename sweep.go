@@ -204,10 +204,15 @@ type override struct {
 
 func overrides(f *flag.FlagSet) *override {
 	o := new(override)
-	f.StringVar(&o.linux, "linux", "", "kernel `tree` to build instead of the scenario's; it is not written to")
-	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
+	o.kernel(f)
 	o.guest(f)
 	return o
+}
+
+// kernel adds the flags that change the kernel, not the guest.
+func (o *override) kernel(f *flag.FlagSet) {
+	f.StringVar(&o.linux, "linux", "", "kernel `tree` to build instead of the scenario's; it is not written to")
+	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
 }
 
 // guest adds the flags that change the guest, not the kernel.
@@ -276,16 +281,22 @@ func (o *override) apply(s *scenarios.Scenario) error {
 
 // rig is all that is needed to link and boot layouts of one scenario.
 type rig struct {
-	*linker.Kernel
-	guest *fuzz.Guest
-	saved seeds.File   // what every saved seed has in common
-	free  func() error // removes the initrd
+	*linker.Kernel // nil for a bundle, which is only booted
+	guest          *fuzz.Guest
+	saved          seeds.File   // what every saved seed has in common
+	free           func() error // removes the initrd
 }
 
 // Linker makes a rig a fuzz.Kernel.
 func (b *rig) Linker() (fuzz.Linker, error) { return b.NewWorker() }
 
-func (b *rig) Close() error { return errors.Join(b.free(), b.Kernel.Close()) }
+func (b *rig) Close() error {
+	err := b.free()
+	if b.Kernel != nil {
+		err = errors.Join(err, b.Kernel.Close())
+	}
+	return err
+}
 
 // qemuMemory is what QEMU takes beside the guest's memory: 84 MB were measured.
 const qemuMemory = 96 << 20

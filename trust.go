@@ -22,6 +22,9 @@ import (
 //     which make reads as a makefile, run programs
 //   - QEMU's arguments: they open files, and can open the sandbox
 //
+// A bundle has its image in it, and builds nothing. Its run.sh is a program of its
+// author's, which nothing here runs.
+//
 // Nothing in a results folder tells whose it is, as folders are mailed too. A
 // kernel in the user's own cache does: somebody who may build has built it here.
 
@@ -35,12 +38,18 @@ func (o *override) trusting(f *flag.FlagSet) {
 // unless the user trusts it. now is its scenario with what the command line
 // changes in it.
 func (o *override) checkTrust(ctx context.Context, path string, saved, now scenarios.Scenario) error {
+	var asks []string
+	if !o.trust && !o.kernelIsKnown(ctx, now.Kernel) {
+		asks = append(asks, "to build a kernel that is neither a built-in scenario's nor was prepared here before")
+	}
+	return o.checkGuest(path, saved, asks...)
+}
+
+// checkGuest refuses a seed whose guest asks for more than a boot, unless the
+// user trusts it; asks is what else it asks for.
+func (o *override) checkGuest(path string, saved scenarios.Scenario, asks ...string) error {
 	if o.trust {
 		return nil
-	}
-	var asks []string
-	if !o.kernelIsKnown(ctx, now.Kernel) {
-		asks = append(asks, "to build a kernel that is neither a built-in scenario's nor was prepared here before")
 	}
 	if arguments := guestArguments(saved.Guest); arguments != nil {
 		asks = append(asks, fmt.Sprintf("to give QEMU the arguments %s", qemu.Quote(arguments)))

@@ -169,6 +169,10 @@ func checkLaws(t *testing.T, console []byte, warnings bool, chunk int) {
 	if complete != nil && *complete != got {
 		t.Fatalf("complete as %+v, changed to %+v", *complete, got)
 	}
+	excerpt := Excerpt(console, warnings)
+	if crash != (excerpt != nil) || crash && strings.TrimSpace(excerpt[0]) != got.Line {
+		t.Fatalf("%v %q, and the excerpt is %q", crash, got.Line, excerpt)
+	}
 	if !crash {
 		if got != (Report{}) {
 			t.Fatalf("no crash, and yet %+v", got)

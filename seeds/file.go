@@ -1,6 +1,7 @@
 // Package seeds keeps what a sweep finds: the saved seed, one YAML file that
 // holds all that a replay needs; the store, a folder of saved seeds by title;
-// and the journal, from which an interrupted sweep goes on. It knows file
+// the journal, from which an interrupted sweep goes on; and the bundle, a seed
+// with its image and all else that a boot needs in one file. It knows file
 // formats and disks, and nothing of how a layout is linked or booted.
 package seeds
 
