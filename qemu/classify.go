@@ -103,6 +103,7 @@ type scan struct {
 	died   bool // of a WARNING: it counts
 	ended  bool // nothing more of the report will come
 	lines  int  // behind the anchor
+	begun  int  // reports so far, those that this one took the place of among them
 
 	// Whom to blame.
 	named  string   // by the anchor itself
@@ -159,7 +160,7 @@ func (s *scan) begin(line []byte, caller string, stamped bool) bool {
 	}
 	*s = scan{
 		warnings: s.warnings, previous: s.previous, banner: s.banner,
-		rule: r, caller: caller, line: string(anchor), title: cleanText(text), named: named, ended: r.oneLine,
+		rule: r, caller: caller, line: string(anchor), title: cleanText(text), named: named, ended: r.oneLine, begun: s.begun + 1,
 	}
 	return true
 }
