@@ -28,6 +28,7 @@ Usage:
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
     unlucky list DIR...                list what sweeps have found, a title a line
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
+    unlucky report DIR... [-o FILE]    write a page about them: findings, coverage, a map of suspects
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
@@ -91,7 +92,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
-		"list": list, "merge": merge,
+		"list": list, "merge": merge, "report": report,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}
