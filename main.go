@@ -27,6 +27,7 @@ Usage:
     unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
     unlucky list DIR...                list what sweeps have found, a title a line
+    unlucky suspects DIR... [flags]    rank the functions whose addresses go with failing
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
     unlucky report DIR... [-o FILE]    write a page about them: findings, coverage, a map of suspects
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
@@ -92,7 +93,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
-		"list": list, "merge": merge, "report": report,
+		"list": list, "merge": merge, "suspects": suspects, "report": report,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

@@ -70,8 +70,8 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"suspects": func(s []fuzz.Suspect) []fuzz.Suspect { return s[:min(len(s), maxSuspects)] },
 }).Parse(reportHTML))
 
-// percent rounds down: 100 % is all of them.
-func percent(n, of int) string {
+// share rounds down: 100 % is all of them.
+func share(n, of int) string {
 	if of == 0 {
 		return "-"
 	}
@@ -254,7 +254,7 @@ func newReportSweep(ctx context.Context, r *fuzz.Results, scr *screen) (*reportS
 		return s, errors.Join(failed, err)
 	}
 	if s.Coverage != nil {
-		s.Suspicion, err = r.Suspects(ctx, scr.later("comparing layouts"))
+		s.Suspicion, err = r.Suspects(ctx, scr.later("placing the functions"))
 		scr.done()
 		if err != nil {
 			return s, errors.Join(failed, err)

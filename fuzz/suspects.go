@@ -1,9 +1,18 @@
 package fuzz
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"math"
+	"math/bits"
+	"os"
+	"regexp"
+	"slices"
 
+	"unlucky/linker"
+	"unlucky/qemu"
 	"unlucky/seeds"
 )
 
@@ -31,8 +40,8 @@ type Suspect struct {
 	// next is looked for.
 	Bug int `json:"bug"`
 	// Functions are those that no layout tells apart, as they have always moved
-	// by the same number of bytes. The order says nothing but that the first
-	// are in the failures' traces.
+	// by the same number of bytes: those in a failure's trace first, then those
+	// next to them. Otherwise their order says nothing.
 	Functions []SuspectFunction `json:"functions"`
 	// With are, where the rule is about a distance, the functions to which it
 	// is: then Residues are those of the address of Functions[0] less that of
@@ -53,10 +62,11 @@ type Suspect struct {
 
 // SuspectFunction is a function that a suspect may be.
 type SuspectFunction struct {
-	Name    string `json:"name"`
-	Section string `json:"section"` // as in linker.Padding
-	Address uint64 `json:"address"` // in the baseline
-	Traced  bool   `json:"traced,omitempty"`
+	Name     string `json:"name"`
+	Section  string `json:"section"`            // as in linker.Padding
+	Address  uint64 `json:"address"`            // in the baseline
+	Residues []Span `json:"residues,omitempty"` // where it fails; none where the rule is about a distance
+	Traced   bool   `json:"traced,omitempty"`   // a failure's console names it with an offset
 }
 
 // Span are the residues from First to Last, in bytes, in steps of 16.
@@ -75,7 +85,253 @@ type Share struct {
 const Sure = 0.05
 
 // Suspects ranks the functions by how well their residues modulo 64, 256 and
-// 4096 explain which layouts fail. progress may be nil.
+// 4096 explain which layouts fail. progress tells how many layouts have been
+// placed; it may be nil.
+//
+// A rule is a function, a modulus and a range of residues (modulo 64: any set of
+// them); or two functions and a residue of their distance. How well it explains a
+// title, or all failures, is Fisher's exact test, one-sided: the chance that of
+// as many layouts drawn at random as are at its residues as many fail. Each
+// modulus, and distances, have the same share of the level of significance, and
+// each function the same of that; within, short ranges have more of it than long
+// ones (Bonferroni's correction with weights). Rules depend on each other, so
+// that is more caution than is due: a chance that matters is counted instead
+// among verdicts dealt anew (Westfall and Young's minimum of the corrected
+// chances, with Besag and Clifford's early end).
 func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) (*Suspicion, error) {
-	return nil, errors.New("not yet")
+	if r.Layout == nil {
+		return nil, cmp.Or(r.LayoutErr, errors.New("under strategy lld only the images tell where the functions are"))
+	}
+	t := &trial{layout: r.Layout}
+	out := &Suspicion{Scores: make([]float64, len(r.Layout))}
+	for _, l := range r.All() {
+		switch {
+		case !Booted(l.Kind):
+		case !l.placed():
+			out.Omitted++
+		default:
+			t.tried = append(t.tried, l)
+		}
+	}
+	thinned := thin(t.tried, maxCells/len(r.Layout))
+	out.Omitted += len(t.tried) - len(thinned)
+	t.tried = thinned
+	if err := t.place(ctx, progress); err != nil {
+		return nil, err
+	}
+	out.Layouts = len(t.tried)
+	var alive []int // layouts that no suspect explains
+	for l, tried := range t.tried {
+		alive = append(alive, l)
+		if tried.Kind != qemu.Pass {
+			out.Fails++
+		}
+	}
+	for bug := 1; ; bug++ {
+		round, err := t.compare(ctx, alive)
+		if err != nil {
+			return nil, err
+		}
+		for i, c := range round.clues {
+			s := Suspect{Bug: bug, Modulus: c.modulus, Chance: round.chance(c)}
+			for _, g := range []int{c.group, c.with} {
+				if g < 0 {
+					continue
+				}
+				for _, section := range t.histories[g].sections {
+					out.Scores[section] = max(out.Scores[section], -math.Log10(s.Chance))
+				}
+			}
+			if i >= maxSuspects || s.Chance > Sure && (i >= maxUnsure || round.tooFew == "") {
+				continue
+			}
+			t.describe(&s, round, c)
+			out.Suspects = append(out.Suspects, s)
+		}
+		if out.TooFew = round.tooFew; out.TooFew != "" || round.fails == 0 {
+			return out, nil
+		}
+		best := round.clues[0]
+		alive = slices.DeleteFunc(alive, func(l int) bool { return t.holds(best, l) })
+	}
+}
+
+// maxCells bounds the memory: a byte, and as much again, for each layout and
+// section.
+const maxCells = 1 << 27
+
+// How many rules are told of each bug, and of the last failures if none explains
+// them.
+const (
+	maxSuspects = 64
+	maxUnsure   = 8
+)
+
+// thin takes some of the layouts, evenly, if there are more than n.
+func thin(tried []Tried, n int) []Tried {
+	if len(tried) <= n {
+		return tried
+	}
+	out := make([]Tried, n)
+	for i := range out {
+		out[i] = tried[i*len(tried)/n]
+	}
+	return out
+}
+
+// trial is the evidence: verdicts and residues.
+type trial struct {
+	layout    []linker.Section
+	tried     []Tried
+	histories []history
+}
+
+// history is where functions that have always moved as one were.
+type history struct {
+	sections []int   // indices into the layout
+	at       []uint8 // residue modulo a page of the first one's function, in units of 16 bytes, by layout
+}
+
+// place fills in the histories.
+func (t *trial) place(ctx context.Context, progress func(done, total int)) error {
+	var sections []int
+	output := mainText(t.layout)
+	for i, s := range t.layout {
+		if s.Output == output && (s.Text || s.Function != "") {
+			sections = append(sections, i)
+		}
+	}
+	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % Modulus / 16) }
+	rows := make([][]uint8, len(t.tried))
+	err := Place(ctx, t.layout, t.tried, func(l int, addresses []uint64) {
+		rows[l] = make([]uint8, len(sections))
+		for n, i := range sections {
+			rows[l][n] = unit(i, addresses[i])
+		}
+	}, progress)
+	if err != nil {
+		return err
+	}
+	moves := make([]uint64, len(sections)) // all of a section, as one number
+	for _, row := range rows {
+		for n, i := range sections {
+			moves[n] = bits.RotateLeft64((moves[n]^uint64(row[n]-unit(i, t.layout[i].Address)+1))*0x9e3779b97f4a7c15, 29)
+		}
+	}
+	number := map[uint64]int{} // of a history
+	for n, i := range sections {
+		h, ok := number[moves[n]]
+		if !ok {
+			h = len(t.histories)
+			number[moves[n]] = h
+			at := make([]uint8, len(rows))
+			for l, row := range rows {
+				at[l] = row[n]
+			}
+			t.histories = append(t.histories, history{at: at})
+		}
+		t.histories[h].sections = append(t.histories[h].sections, i)
+	}
+	return nil
+}
+
+// describe fills in what a rule says of the layouts.
+func (t *trial) describe(s *Suspect, r *round, c clue) {
+	fails := r.targets[c.target].fails
+	s.Elsewhere = Share{len(fails), len(r.alive)}
+	for _, l := range r.alive {
+		if t.holds(c, l) {
+			s.There.Of++
+			s.Elsewhere.Of--
+		}
+	}
+	titles := map[string]int{}
+	var traced map[string]bool
+	for _, l := range fails {
+		if tried := t.tried[l]; t.holds(c, l) {
+			s.There.Fails++
+			s.Elsewhere.Fails--
+			titles[tried.Title]++
+			s.Layouts = append(s.Layouts, tried.Layout)
+			if traced == nil && tried.Path != "" {
+				traced = tracedBy(tried.Path)
+			}
+		}
+	}
+	s.Titles = slices.SortedFunc(maps.Keys(titles), func(a, b string) int {
+		return cmp.Or(titles[b]-titles[a], cmp.Compare(a, b))
+	})
+	s.Functions = t.functions(c, c.group, traced)
+	if s.Residues = s.Functions[0].Residues; c.with >= 0 {
+		s.With = t.functions(c, c.with, traced)
+		s.Residues = t.spans(c, s.Functions[0].Address-s.With[0].Address)
+	}
+}
+
+// functions are those of one of the histories of a clue.
+func (t *trial) functions(c clue, history int, traced map[string]bool) (out []SuspectFunction) {
+	sections := slices.Clone(t.histories[history].sections)
+	away := func(i int) (nearest int) { // from what is in the trace
+		nearest = len(t.layout)
+		for _, j := range t.histories[history].sections {
+			if traced[t.layout[j].Function] {
+				nearest = min(nearest, max(i-j, j-i))
+			}
+		}
+		return nearest
+	}
+	slices.SortStableFunc(sections, func(i, j int) int { return away(i) - away(j) })
+	for _, i := range sections {
+		s := t.layout[i]
+		f := SuspectFunction{Name: functionName(s), Section: s.Name, Address: s.Address + s.Entry, Traced: traced[s.Function]}
+		if c.with < 0 {
+			f.Residues = t.spans(c, f.Address)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// tracedBy are the functions that the console of a saved seed names with an
+// offset: "kernel_restart+0xd/0x80". A console that is gone names none.
+func tracedBy(path string) map[string]bool {
+	names := map[string]bool{}
+	console, _ := os.ReadFile(seeds.ConsolePath(path))
+	for _, m := range offsets.FindAllSubmatch(console, -1) {
+		names[string(m[1])] = true
+	}
+	return names
+}
+
+var offsets = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a-f]+`)
+
+// spans are the residues of a clue, in bytes, for what has this address, or
+// distance, in the baseline.
+func (t *trial) spans(c clue, address uint64) (out []Span) {
+	first := func(history int) uint64 {
+		s := t.layout[t.histories[history].sections[0]]
+		return s.Address + s.Entry
+	}
+	base := first(c.group)
+	offset := address - base&^15 // from what the units are counted by
+	if c.with >= 0 {
+		offset = address - (base&^15 - first(c.with)&^15)
+	}
+	units, n := int(c.modulus/16), 0 // in a row
+	for i := range units + 1 {
+		unit, in := c.first+i, i < c.n
+		if c.residues != 0 {
+			in = i < units && c.residues>>i&1 == 1
+		}
+		if in {
+			n++
+			continue
+		}
+		if n > 0 {
+			at := func(unit int) uint64 { return (16*uint64(unit) + offset) % c.modulus }
+			out = append(out, Span{at(unit - n), at(unit - 1)})
+		}
+		n = 0
+	}
+	return out
 }
