@@ -32,7 +32,7 @@ import (
 // readable, and below a few MB.
 const (
 	maxDetailed = 12      // titles with console and replay command
-	maxRows     = 100     // further titles, a line each
+	maxRows     = 50      // further titles, a line each
 	maxSeeds    = 24      // seeds of a title
 	maxExcerpt  = 80      // lines of a console
 	maxConsole  = 8 << 20 // bytes of it that are read; a boot keeps less
@@ -41,7 +41,7 @@ const (
 	mapColumns  = 64
 	maxNames    = 12 // of functions in a cell of the map
 	maxSuspects = 10
-	maxAlike    = 4 // functions of a suspect
+	maxAlike    = 8 // functions of a suspect
 )
 
 //go:embed report.html
@@ -57,8 +57,10 @@ const pageBegin = `<!DOCTYPE html>
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"comma":    func(n int) string { return humanize.Comma(int64(n)) },
 	"plural":   func(n int, one string) string { return humanize.Comma(int64(n)) + " " + english.PluralWord(n, one, "") },
-	"percent":  percent,
+	"share":    share,
 	"short":    func(digest string) string { return fmt.Sprintf("%.12s", digest) },
+	"ticks":    func(s string) []string { return strings.Split(s, "`") },
+	"odd":      func(i int) bool { return i%2 == 1 },
 	"list":     func(s []string) string { return strings.Join(s, ", ") },
 	"name":     seeds.Layout.Name,
 	"ofBoots":  ofBoots,
