@@ -42,6 +42,7 @@ const (
 	maxNames    = 12 // of functions in a cell of the map
 	maxSuspects = 10
 	maxAlike    = 8 // functions of a suspect
+	maxFaces    = 3 // titles of it
 )
 
 //go:embed report.html
@@ -66,7 +67,8 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"ofBoots":  ofBoots,
 	"classes":  func() any { return classes },
 	"levels":   func() any { return levels },
-	"first":    func(s []string) []string { return s[:min(len(s), maxAlike)] },
+	"first":    func(s []string) []string { return s[:min(len(s), maxFaces)] },
+	"rest":     func(s []string) int { return max(0, len(s)-maxFaces) },
 	"brief":    func(f []fuzz.SuspectFunction) []fuzz.SuspectFunction { return f[:min(len(f), maxAlike)] },
 	"more":     func(f []fuzz.SuspectFunction) int { return max(0, len(f)-maxAlike) },
 	"suspects": func(s []fuzz.Suspect) []fuzz.Suspect { return s[:min(len(s), maxSuspects)] },
