@@ -80,6 +80,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		m.Switches = slices.Concat(switches, scenario.Guest.Ablate)
 	}
 	m.Twins = twinsOf(rest[0], b.Digest)
+	m.Suspects = suspectsOf(ctx, rest[0], b.Digest, scr)
 	m.Note = scr.note
 	m.Step = func(p fuzz.Progress) {
 		text := fmt.Sprintf("%d boots; %s?", p.Boots, p.Question)
@@ -129,6 +130,27 @@ func twinsOf(path, object string) (twins []seeds.File) {
 		}
 	}
 	return twins
+}
+
+// suspectsOf are what the sweep that has saved a seed file suspects. They only
+// make minimizing shorter: results that cannot be read tell of none.
+func suspectsOf(ctx context.Context, path, object string, scr *screen) []fuzz.Suspect {
+	for _, dir := range []string{filepath.Join(filepath.Dir(path), ".."), filepath.Dir(path)} {
+		// Only where a sweep has been: what is below any other folder may be much.
+		if journals, _ := filepath.Glob(filepath.Join(dir, "sweep*.journal")); journals == nil {
+			continue
+		}
+		all, _ := fuzz.ReadResults([]string{dir}, scr.note)
+		for _, r := range all {
+			if r.Header.Object != object || r.Layout == nil {
+				continue
+			}
+			if s, err := r.Suspects(ctx, scr.later("placing the functions")); err == nil {
+				return s.Suspects
+			}
+		}
+	}
+	return nil
 }
 
 // maxListed is how many paddings a report lists; the file has them all.

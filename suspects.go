@@ -93,29 +93,26 @@ func toMinimize(r *fuzz.Results, s *fuzz.Suspicion) (file string) {
 	return file
 }
 
-// maxTied is how many functions of a suspect are listed.
-const maxTied = 12
-
 func (s suspected) print(out io.Writer) {
-	fmt.Fprintf(out, "%s: %s layouts of vmlinux.o %.12s in %s, of which %s fail\n", s.Scenario, humanize.Comma(int64(s.Layouts)), s.Object,
-		strings.Join(s.Sweeps, ", "), humanize.Comma(int64(s.Fails)))
-	bug := 0
-	var w *tabwriter.Writer
-	for i, suspect := range s.Suspects {
-		if suspect.Bug != bug {
-			if w != nil {
-				w.Flush()
+	comma := func(n int) string { return humanize.Comma(int64(n)) }
+	fmt.Fprintf(out, "%s: %s layouts of vmlinux.o %.12s in %s, %s fail\n", s.Scenario, comma(s.Layouts), s.Object, strings.Join(s.Sweeps, ", "), comma(s.Fails))
+	for i := 0; i < len(s.Suspects); {
+		first := i
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		for ; i < len(s.Suspects) && s.Suspects[i].Bug == s.Suspects[first].Bug; i++ {
+			suspect := s.Suspects[i]
+			if i == first {
+				fmt.Fprintf(out, "\n%s\n", explained(suspect))
+				fmt.Fprintln(w, "  rank\tchance\tresidues\tfail there\telsewhere\tfunction")
 			}
-			bug = suspect.Bug
-			fmt.Fprintf(out, "\n%s\n", heading(suspect))
-			w = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "  rank\tchance\tresidues\tfail there\telsewhere\tfunction")
+			fmt.Fprintf(w, "  %d\t%.1g\t%s mod %#x\t%d/%d\t%d/%d\t%s\n", i+1, suspect.Chance, spans(suspect.Residues), suspect.Modulus,
+				suspect.There.Fails, suspect.There.Of, suspect.Elsewhere.Fails, suspect.Elsewhere.Of, named(suspect))
 		}
-		fmt.Fprintf(w, "  %d\t%s\t%s\t%d/%d\t%d/%d\t%s\n", i+1, percent(suspect.Chance), residues(suspect),
-			suspect.There.Fails, suspect.There.Of, suspect.Elsewhere.Fails, suspect.Elsewhere.Of, named(suspect))
-	}
-	if w != nil {
 		w.Flush()
+		if best := s.Suspects[first]; best.Chance <= fuzz.Sure {
+			printTied(out, first+1, best.Functions)
+			printTied(out, first+1, best.With)
+		}
 	}
 	if s.TooFew != "" {
 		fmt.Fprintf(out, "\n%s\n", s.TooFew)
@@ -125,33 +122,78 @@ func (s suspected) print(out io.Writer) {
 	}
 }
 
-func heading(s fuzz.Suspect) string { return strings.Join(s.Titles, ", ") }
+// explained says which failures a suspect stands for.
+func explained(s fuzz.Suspect) string {
+	text := fmt.Sprintf("bug %d", s.Bug)
+	if s.Chance > fuzz.Sure {
+		text = "unsure"
+	}
+	if len(s.Titles) == 1 {
+		return fmt.Sprintf("%s: %s", text, s.Titles[0])
+	}
+	return fmt.Sprintf("%s: %d titles, such as %s", text, len(s.Titles), s.Titles[0])
+}
 
-func percent(p float64) string { return fmt.Sprintf("%.2g", p) }
-
-func residues(s fuzz.Suspect) string {
-	var spans []string
-	for _, r := range s.Residues {
+// spans are residues in a few words.
+func spans(residues []fuzz.Span) string {
+	var out []string
+	for _, r := range residues {
 		text := fmt.Sprintf("%#x", r.First)
 		if r.Last != r.First {
 			text += fmt.Sprintf("-%#x", r.Last)
 		}
-		spans = append(spans, text)
+		out = append(out, text)
 	}
-	return fmt.Sprintf("%s mod %#x", strings.Join(spans, ","), s.Modulus)
+	return strings.Join(out, ",")
 }
 
+// named names the first function of a suspect and says how many are tied with
+// it.
 func named(s fuzz.Suspect) string {
-	list := func(functions []fuzz.SuspectFunction) string {
-		var names []string
-		for _, f := range functions {
-			names = append(names, f.Name)
+	name := func(functions []fuzz.SuspectFunction) string {
+		if len(functions) == 1 {
+			return functions[0].Name
 		}
-		return strings.Join(names[:min(len(names), maxTied)], " ")
+		return fmt.Sprintf("%s (1 of %d tied)", functions[0].Name, len(functions))
 	}
-	text := list(s.Functions)
-	if s.With != nil {
-		text += " less " + list(s.With)
+	if s.With == nil {
+		return name(s.Functions)
 	}
-	return text
+	return fmt.Sprintf("%s less %s", name(s.Functions), name(s.With))
+}
+
+// maxTied is how many functions that are tied are listed, and mailWidth how many
+// columns a mail has.
+const (
+	maxTied   = 40
+	mailWidth = 96
+)
+
+// printTied lists functions that no layout tells apart.
+func printTied(out io.Writer, rank int, functions []fuzz.SuspectFunction) {
+	if len(functions) < 2 {
+		return
+	}
+	fmt.Fprintf(out, "  rank %d is any of %d functions that have moved as one; more seeds (from 257 on) or minimize tell them apart:\n", rank, len(functions))
+	line := "   "
+	for i, f := range functions {
+		word := " " + f.Name
+		if f.Residues != nil {
+			word += " " + spans(f.Residues)
+		}
+		if i+1 < len(functions) {
+			word += ","
+		}
+		if i == maxTied {
+			word = " ..."
+		}
+		if len(line)+len(word) > mailWidth {
+			fmt.Fprintln(out, line)
+			line = "   "
+		}
+		if line += word; i == maxTied {
+			break
+		}
+	}
+	fmt.Fprintln(out, line)
 }

@@ -129,6 +129,10 @@ type Isolation struct {
 	Touch func(function int) bool
 	// Left is told how many functions are still in question.
 	Left func(functions int)
+	// First are sets of functions to begin with, asked about at the same time:
+	// where one fails by itself, a culprit is looked for in the first that
+	// does. They change how much is asked, and not what is found.
+	First [][]int
 }
 
 // maxCulprit is how many functions a culprit may have: more of them explain
@@ -151,11 +155,16 @@ var (
 func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 	within := Choice{On: slices.Repeat([]bool{true}, s.N)}
 	for len(found) < maxCulprits {
-		c, err := s.smallest(ctx, within)
+		c, err := s.suspected(ctx, within)
 		if err != nil {
 			return found, err
 		}
 		found = append(found, c)
+		if s.First != nil { // the same answer in the same order, wherever the search has begun
+			slices.SortStableFunc(found, func(a, b Culprit) int {
+				return a.Functions[len(a.Functions)-1] - b.Functions[len(b.Functions)-1]
+			})
+		}
 		// Two that touch are harmless apart, others without the last of
 		// them, and nothing else is moved.
 		if c.Touching != nil {
@@ -173,6 +182,36 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 		}
 	}
 	return found, errMany
+}
+
+// suspected is smallest, begun with the suspects where some of them fail by
+// themselves.
+func (s *Isolation) suspected(ctx context.Context, within Choice) (Culprit, error) {
+	none := within.without(within.functions()...)
+	var tries []Choice
+	for _, first := range s.First {
+		try := none
+		for _, f := range first {
+			if within.On[f] {
+				try = try.with(f)
+			}
+		}
+		if n := try.count(); n > 0 && n < within.count() {
+			tries = append(tries, try)
+		}
+	}
+	if tries != nil {
+		answers, err := s.Ask(ctx, false, tries...)
+		if err != nil {
+			return Culprit{}, err
+		}
+		if i := slices.Index(answers, Fails); i >= 0 {
+			if c, err := s.smallest(ctx, tries[i]); err == nil || !inconclusive(err) {
+				return c, err
+			}
+		}
+	}
+	return s.smallest(ctx, within)
 }
 
 // smallest finds a smallest set within one that fails: the last function that

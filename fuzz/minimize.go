@@ -24,6 +24,7 @@ type Minimize struct {
 	// Now is what every saved seed of today's kernel and tools has in common.
 	Now      seeds.File
 	Twins    []seeds.File // layouts of the same kernel that have passed
+	Suspects []Suspect    // where to look first, the best first
 	Match    *regexp.Regexp
 	Path     string        // of the result; the journal is beside it
 	Workers  int           // layouts linked and booted at the same time
@@ -373,7 +374,8 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 			return answers, err
 		},
-		Left: func(n int) { m.asking(n, "which function is the last that is needed") },
+		Left:  func(n int) { m.asking(n, "which function is the last that is needed") },
+		First: m.suspected(),
 	}
 	var before []Culprit // of the last search that came to its end
 	for {
@@ -414,6 +416,57 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
 		}
 	}
+}
+
+// maxFirst is how many suspects a search begins with: all of them are one
+// question, and each doubling of what they are costs another.
+const maxFirst = 8
+
+// suspected are the functions to begin with, with their neighbours: those of the
+// best suspect that has a residue where it fails, and those of several.
+func (m *Minimize) suspected() (first [][]int) {
+	h := m.hybrids
+	number := map[string]int{}
+	for f := range h.Len() {
+		number[h.Section(f).Name] = f
+	}
+	var several []int
+	n := 0
+	for _, s := range m.Suspects {
+		address := func(functions []SuspectFunction) uint64 {
+			if f, ok := number[functions[0].Section]; ok {
+				return h.Address(f)
+			}
+			return 0 // the linker script places it
+		}
+		at := address(s.Functions)
+		if s.With != nil {
+			at -= address(s.With)
+		}
+		if !slices.ContainsFunc(s.Residues, func(r Span) bool { return (at-r.First)%s.Modulus <= (r.Last-r.First)%s.Modulus }) {
+			continue
+		}
+		for _, function := range slices.Concat(s.Functions, s.With) {
+			if f, ok := number[function.Section]; ok {
+				several = append(several, max(f-1, 0), f, min(f+1, h.Len()-1))
+			}
+		}
+		slices.Sort(several)
+		several = slices.Compact(several)
+		if n++; n == 1 {
+			first = append(first, slices.Clone(several))
+		}
+		if n == maxFirst {
+			break
+		}
+	}
+	if n > 1 {
+		first = append(first, several)
+	}
+	if n > 0 {
+		m.Note("beginning with %d functions that the verdicts of the sweep suspect", len(several))
+	}
+	return first
 }
 
 // whole asks what the failing layout as a whole depends on.

@@ -69,7 +69,8 @@ type SuspectFunction struct {
 	Traced   bool   `json:"traced,omitempty"`   // a failure's console names it with an offset
 }
 
-// Span are the residues from First to Last, in bytes, in steps of 16.
+// Span are the residues from First to Last, in bytes, in steps of 16; where
+// Last is below First it goes round.
 type Span struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
@@ -127,33 +128,41 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 			out.Fails++
 		}
 	}
+	first := map[int]int{} // bug by the history of its first suspect
+	var histories []int    // of each suspect
 	for bug := 1; ; bug++ {
 		round, err := t.compare(ctx, alive)
 		if err != nil {
 			return nil, err
 		}
 		for i, c := range round.clues {
-			s := Suspect{Bug: bug, Modulus: c.modulus, Chance: round.chance(c)}
-			for _, g := range []int{c.group, c.with} {
-				if g < 0 {
-					continue
-				}
-				for _, section := range t.histories[g].sections {
-					out.Scores[section] = max(out.Scores[section], -math.Log10(s.Chance))
-				}
+			chance := round.chance(c)
+			for _, section := range t.sections(c) {
+				out.Scores[section] = max(out.Scores[section], -math.Log10(chance))
 			}
-			if i >= maxSuspects || s.Chance > Sure && (i >= maxUnsure || round.tooFew == "") {
+			if i >= maxSuspects || chance > Sure && (i >= maxUnsure || round.tooFew == "") {
 				continue
 			}
-			t.describe(&s, round, c)
-			out.Suspects = append(out.Suspects, s)
+			out.Suspects = append(out.Suspects, t.suspect(bug, round, c))
+			histories = append(histories, c.group)
 		}
 		if out.TooFew = round.tooFew; out.TooFew != "" || round.fails == 0 {
-			return out, nil
+			break
 		}
 		best := round.clues[0]
+		first[best.group] = bug
 		alive = slices.DeleteFunc(alive, func(l int) bool { return t.holds(best, l) })
 	}
+	// The best of one bug may go with the failures of another that many layouts
+	// have in common.
+	all := out.Suspects
+	out.Suspects = nil
+	for i, s := range all {
+		if bug, ok := first[histories[i]]; !ok || bug == s.Bug {
+			out.Suspects = append(out.Suspects, s)
+		}
+	}
+	return out, nil
 }
 
 // maxCells bounds the memory: a byte, and as much again, for each layout and
@@ -235,10 +244,18 @@ func (t *trial) place(ctx context.Context, progress func(done, total int)) error
 	return nil
 }
 
-// describe fills in what a rule says of the layouts.
-func (t *trial) describe(s *Suspect, r *round, c clue) {
+// sections are those of a clue's histories.
+func (t *trial) sections(c clue) []int {
+	if c.with < 0 {
+		return t.histories[c.group].sections
+	}
+	return slices.Concat(t.histories[c.group].sections, t.histories[c.with].sections)
+}
+
+// suspect is what a clue says of the layouts.
+func (t *trial) suspect(bug int, r *round, c clue) Suspect {
 	fails := r.targets[c.target].fails
-	s.Elsewhere = Share{len(fails), len(r.alive)}
+	s := Suspect{Bug: bug, Modulus: c.modulus, Chance: r.chance(c), Elsewhere: Share{len(fails), len(r.alive)}}
 	for _, l := range r.alive {
 		if t.holds(c, l) {
 			s.There.Of++
@@ -266,6 +283,7 @@ func (t *trial) describe(s *Suspect, r *round, c clue) {
 		s.With = t.functions(c, c.with, traced)
 		s.Residues = t.spans(c, s.Functions[0].Address-s.With[0].Address)
 	}
+	return s
 }
 
 // functions are those of one of the histories of a clue.
@@ -317,21 +335,21 @@ func (t *trial) spans(c clue, address uint64) (out []Span) {
 	if c.with >= 0 {
 		offset = address - (base&^15 - first(c.with)&^15)
 	}
-	units, n := int(c.modulus/16), 0 // in a row
-	for i := range units + 1 {
-		unit, in := c.first+i, i < c.n
-		if c.residues != 0 {
-			in = i < units && c.residues>>i&1 == 1
-		}
-		if in {
-			n++
+	units := int(c.modulus / 16)
+	at := func(unit int) uint64 { return (16*uint64(unit) + offset) % c.modulus }
+	if c.residues == 0 {
+		return []Span{{at(c.first), at(c.first + c.n - 1)}}
+	}
+	in := func(unit int) bool { return c.residues>>(unit%units)&1 == 1 }
+	for unit := range units {
+		if !in(unit) || in(unit+units-1) {
 			continue
 		}
-		if n > 0 {
-			at := func(unit int) uint64 { return (16*uint64(unit) + offset) % c.modulus }
-			out = append(out, Span{at(unit - n), at(unit - 1)})
+		last := unit
+		for in(last + 1) {
+			last++
 		}
-		n = 0
+		out = append(out, Span{at(unit), at(last)})
 	}
 	return out
 }
