@@ -394,8 +394,8 @@ type part struct {
 	Y, N  int // verdicts
 }
 
-// spans are what a bar may stand for, in seconds.
-var spans = []int64{1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600}
+// barSpans are what a bar may stand for, in seconds.
+var barSpans = []int64{1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600}
 
 // classOf is the class of a verdict, in the chart and its legend.
 func classOf(t fuzz.Tried) string {
@@ -427,8 +427,8 @@ func newChart(tried []fuzz.Tried) (c chart) {
 		first, last := c.begin.Unix(), c.end.Unix()
 		const day = 24 * 3600
 		span := ((last-first)/(maxBars-2)/day + 1) * day
-		if i := slices.IndexFunc(spans, func(s int64) bool { return last/s-first/s < maxBars }); i >= 0 {
-			span = spans[i]
+		if i := slices.IndexFunc(barSpans, func(s int64) bool { return last/s-first/s < maxBars }); i >= 0 {
+			span = barSpans[i]
 		}
 		c.Each = inWords(span)
 		c.Width = int(last/span-first/span) + 1
