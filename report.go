@@ -42,7 +42,7 @@ const (
 	maxNames    = 12 // of functions in a cell of the map
 	maxSuspects = 10
 	maxAlike    = 8 // functions of a suspect
-	maxFaces    = 3 // titles of it
+	maxFaces    = 2 // titles of it
 )
 
 //go:embed report.html
@@ -420,8 +420,8 @@ func newChart(tried []fuzz.Tried) (c chart) {
 	}
 	byTime := func(a, b fuzz.Tried) int { return a.At.Compare(b.At) }
 	c.Timed = !slices.ContainsFunc(tried, func(t fuzz.Tried) bool { return t.At.IsZero() })
-	index := func(i int, _ fuzz.Tried) int { return 0 }
-	label := func(x int) string { return "" }
+	var index func(i int, t fuzz.Tried) int // of the bar
+	var label func(x int) string
 	if c.Timed {
 		c.begin, c.end = slices.MinFunc(tried, byTime).At, slices.MaxFunc(tried, byTime).At
 		first, last := c.begin.Unix(), c.end.Unix()
