@@ -34,7 +34,7 @@ ffffffffffffffff zz
 }
 
 // 16 bytes of first; twice; second.
-const image = `f3 0f 1e fa 53 be 03 00 00 00 31 d2 e8 05 00 00
+const imageText = `f3 0f 1e fa 53 be 03 00 00 00 31 d2 e8 05 00 00
 90 90 90 90 90 90 90 90 90 90 90 90 90 90 90 90
 48 89 df 0f 0b cc cc cc`
 
@@ -101,7 +101,7 @@ Code: 90 <90> 90`, `+0  90  nop  <-- trapping instruction
 		{"numbers of any size", "RIP: 0010:first+0xffffffffffffffffff/0x10\nCode: 90 <90> 90", "90  nop"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := decoderOf(t, image).decode(strings.Split(c.report, "\n"))
+			got := decoderOf(t, imageText).decode(strings.Split(c.report, "\n"))
 			if !strings.Contains(got, c.want) {
 				t.Errorf("got\n%s\nwant in it\n%s", got, c.want)
 			}
@@ -123,7 +123,7 @@ func TestDecodeSlide(t *testing.T) {
 		{"bzImage", "Kernel command line: console=ttyS0 nokaslr quiet", "0xffffffff81000004 _text+0x4\n"},
 		{"bzImage", "Kernel command line: console=ttyS0 nokaslrx", "0xffffffff81000004\n"},
 	} {
-		d := decoderOf(t, image)
+		d := decoderOf(t, imageText)
 		d.findSlide(c.image, strings.Split(c.console, "\n"))
 		if got := d.decode([]string{"0xffffffff81000004"}); got != c.want {
 			t.Errorf("%s, %q: %q, want %q", c.image, c.console, got, c.want)

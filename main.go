@@ -30,6 +30,7 @@ Usage:
     unlucky suspects DIR... [flags]    rank the functions whose addresses go with failing
     unlucky bundle SEEDFILE [flags]    put all that shows the crash with QEMU alone into one file, with a text to mail
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
+    unlucky report DIR... [-o FILE]    write a page about them: findings, coverage, a map of suspects
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
@@ -95,7 +96,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "bundle": bundle, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
-		"list": list, "merge": merge, "suspects": suspects,
+		"list": list, "merge": merge, "suspects": suspects, "report": report,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

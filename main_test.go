@@ -81,7 +81,7 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "list", "suspects", "coverage", "merge", "bundle", "scenarios", "doctor", "patch", "classify", "bench", "hunt", "clean"} {
+	for _, command := range []string{"sweep", "replay", "minimize", "list", "suspects", "report", "coverage", "merge", "bundle", "scenarios", "doctor", "patch", "classify", "bench", "hunt", "clean"} {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}
