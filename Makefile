@@ -4,7 +4,7 @@
 GO ?= go
 PACKAGES := clang-22 lld-22 llvm-22 qemu-system-x86 linux-source-6.12 busybox-static \
 	make python3 flex bison bc patch xz-utils libelf-dev libssl-dev
-TEST_PACKAGES := linux-source-6.1 git chromium
+TEST_PACKAGES := linux-source-6.1 git chromium slurm-wlm munge
 SEEDS ?= 1:32
 
 .PHONY: sweep test short bench hunt fuzz lint install install-test unlucky clean

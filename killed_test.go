@@ -101,7 +101,7 @@ func (l *lane) left() (paths []string) {
 			break
 		}
 	}
-	for _, pattern := range []string{"cache/unlucky/*/lock", "*/tiny/sweep.journal", "*.journal"} {
+	for _, pattern := range []string{"cache/unlucky/*/lock", "*/tiny/sweep*.journal", "*.journal"} {
 		locks, _ := filepath.Glob(filepath.Join(l.dir, pattern))
 		for _, path := range locks {
 			if holder := linker.LockHolder(path); holder != "" {
@@ -282,6 +282,13 @@ func checkStore(t *testing.T, dir string, want fuzz.Report) {
 	if lines := bytes.Count(text, []byte("\n")); err != nil || rerr != nil || damage != "" || len(records) != len(want.Layouts)+1 || lines != 2+len(records) {
 		t.Errorf("%s has %d lines with %d records, of %d layouts, %q, %v", journal, lines, len(records), len(want.Layouts)+1, damage, errors.Join(err, rerr))
 	}
+	checkSaved(t, dir, want)
+}
+
+// checkSaved checks that each layout of a report that crashed has one seed file in
+// a sweep's folder, and its console.
+func checkSaved(t *testing.T, dir string, want fuzz.Report) {
+	t.Helper()
 	saved := map[seeds.Layout]string{}
 	paths, _ := filepath.Glob(filepath.Join(dir, "*/*.yaml"))
 	for _, path := range paths {

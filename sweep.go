@@ -52,6 +52,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		limit     = f.Duration("for", 0, "stop after this `time`, such as 8h")
 		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
 		dir       = f.String("o", "unlucky.out", "`folder` of the results")
+		shard     = f.String("shard", "", "try only each N-th seed, from the I-th on: `I/N`, such as 3/8; shards on any machines share -o (default: what a Slurm array or a Kubernetes Indexed Job says)")
 		command   = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
 		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
@@ -72,10 +73,22 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if *workers < 0 || *stopAfter < 0 || *limit < 0 {
 		return usageError{errors.New("-j, -stop-after and -for take no negative value")}
 	}
+	if *bisect && *shard != "" {
+		return usageError{errors.New("-bisect and -shard exclude each other")}
+	}
+	by := ""
+	if !*bisect { // which is never part of an array
+		if s.Shard, by, err = findShard(*shard, os.Getenv); err != nil {
+			return usageError{err}
+		}
+	}
 	if *fail && *bisect {
 		return usageError{errors.New("-fail and -bisect exclude each other")}
 	}
 	scr := newScreen(os.Stderr)
+	if by != "" {
+		scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, by)
+	}
 	scenario, err := o.load(rest)
 	if err != nil {
 		return err
@@ -422,8 +435,12 @@ func initrdOf(g scenarios.Guest) ([]byte, error) {
 // printReport prints what a sweep has found, as one would put it into a mail.
 func printReport(out io.Writer, r *fuzz.Report) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
-		r.Scenario, len(r.Layouts), r.Object, r.Strategy, r.LLD, r.QEMU, r.Accel)
+	shard := ""
+	if !r.Shard.Whole() {
+		shard = fmt.Sprintf(", shard %s", r.Shard)
+	}
+	fmt.Fprintf(&b, "%s%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
+		r.Scenario, shard, len(r.Layouts), r.Object, r.Strategy, r.LLD, r.QEMU, r.Accel)
 	switch {
 	case r.Baseline.Kind == qemu.Pass:
 		fmt.Fprintf(&b, "  %-10s %s\n", "baseline", "lucky: it passes")
@@ -468,7 +485,7 @@ func printReport(out io.Writer, r *fuzz.Report) {
 func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	var b bytes.Buffer
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
-	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found }); i >= 0 {
+	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found && l.Path != "" }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
 		trust := trustFlag(s.Saved.Scenario)
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, trust)
@@ -478,6 +495,9 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
+	}
+	if !s.Shard.Whole() {
+		fmt.Fprintf(&b, "\nwhat all shards have found so far:\n  unlucky merge %s\n", r.Dir)
 	}
 	io.WriteString(out, printable(b.String()))
 }
@@ -509,7 +529,11 @@ func printFindings(out io.Writer, heading string, findings []fuzz.Finding, dir s
 			if len(names) > 1 {
 				files = "{" + files + "}"
 			}
-			fmt.Fprintf(out, "        %s\n", filepath.Join(dir, folder, files+".yaml"))
+			path := filepath.Join(dir, folder, files+".yaml")
+			if rest[0].Path == "" {
+				path = "the baseline, which the first shard saves"
+			}
+			fmt.Fprintf(out, "        %s\n", path)
 			rest = rest[n:]
 		}
 		if flaky != nil {

@@ -31,6 +31,7 @@ type Sweep struct {
 	Saved       seeds.File
 	Dir         string        // the folder of all results; this sweep's are in one named by the scenario
 	First, Last uint32        // seeds, both included
+	Shard       Shard         // which of them are this process's; those of the others count for nothing here
 	Workers     int           // layouts booted at the same time; as many are linked
 	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
 	For         time.Duration // after which no further layout is begun; 0 for never
@@ -61,7 +62,7 @@ type Sweep struct {
 
 // Tally is how far a sweep is.
 type Tally struct {
-	Done, Total int // layouts, without the baseline
+	Done, Total int // layouts of the shard, without the baseline
 	Unlucky     int
 	Tried       int     // layouts of this run, without those of an earlier one that it continues
 	Coverage    *Totals // by all layouts of the journal; nil for a kernel that has none
@@ -71,7 +72,8 @@ type Tally struct {
 type Report struct {
 	seeds.Header
 	Strategy Strategy       `json:"strategy"`
-	Dir      string         `json:"dir"` // Record.Path is relative to it
+	Shard    Shard          `json:"shard,omitzero"` // whose layouts these are
+	Dir      string         `json:"dir"`            // Record.Path is relative to it
 	Baseline seeds.Record   `json:"baseline"`
 	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
 	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
@@ -103,8 +105,8 @@ func (s *Steps) Add(t Steps) {
 	s.Verdict += t.Verdict
 }
 
-// maxTwins is how many passing layouts are saved: one is enough to compare
-// with, and minimizing likes a choice.
+// maxTwins is how many passing layouts a whole sweep saves: one is enough to
+// compare with, and minimizing likes a choice. A shard saves one: there are more.
 const maxTwins = 3
 
 // alike is how many layouts must agree before the sweep doubts that the crash
@@ -119,7 +121,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	if s.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
 		return nil, err
 	}
-	report := &Report{Dir: s.store.Dir()}
+	report := &Report{Dir: s.store.Dir(), Shard: s.Shard}
 	baseline, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -142,9 +144,9 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	s.told.Wait()
 	report.Elapsed, report.Steps, report.Coverage = time.Since(begin), s.steps, s.covered()
 	for _, r := range done {
-		seed, ok := r.Layout.Seed()
+		seed, _ := r.Layout.Seed()
 		switch {
-		case !ok || seed < s.First || seed > s.Last:
+		case !s.owns(r.Layout):
 		case seed > end:
 			report.Beyond++
 		default:
@@ -156,6 +158,12 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		err = nil
 	}
 	return report, err
+}
+
+// owns tells whether a layout is that of one of the sweep's own seeds.
+func (s *Sweep) owns(l seeds.Layout) bool {
+	seed, ok := l.Seed()
+	return ok && s.First <= seed && seed <= s.Last && s.Shard.owns(seed, s.First)
 }
 
 // sweep tries the seeds that are not in done and adds them to it. It returns
@@ -174,11 +182,15 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 
 	// The feeder reads done; what comes in is kept apart until it has ended.
 	fresh := map[seeds.Layout]seeds.Record{}
-	tally := Tally{Total: int(s.Last-s.First) + 1}
-	next, finds, end := uint64(s.First), 0, s.Last
+	first, step := uint64(s.First)+uint64(max(1, s.Shard.Index)-1), uint64(max(1, s.Shard.Count))
+	var tally Tally
+	if first <= uint64(s.Last) { // else there are more shards than seeds
+		tally.Total = int((uint64(s.Last)-first)/step) + 1
+	}
+	next, finds, end := first, 0, s.Last
 	fails, links := 0, 0
 	commit := func() { // in the order of seeds, as far as they are known
-		for ; next <= uint64(s.Last); next++ {
+		for ; next <= uint64(s.Last); next += step {
 			r, ok := fresh[seeds.Seed(uint32(next))]
 			if !ok {
 				if r, ok = done[seeds.Seed(uint32(next))]; !ok {
@@ -202,7 +214,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		}
 	}
 	for _, r := range done {
-		if seed, ok := r.Layout.Seed(); ok && s.First <= seed && seed <= s.Last {
+		if s.owns(r.Layout) {
 			tally.Done++
 			if r.Found {
 				tally.Unlucky++
@@ -220,7 +232,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	go func() {
 		defer close(fed)
 		defer close(todo)
-		for seed := uint64(s.First); seed <= uint64(s.Last); seed++ {
+		for seed := first; seed <= uint64(s.Last); seed += step {
 			if _, ok := done[seeds.Seed(uint32(seed))]; ok {
 				continue
 			}
@@ -285,12 +297,12 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		close(outcomes)
 	}()
 
-	var first error
+	var failed error
 	for o := range outcomes {
 		if o.err != nil {
 			stop()
-			if first == nil || errors.Is(first, context.Canceled) {
-				first = o.err
+			if failed == nil || errors.Is(failed, context.Canceled) {
+				failed = o.err
 			}
 			continue
 		}
@@ -310,7 +322,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	for l, r := range fresh {
 		done[l] = r
 	}
-	return end, first
+	return end, failed
 }
 
 // compare says whether the first layouts give reason to believe in a layout bug.
@@ -326,7 +338,7 @@ func (s *Sweep) compare(baseline seeds.Record, fails int) {
 // begin decides the strategy and the accelerator, opens the journal, and
 // tries the baseline unless the journal has it.
 func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
-	path := filepath.Join(s.store.Dir(), seeds.SweepJournal)
+	path := filepath.Join(s.store.Dir(), s.Shard.journal())
 	s.images = map[string]seeds.Layout{}
 	// An earlier run has decided what auto stands for.
 	earlier, _, _, err := seeds.ReadJournal(path)
@@ -391,7 +403,13 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if text := s.journal.Mended(); text != "" {
 		s.Note("%s", text)
 	}
-	if err := s.store.Tidy(); err != nil {
+	if text := s.journal.Unlocked(); text != "" {
+		s.Note("%s", text)
+	}
+	if err := s.store.Tidy(s.Shard.journal(), func(l seeds.Layout) bool {
+		seed, ok := l.Seed()
+		return ok && s.Shard.owns(seed, s.First) || !ok && s.Shard.first()
+	}); err != nil {
 		return baseline, err
 	}
 	if err := s.recall(ctx); err != nil {
@@ -622,8 +640,12 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 	if r.Layout == seeds.Baseline {
 		return nil
 	}
+	most := maxTwins
+	if !s.Shard.Whole() {
+		most = 1
+	}
 	s.mu.Lock()
-	keep := s.twins < maxTwins
+	keep := s.twins < most
 	if keep {
 		s.twins++
 	}
@@ -635,7 +657,11 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 }
 
 // save writes the record as a saved seed, with the console of its first boot.
+// The baseline, which all shards try, is saved by the first.
 func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
+	if r.Layout == seeds.Baseline && !s.Shard.first() {
+		return nil
+	}
 	f := file(s.Saved, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
 	f.Kind, f.Title, f.Titles = r.Kind, r.Title, r.Titles
 	f.Boots, f.Crashes = r.Boots, r.Crashes
@@ -701,6 +727,9 @@ func (r *Report) findings(found bool) []Finding {
 	var out []Finding
 	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
 		if l.Found != found || l.Kind != qemu.Crash && l.Kind != qemu.Hang {
+			continue
+		}
+		if l.Path == "" { // the baseline, which another shard saves
 			continue
 		}
 		i := slices.IndexFunc(out, func(f Finding) bool { return f.Title == l.Title })

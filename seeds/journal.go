@@ -102,6 +102,7 @@ type Record struct {
 type Journal struct {
 	path   string
 	mended string // what was dropped when it was opened, in words
+	locked bool
 
 	mu      sync.Mutex
 	file    file
@@ -145,7 +146,7 @@ func ReadJournal(path string) (h *Header, records []Record, damage string, err e
 
 // OpenJournal opens the journal at path, or creates it together with its
 // folder. The journal stays locked until Close, so two sweeps never share
-// one. A half-written last line is dropped from the file. A journal that is
+// one, unless the file system has no locks ([Journal.Unlocked]). A half-written last line is dropped from the file. A journal that is
 // damaged is cut behind its last good line, once the whole of it is safe beside
 // it as PATH.broken-N. [Journal.Mended] tells of both. A journal with another
 // header, of a newer version, or without a readable header is an error and
@@ -173,16 +174,32 @@ func OpenJournal(path string, h Header) (*Journal, error) {
 // it is empty for one that was whole.
 func (j *Journal) Mended() string { return j.mended }
 
+// Unlocked says in words what that means if the file system has no locks; it
+// is empty for a journal that is locked.
+func (j *Journal) Unlocked() string {
+	if j.locked {
+		return ""
+	}
+	return fmt.Sprintf("%s: its file system has no locks: nothing keeps another unlucky from writing it too", j.path)
+}
+
+// flock is a system call; tests stand a file system without locks in its place.
+var flock = unix.Flock
+
 // load locks and reads the journal, mends its end and writes the header of a
 // new one.
 func (j *Journal) load(f *os.File, h Header) error {
 	// The lock is on the open file itself and ends with the process, however
 	// that dies.
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	switch err := flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case err == nil:
+		j.locked = true
+	case errors.Is(err, unix.EWOULDBLOCK):
 		return fmt.Errorf("another unlucky%s is writing it; wait for that to end, or use another -o", linker.LockHolder(j.path))
-	}
-	if err != nil {
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
+		// Folders that machines share often have none (Lustre, by default; NFS
+		// without its lock service): a journal has one writer all the same.
+	default:
 		return fmt.Errorf("lock: %w", err)
 	}
 	data, err := io.ReadAll(f)

@@ -208,6 +208,33 @@ func TestJournalLock(t *testing.T) {
 	open(t, path)
 }
 
+// A file system without locks keeps no sweep from its journal, which says so; any
+// other fault of it does.
+func TestJournalNoLocks(t *testing.T) {
+	real := flock
+	defer func() { flock = real }()
+	path := writeJournal(t, someRecords()[:1])
+	if j := open(t, path); j.Unlocked() != "" {
+		t.Errorf("a journal that is locked says %q", j.Unlocked())
+	} else if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, errno := range []syscall.Errno{syscall.ENOLCK, syscall.ENOSYS, syscall.EOPNOTSUPP} {
+		flock = func(int, int) error { return errno }
+		j := open(t, path)
+		if want := path + ": its file system has no locks"; !strings.HasPrefix(j.Unlocked(), want) {
+			t.Errorf("%v: it says %q, want %q", errno, j.Unlocked(), want)
+		}
+		if err := errors.Join(j.Append(someRecords()[1]), j.Close()); err != nil {
+			t.Errorf("%v: %v", errno, err)
+		}
+	}
+	flock = func(int, int) error { return syscall.EIO }
+	if _, err := OpenJournal(path, header()); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a lock that fails otherwise: %v", err)
+	}
+}
+
 // A process that dies leaves a journal cut at any byte. It opens, holds a
 // prefix of the records, and goes on.
 func TestJournalCutAnywhere(t *testing.T) {

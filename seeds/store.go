@@ -97,20 +97,35 @@ func (f File) write(path string, data, console []byte) error {
 
 // halfWritten is a temporary file of renameio for one of those that a sweep
 // writes. What minimize writes has "min" or another name in it.
-var halfWritten = regexp.MustCompile(`\A\.((twin-)?(baseline|[0-9]+)\.(yaml|console)|layout-[0-9a-f]+\.json\.gz|sweep\.journal\.broken-[0-9]+)[0-9]+\z`)
+var halfWritten = regexp.MustCompile(`\A\.(?:(?:twin-)?(baseline|[0-9]+)\.(?:yaml|console)|(layout-[0-9a-f]+\.json\.gz)|(sweep.*\.journal)\.broken-[0-9]+)[0-9]+\z`)
 
-// Tidy removes the temporary files that a killed sweep has left in the store.
-// It is to be called with the journal open, and so locked.
-func (s *Store) Tidy() error {
+// Tidy removes the temporary files that a killed sweep has left in the store,
+// and no others that share it may be writing now: those of its journal, a name,
+// and of the layouts that are its own. The baseline's stand for what belongs to
+// all. It is to be called with the journal open, and so locked.
+func (s *Store) Tidy(journal string, own func(Layout) bool) error {
+	mine := func(name string) bool {
+		m := halfWritten.FindStringSubmatch(name)
+		switch {
+		case m == nil:
+			return false
+		case m[1] != "":
+			l, err := ParseLayout(m[1])
+			return err == nil && own(l)
+		case m[2] != "":
+			return own(Baseline)
+		}
+		return m[3] == journal
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
 	}
-	err = removeAny(s.dir, halfWritten)
+	err = removeAny(s.dir, mine)
 	for _, e := range entries {
 		if e.IsDir() {
 			dir := filepath.Join(s.dir, e.Name())
-			err = errors.Join(err, removeAny(dir, halfWritten))
+			err = errors.Join(err, removeAny(dir, mine))
 			os.Remove(dir) // fails unless it was for such a file alone
 		}
 	}
@@ -122,22 +137,30 @@ func (s *Store) Tidy() error {
 // extension.
 func Tidy(path string) error {
 	stem := regexp.QuoteMeta(strings.TrimSuffix(filepath.Base(path), ".yaml"))
-	return removeAny(filepath.Dir(path), regexp.MustCompile(`\A\.`+stem+`\.(.*\.)?(yaml|console)[0-9]+\z`))
+	return removeAny(filepath.Dir(path), regexp.MustCompile(`\A\.`+stem+`\.(.*\.)?(yaml|console)[0-9]+\z`).MatchString)
 }
 
-// removeAny removes the files in dir whose names match.
-func removeAny(dir string, names *regexp.Regexp) (err error) {
+// removeAny removes the files in dir of certain names. What others remove at the
+// same time is gone all the same.
+func removeAny(dir string, named func(string) bool) (err error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !gone(err) {
 		return err
 	}
+	err = nil
 	for _, e := range entries {
-		if e.Type().IsRegular() && names.MatchString(e.Name()) {
-			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		if e.Type().IsRegular() && named(e.Name()) {
+			if rerr := os.Remove(filepath.Join(dir, e.Name())); !gone(rerr) {
+				err = errors.Join(err, rerr)
+			}
 		}
 	}
 	return err
 }
+
+// gone tells whether a file or its folder has been removed, by another machine
+// too (NFS: a stale handle).
+func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESTALE) }
 
 // roomFor adds to an error of a full disk what to do about it; path is the file
 // that is not written.
@@ -237,18 +260,28 @@ func Slug(title string) string {
 	return slug
 }
 
+// writeTries is how often a folder may be removed before there is a file in it:
+// each takes another shard that begins, or corrects a title, at this very moment.
+const writeTries = 100
+
 // writeFile replaces the file at path atomically, makes its folder if need
-// be, and returns once both are on the disk.
+// be, and returns once both are on the disk. Another shard may find the folder
+// empty, and remove it, until the temporary file is in it.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	err := mkdirAll(dir)
-	if err == nil {
-		// The temporary file must lie beside the real one: renameio would try the
-		// system's folder first, and that may be another disk after all.
-		err = renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir))
-	}
-	if err == nil {
-		err = syncDir(dir)
+	var err error
+	for range writeTries {
+		if err = mkdirAll(dir); err == nil {
+			// The temporary file must lie beside the real one: renameio would try the
+			// system's folder first, and that may be another disk after all.
+			err = renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(dir))
+		}
+		if err == nil {
+			err = syncDir(dir)
+		}
+		if !gone(err) && !errors.Is(err, os.ErrExist) { // made by another, and removed
+			break
+		}
 	}
 	if err != nil { // which may name the temporary file alone
 		return roomFor(path, fmt.Errorf("writing %s: %w", path, err))

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"unlucky/linker"
@@ -241,16 +242,18 @@ func TestLinksInStore(t *testing.T) {
 	}
 }
 
-// What a killed run was about to write is removed by the next, and nothing else.
+// What a killed run was about to write is removed by the next, and nothing else:
+// not what other shards are about to write.
 func TestTidy(t *testing.T) {
 	s, err := Open(t.TempDir(), "tiny")
 	if err != nil {
 		t.Fatal(err)
 	}
 	sweeps := []string{".twin-3.yaml123", ".layout-0123456789ab.json.gz7", ".sweep.journal.broken-1999", "int3-in-f/.7.yaml1", "int3-in-f/.7.console22", "only/.baseline.yaml3"}
+	second := []string{".twin-2.yaml5", ".twin-2.console1", "int3-in-f/.8.yaml1", "only-8/.8.console1", ".sweep-2-of-3.journal.broken-12"}
 	minimizes := []string{"int3-in-f/.7.min.yaml5", "int3-in-f/.7.min.int3-in-g.console6"}
 	others := []string{"int3-in-f/.7.yaml.swp", "int3-in-f/.note7", "int3-in-f/7.yaml", "int3-in-f/7.min.yaml", "sweep.journal"}
-	for _, name := range slices.Concat(sweeps, minimizes, others) {
+	for _, name := range slices.Concat(sweeps, second, minimizes, others) {
 		path := filepath.Join(s.Dir(), name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
 			t.Fatal(err)
@@ -265,10 +268,17 @@ func TestTidy(t *testing.T) {
 			t.Errorf("left are %q, want %q", got, all)
 		}
 	}
-	if err := s.Tidy(); err != nil {
+	residue := func(n uint32) func(Layout) bool {
+		return func(l Layout) bool { seed, _ := l.Seed(); return seed%3 == n && (l != Baseline || n == 0) }
+	}
+	if err := s.Tidy("sweep-2-of-3.journal", residue(2)); err != nil {
 		t.Fatal(err)
 	}
-	check(minimizes, others) // which may be at work
+	check(sweeps, minimizes, others) // which may be at work
+	if err := s.Tidy("sweep.journal", func(Layout) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	check(minimizes, others)
 	if err := Tidy(filepath.Join(s.Dir(), "int3-in-f/7.min.yaml")); err != nil {
 		t.Fatal(err)
 	}
@@ -298,6 +308,67 @@ func TestStoreConcurrent(t *testing.T) {
 	wg.Wait()
 	if got := files(t, s.Dir()); len(got) != 8 {
 		t.Errorf("the store holds %q", got)
+	}
+}
+
+// Shards share a folder, and no lock: each begins with tidying up, where it finds
+// folders that others have made for what they are just saving; and all save the
+// baseline's layout.
+func TestStoreShared(t *testing.T) {
+	dir := t.TempDir()
+	base := example(t)
+	base.Titles = nil
+	layout := []linker.Section{{Name: ".text.f", Output: ".text", Address: 0xffffffff81000000, Size: 16, Align: 16, Index: 1, Text: true}}
+	object := strings.Repeat("1", 64)
+	const shards, titles = 6, 12
+	store := func() *Store { // one for each, as for processes
+		s, err := Open(dir, "canary")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if err := store().SaveBaseline(object, layout); err != nil {
+		t.Fatal(err)
+	}
+	var saving, beginning sync.WaitGroup
+	var saved atomic.Bool
+	for w := range uint32(shards) {
+		s := store()
+		saving.Go(func() {
+			f := base
+			f.Layout = Seed(w)
+			for i := range titles { // the title before is removed, with its folder
+				f.Title = fmt.Sprintf("int3 in f%d", i%2)
+				if _, err := s.Save(f, nil); err != nil {
+					t.Error(err)
+				}
+				if err := s.SaveBaseline(object, layout); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 2 {
+		s := store()
+		beginning.Go(func() {
+			for !saved.Load() {
+				if err := s.Tidy("sweep-7-of-8.journal", func(l Layout) bool { return l == Baseline }); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	saving.Wait()
+	saved.Store(true)
+	beginning.Wait()
+	want := []string{filepath.Base(BaselinePath("", object))}
+	for w := range shards {
+		want = append(want, fmt.Sprintf("int3-in-f1/%d.console", w), fmt.Sprintf("int3-in-f1/%d.yaml", w))
+	}
+	if got := files(t, filepath.Join(dir, "canary")); !slices.Equal(got, append(want[1:], want[0])) {
+		t.Errorf("the store holds %q, want %q", got, want)
 	}
 }
 

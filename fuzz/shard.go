@@ -1,0 +1,52 @@
+package fuzz
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"unlucky/seeds"
+)
+
+// Shard is the part of a sweep that one process does, Index of Count, counted
+// from 1. Shards share the folder of the results, and wait for nothing of each
+// other: each has seeds of its own, interleaved with those of the others so that
+// all are equally far at any time, and a journal of its own. The zero Shard, like
+// 1 of 1, is the whole sweep.
+type Shard struct {
+	Index uint32 `json:"index"`
+	Count uint32 `json:"count"`
+}
+
+// ParseShard reads what String writes, "3/8".
+func ParseShard(text string) (Shard, error) {
+	before, after, _ := strings.Cut(text, "/")
+	index, err1 := strconv.ParseUint(before, 10, 32)
+	count, err2 := strconv.ParseUint(after, 10, 32)
+	if err1 != nil || err2 != nil || index < 1 || index > count {
+		return Shard{}, fmt.Errorf("shard %q: want I/N, I from 1 to N, such as 3/8", text)
+	}
+	return Shard{uint32(index), uint32(count)}, nil
+}
+
+// String returns "3/8".
+func (s Shard) String() string { return fmt.Sprintf("%d/%d", max(1, s.Index), max(1, s.Count)) }
+
+// Whole tells whether there are no other shards.
+func (s Shard) Whole() bool { return s.Count <= 1 }
+
+// first tells whether it is the one that saves what belongs to all.
+func (s Shard) first() bool { return s.Index <= 1 }
+
+// owns tells whether a seed of a range that begins with first is the shard's.
+func (s Shard) owns(seed, first uint32) bool {
+	return s.Whole() || seed >= first && (seed-first)%s.Count == s.Index-1
+}
+
+// journal is the name of the journal.
+func (s Shard) journal() string {
+	if s.Whole() {
+		return seeds.SweepJournal
+	}
+	return fmt.Sprintf("sweep-%d-of-%d.journal", s.Index, s.Count)
+}
