@@ -28,6 +28,7 @@ Usage:
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
     unlucky list DIR...                list what sweeps have found, a title a line
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
+    unlucky verify DIR [flags]         say whether a fix mends what a sweep has found
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
@@ -52,13 +53,15 @@ Examples:
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
     unlucky minimize unlucky.out/kcfi-seal/unexpected-exit/7.yaml -budget 10m
     unlucky coverage unlucky.out/kcfi-seal -n 40
+    unlucky verify unlucky.out/kcfi-seal -patch fix.patch
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
     0  done
-    1  something failed
+    1  something failed, or verify cannot tell
     2  usage
-    3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout
+    3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
+       verify says "not fixed"
     125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
     128  sweep -bisect was called wrongly: git ends the bisection
 `
@@ -91,7 +94,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
 		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
-		"list": list, "merge": merge,
+		"list": list, "merge": merge, "verify": verify,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}
