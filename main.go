@@ -26,11 +26,12 @@ Usage:
     unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
     unlucky replay SEEDFILE [flags]    link one saved layout again and boot it; or boot a bundle
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
+    unlucky bundle SEEDFILE [flags]    put all that shows the crash with QEMU alone into one file, with a text to mail
+    unlucky verify DIR [flags]         say whether a fix mends what a sweep has found
     unlucky list DIR...                list what sweeps have found, a title a line
     unlucky suspects DIR... [flags]    rank the functions whose addresses go with failing
-    unlucky bundle SEEDFILE [flags]    put all that shows the crash with QEMU alone into one file, with a text to mail
+    unlucky report DIR... [-o FILE]    write a page about sweeps: findings, coverage, a map of suspects
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
-    unlucky report DIR... [-o FILE]    write a page about them: findings, coverage, a map of suspects
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
@@ -57,13 +58,15 @@ Examples:
     unlucky bundle unlucky.out/kcfi-seal/unexpected-exit/7.yaml
     unlucky replay kcfi-seal-7.tar.zst
     unlucky coverage unlucky.out/kcfi-seal -n 40
+    unlucky verify unlucky.out/kcfi-seal -patch fix.patch
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
     0  done
-    1  something failed
+    1  something failed, or verify cannot tell
     2  usage
-    3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout
+    3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
+       verify says "not fixed"
     125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
     128  sweep -bisect was called wrongly: git ends the bisection
 `
@@ -92,12 +95,18 @@ func main() {
 	os.Exit(status(run(ctx, os.Args[1:], os.Stdin, os.Stdout), newScreen(os.Stderr)))
 }
 
-func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
-	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
-		"sweep": sweep, "replay": replay, "bundle": bundle, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
-		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
-		"list": list, "merge": merge, "suspects": suspects, "report": report,
+type command func(ctx context.Context, args []string, in io.Reader, out io.Writer) error
+
+func commands() map[string]command {
+	return map[string]command{
+		"sweep": sweep, "replay": replay, "minimize": minimize, "bundle": bundle, "verify": verify,
+		"list": list, "suspects": suspects, "report": report, "coverage": coverage, "merge": merge,
+		"scenarios": listScenarios, "doctor": doctor, "patch": patch, "classify": classify,
+		"bench": bench, "hunt": hunt, "clean": clean,
 	}
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}
 	}
@@ -106,7 +115,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		fmt.Fprint(out, usage)
 		return nil
 	}
-	command, ok := commands[args[0]]
+	command, ok := commands()[args[0]]
 	if !ok {
 		return usageError{fmt.Errorf("there is no command %q", args[0])}
 	}

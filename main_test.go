@@ -81,9 +81,12 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "list", "suspects", "report", "coverage", "merge", "bundle", "scenarios", "doctor", "patch", "classify", "bench", "hunt", "clean"} {
-		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
-			t.Errorf("%s -no-such-flag: error %v", command, err)
+	for name := range commands() {
+		if !strings.Contains(usage, "\n    unlucky "+name+" ") {
+			t.Errorf("%s is not in the usage", name)
+		}
+		if err := run(context.Background(), []string{name, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
+			t.Errorf("%s -no-such-flag: error %v", name, err)
 		}
 	}
 }

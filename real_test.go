@@ -100,6 +100,8 @@ func TestKCFISeal(t *testing.T) {
 		checkSeal(t, filepath.Join(r.Dir, r.Layouts[i].Path))
 	})
 
+	t.Run("verify", func(t *testing.T) { checkVerify(t, r.Dir) })
+
 	t.Run("bzImage", func(t *testing.T) {
 		source, err := scenarios.Source("kcfi-seal")
 		if err != nil {
@@ -174,7 +176,7 @@ func (m minimized) culprits() (out []string) {
 // checkSeal minimizes a layout of the seal bug and holds the culprits against
 // what the image itself says is overwritten.
 func checkSeal(t *testing.T, path string) {
-	m := minimizeJSON(t, path)
+	m := minimizeJSON(t, path, "-o", seeds.MinimizedPath(path))
 	dir := t.TempDir()
 	if code, _ := unlucky(t, "replay", path, "-boots", "1", "-keep", dir); code != 0 {
 		t.Fatalf("exit status %d", code)
@@ -208,6 +210,48 @@ func checkSeal(t *testing.T, path string) {
 	}
 }
 
+// checkVerify verifies, on the real bug, the fix that is one and a patch that is
+// none. Of the find that was minimized the culprits are put where they failed.
+func checkVerify(t *testing.T, dir string) {
+	unrelated := filepath.Join(t.TempDir(), "unrelated.patch")
+	const text = `--- a/init/main.c
++++ b/init/main.c
+@@ -1354,1 +1354,1 @@
+-	pr_info("Run %s as init process\n", init_filename);
++	pr_info("Run %s as the init process\n", init_filename);
+`
+	if err := os.WriteFile(unrelated, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(patch string) (code int, v fuzz.Verified) {
+		code, out := unlucky(t, "verify", dir, "-patch", patch, "-seeds", "1:16", "-o", filepath.Join(t.TempDir(), "verify"), "-json")
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Fatalf("exit status %d, %v", code, err)
+		}
+		t.Log(&v)
+		if len(v.Culprits) == 0 {
+			t.Error("no culprit was tried")
+		}
+		return code, v
+	}
+	code, v := verify("scenarios/builtin/seal-mend.patch")
+	if code != 0 || v.Conclusion != fuzz.Fixed || v.Passed != 16 || v.Sweep.Baseline.Kind != qemu.Pass {
+		t.Errorf("with the fix: exit status %d, %s, %d of 16 layouts pass", code, v.Conclusion, v.Passed)
+	}
+	for _, c := range v.Culprits {
+		if c.Failed || c.Layouts < 4 || c.Boots != c.Layouts || c.Notes != nil {
+			t.Errorf("with the fix a culprit fares so: %+v", c)
+		}
+	}
+	code, v = verify(unrelated)
+	if code != exitNo || v.Conclusion != fuzz.NotFixed {
+		t.Errorf("with an unrelated patch: exit status %d, %s", code, v.Conclusion)
+	}
+	if code, out := unlucky(t, "replay", v.File, "-boots", "1"); code != 0 {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+}
+
 // cancelAt cancels once a file has some lines.
 func cancelAt(path string, lines int, ctx context.Context, cancel context.CancelFunc) {
 	for ctx.Err() == nil {
@@ -227,8 +271,8 @@ func verdicts(r fuzz.Report) string {
 	return b.String()
 }
 
-// A kernel that is prepared in two folders is the same, byte for byte, and
-// its baseline is the vmlinux that make linked, but for the build ID.
+// A kernel that is prepared in two folders is the same, byte for byte, from
+// scratch or from one that lacked its last patch, and its baseline is the vmlinux that make linked, but for the build ID.
 func TestReproducible(t *testing.T) {
 	needKernels(t)
 	s, err := scenarios.Load("kcfi-seal")
@@ -236,6 +280,16 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	scr := newScreen(os.Stderr)
+	unpatched, err := linker.Prepare(t.Context(), cacheDir(), s.Kernel, scr.progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpatched.Close()
+	mend, err := scenarios.ReadPatch("scenarios/builtin/seal-mend.patch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Kernel.Patches = append(s.Kernel.Patches, mend)
 	var kernels []*linker.Kernel
 	for _, cache := range []string{cacheDir(), t.TempDir()} {
 		k, err := linker.Prepare(t.Context(), cache, s.Kernel, scr.progress)

@@ -129,15 +129,39 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, c
 	}
 	defer b.Close()
 	b.FullScript = full
-	if s.Workers == 0 {
-		if s.Workers, err = b.workers(scr); err != nil {
-			return nil, err
-		}
+	if err := b.sweeps(s, scr); err != nil {
+		return nil, err
 	}
-	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
 	if bisect { // each commit is another kernel, with results of its own
 		s.Dir = filepath.Join(s.Dir, b.Digest[:12])
 	}
+	if command != "" {
+		s.Found = func(path string) {
+			output, err := notify(ctx, command, path)
+			if text := strings.TrimSpace(string(output)); text != "" {
+				scr.note("-exec: %s", text)
+			}
+			if err != nil {
+				scr.note("warning: -exec: %v", err)
+			}
+		}
+	}
+	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
+	report, err := s.Run(ctx)
+	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
+	}
+	return report, err
+}
+
+// sweeps gives a sweep its kernel and guest, and has the screen show it.
+func (b *rig) sweeps(s *fuzz.Sweep, scr *screen) (err error) {
+	if s.Workers == 0 {
+		if s.Workers, err = b.workers(scr); err != nil {
+			return err
+		}
+	}
+	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
 	s.Note = scr.note
 	begin := time.Now()
 	s.Step = func(t fuzz.Tally) {
@@ -160,23 +184,7 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, c
 		scr.tally(t.Done, t.Total, text)
 	}
 	s.Recall = scr.later("counting the coverage of earlier layouts")
-	if command != "" {
-		s.Found = func(path string) {
-			output, err := notify(ctx, command, path)
-			if text := strings.TrimSpace(string(output)); text != "" {
-				scr.note("-exec: %s", text)
-			}
-			if err != nil {
-				scr.note("warning: -exec: %v", err)
-			}
-		}
-	}
-	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
-	report, err := s.Run(ctx)
-	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
-		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
-	}
-	return report, err
+	return nil
 }
 
 // notify runs the user's command for a saved seed.
@@ -212,7 +220,8 @@ type override struct {
 	linux, build, append, cpu, accel string
 	smp                              int
 	qemuArgs                         []string
-	trust                            bool // a seed file
+	trust                            bool                    // a seed file
+	mend                             func(*scenarios.Kernel) // once that is trusted; nil but for verify
 }
 
 func overrides(f *flag.FlagSet) *override {
@@ -383,6 +392,9 @@ func prepareSaved(ctx context.Context, path string, saved seeds.File, o *overrid
 	}
 	if err := o.checkTrust(ctx, path, saved.Scenario, s); err != nil {
 		return nil, err
+	}
+	if o.mend != nil {
+		o.mend(&s.Kernel)
 	}
 	b, err := prepare(ctx, s, scr)
 	if err != nil {

@@ -27,7 +27,7 @@ type clue struct {
 }
 
 // holds tells whether a layout is at the residues of a rule.
-func (t *trial) holds(c clue, l int) bool {
+func (t *evidence) holds(c clue, l int) bool {
 	at := t.histories[c.group].at[l]
 	if c.with >= 0 {
 		at -= t.histories[c.with].at[l]
@@ -42,7 +42,7 @@ func (t *trial) holds(c clue, l int) bool {
 
 // round is one comparison of layouts.
 type round struct {
-	trial   *trial
+	evidence   *evidence
 	alive   []int // layouts
 	fails   int   // of them
 	targets []target
@@ -76,8 +76,8 @@ const (
 )
 
 // compare finds the best rules for some layouts.
-func (t *trial) compare(ctx context.Context, alive []int) (*round, error) {
-	r := &round{trial: t, alive: alive, logs: make([]float64, len(alive)+1)}
+func (t *evidence) compare(ctx context.Context, alive []int) (*round, error) {
+	r := &round{evidence: t, alive: alive, logs: make([]float64, len(alive)+1)}
 	for n := 2; n <= len(alive); n++ {
 		r.logs[n] = r.logs[n-1] + math.Log(float64(n))
 	}
@@ -108,7 +108,7 @@ func (t *trial) compare(ctx context.Context, alive []int) (*round, error) {
 
 // failing says how many layouts are to be explained.
 func (r *round) failing() string {
-	if len(r.alive) < len(r.trial.tried) {
+	if len(r.alive) < len(r.evidence.tried) {
 		return fmt.Sprintf("of the %d layouts that no suspect explains %d fail", len(r.alive), r.fails)
 	}
 	return fmt.Sprintf("%d of %d layouts fail", r.fails, len(r.alive))
@@ -121,14 +121,14 @@ func (r *round) aim() {
 	titles := map[string][]int{}
 	var all []int
 	for _, l := range r.alive {
-		if tried := r.trial.tried[l]; tried.Kind != qemu.Pass {
+		if tried := r.evidence.tried[l]; tried.Kind != qemu.Pass {
 			titles[tried.Title] = append(titles[tried.Title], l)
 			all = append(all, l)
 		}
 	}
 	r.fails = len(all)
 	switch {
-	case r.fails == 0 && len(r.alive) == len(r.trial.tried):
+	case r.fails == 0 && len(r.alive) == len(r.evidence.tried):
 		r.tooFew = fmt.Sprintf("nothing has failed in %d layouts: there is nothing to explain", len(r.alive))
 		return
 	case r.fails == 0:
@@ -154,7 +154,7 @@ func (r *round) aim() {
 // least is the corrected chance, as clue.log, of the best clue that there could
 // be for some fails of n layouts.
 func (r *round) least(n, fails int) float64 {
-	return math.Log(families*subsets*float64(len(r.trial.histories))) - choose(n, fails)
+	return math.Log(families*subsets*float64(len(r.evidence.histories))) - choose(n, fails)
 }
 
 // needed is how many layouts that fail as often as these could tell one residue
@@ -179,9 +179,9 @@ func choose(n, k int) float64 {
 
 // count fills in where the layouts were.
 func (r *round) count() {
-	r.all = make([][pageUnits]uint16, len(r.trial.histories))
+	r.all = make([][pageUnits]uint16, len(r.evidence.histories))
 	for h := range r.all {
-		at := r.trial.histories[h].at
+		at := r.evidence.histories[h].at
 		for _, l := range r.alive {
 			r.all[h][at[l]]++
 		}
@@ -202,7 +202,7 @@ func harmonic(units int) (sum float64) {
 // cost is ln of the number of clues that one of a modulus is one of, as its share
 // of the level has it; of ranges, one of a single residue.
 func (r *round) cost(modulus uint64) float64 {
-	n := families * float64(max(1, len(r.targets))*len(r.trial.histories))
+	n := families * float64(max(1, len(r.targets))*len(r.evidence.histories))
 	if modulus == 64 {
 		return math.Log(n * subsets)
 	}
@@ -212,14 +212,14 @@ func (r *round) cost(modulus uint64) float64 {
 
 // distant is the cost of a distance.
 func (r *round) distant(modulus uint64) float64 {
-	groups := float64(len(r.trial.histories))
+	groups := float64(len(r.evidence.histories))
 	return math.Log(families*float64(len(r.targets))) + math.Log(2*float64(modulus/16)*groups*(groups-1)/2) // two moduli
 }
 
 // scan finds the best clue of each history, below a limit of clue.log, and
 // distances.
 func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]clue, error) {
-	groups := len(r.trial.histories)
+	groups := len(r.evidence.histories)
 	found := make([]clue, groups)
 	chunk := (groups + runtime.NumCPU() - 1) / runtime.NumCPU()
 	work, ctx := errgroup.WithContext(ctx)
@@ -251,7 +251,7 @@ func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]cl
 // better finds a rule of a history that is better than the best so far.
 func (r *round) better(h, n int, target target, best clue) clue {
 	var fails, all [pageUnits]int
-	at := r.trial.histories[h].at
+	at := r.evidence.histories[h].at
 	for _, l := range target.fails {
 		fails[at[l]]++
 	}
@@ -361,7 +361,7 @@ func (r *round) distances(n int, target target) (found []clue) {
 			continue // too few for any
 		}
 		alike := map[string][]int{} // histories that in all failures move as one
-		for h, history := range r.trial.histories {
+		for h, history := range r.evidence.histories {
 			if r.still(h, modulus) {
 				continue // a distance to it is a residue
 			}
@@ -375,10 +375,10 @@ func (r *round) distances(n int, target target) (found []clue) {
 			for i, g := range hs {
 				for _, h := range hs[:i] {
 					l := clue{group: h, with: g, modulus: modulus, n: 1, target: n}
-					l.first = int((r.trial.histories[h].at[target.fails[0]] - r.trial.histories[g].at[target.fails[0]]) % uint8(modulus/16))
+					l.first = int((r.evidence.histories[h].at[target.fails[0]] - r.evidence.histories[g].at[target.fails[0]]) % uint8(modulus/16))
 					of := 0
 					for _, a := range r.alive {
-						if r.trial.holds(l, a) {
+						if r.evidence.holds(l, a) {
 							of++
 						}
 					}
@@ -397,7 +397,7 @@ func (r *round) distances(n int, target target) (found []clue) {
 
 // still tells whether a history has one residue only.
 func (r *round) still(h int, modulus uint64) bool {
-	at := r.trial.histories[h].at
+	at := r.evidence.histories[h].at
 	return !slices.ContainsFunc(r.alive, func(l int) bool { return (at[l]-at[r.alive[0]])%uint8(modulus/16) != 0 })
 }
 

@@ -108,14 +108,25 @@ const (
 	flattered = 0.1
 )
 
+// atLeast is the lower limit of the rate of what has shown itself k times in n,
+// k at least 1: Clopper and Pearson's of a binomial proportion. It is also that
+// of trials which ended with the k-th.
+func atLeast(k, n int) float64 {
+	return distuv.Beta{Alpha: float64(k), Beta: float64(n - k + 1)}.Quantile(flattered)
+}
+
+// passesFor is how many passes in a row something that fails at a rate has with
+// that chance, or less.
+func passesFor(rate, chance float64) int {
+	return max(1, int(math.Ceil(math.Log(chance)/math.Log1p(-rate))))
+}
+
 // need is how many boots must pass before a question does, and how many
 // variants share them.
 func (j *judge) need(sure bool) (boots, variants int) {
 	boots, variants = max(1, j.least), 1
 	if n, crashes := j.rate(); 0 < crashes && crashes < n {
-		// Clopper and Pearson's lower limit of a binomial proportion.
-		rate := distuv.Beta{Alpha: float64(crashes), Beta: float64(n - crashes + 1)}.Quantile(flattered)
-		boots = max(boots, int(math.Ceil(math.Log(falsePass)/math.Log(1-rate))))
+		boots = max(boots, passesFor(atLeast(crashes, n), falsePass))
 	}
 	care := j.care
 	if sure {
@@ -259,6 +270,35 @@ func (j *judge) spend() error {
 	}
 	j.boots++
 	return nil
+}
+
+// confirm links and boots a plan that has failed until it does again, for a while,
+// and completes its saved seed. Should it not fail again, f stays what it was.
+func (j *judge) confirm(ctx context.Context, p linker.Plan, f *seeds.File) (console []byte, err error) {
+	l := <-j.linkers
+	defer func() { j.linkers <- l }()
+	f.Boots, f.Crashes, f.Titles = 0, 0, map[string]int{}
+	need, _ := j.need(true)
+	for f.Boots < 2 || f.Crashes == 0 && f.Boots < max(need, 3) {
+		r, err := j.show(ctx, l, p, "")
+		if err == nil && r.Kind == qemu.LinkFailed {
+			err = errors.New(r.Reason)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if f.Boots++; console == nil {
+			console = r.Console
+		}
+		if Shows(j.verdict, r) {
+			if f.Crashes++; f.Crashes == 1 {
+				f.Kind, f.Title, console = r.Kind, r.Title, r.Console
+			}
+			f.Titles[r.Title]++
+		}
+	}
+	f.Digests.Image = l.image.Digest
+	return console, nil
 }
 
 // show links a plan, unless the linker holds it, and boots it once.

@@ -586,34 +586,16 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
 	j.maxBoots, j.deadline = 0, time.Time{} // the answer is always confirmed
-	l := <-j.linkers
-	defer func() { j.linkers <- l }()
 	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), m.best.Digest(), "")
-	f.Kind, f.Title, f.Titles = m.Failed.Kind, m.Failed.Title, map[string]int{} // should it not show itself again
-	var console []byte
-	need, _ := j.need(true)
-	for f.Boots < 2 || f.Crashes == 0 && f.Boots < max(need, 3) {
-		r, err := j.show(ctx, l, m.best, "")
-		if err == nil && r.Kind == qemu.LinkFailed {
-			err = errors.New(r.Reason)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if f.Boots++; console == nil {
-			console = r.Console
-		}
-		if Shows(j.verdict, r) {
-			if f.Crashes++; f.Crashes == 1 {
-				f.Kind, f.Title, console = r.Kind, r.Title, r.Console
-			}
-			f.Titles[r.Title]++
-		}
+	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
+	console, err := j.confirm(ctx, m.best, &f)
+	if err != nil {
+		return nil, err
 	}
 	if f.Crashes == 0 {
 		m.note("the plan has failed before, but not again in %d boots", f.Boots)
 	}
-	f.Plan, f.Digests.Image = &m.best, l.image.Digest
+	f.Plan = &m.best
 	m.result.Boots = j.boots + f.Boots
 	m.result.Needed = j.passed
 	m.result.Failing.Boots, m.result.Failing.Crashes = j.rate()

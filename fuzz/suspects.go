@@ -103,7 +103,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	if r.Layout == nil {
 		return nil, cmp.Or(r.LayoutErr, errors.New("under strategy lld only the images tell where the functions are"))
 	}
-	t := &trial{layout: r.Layout}
+	t := &evidence{layout: r.Layout}
 	out := &Suspicion{Scores: make([]float64, len(r.Layout))}
 	for _, l := range r.All() {
 		switch {
@@ -188,8 +188,8 @@ func thin(tried []Tried, n int) []Tried {
 	return out
 }
 
-// trial is the evidence: verdicts and residues.
-type trial struct {
+// evidence is what suspects are told by: verdicts and residues.
+type evidence struct {
 	layout    []linker.Section
 	tried     []Tried
 	histories []history
@@ -202,7 +202,7 @@ type history struct {
 }
 
 // place fills in the histories.
-func (t *trial) place(ctx context.Context, progress func(done, total int)) error {
+func (t *evidence) place(ctx context.Context, progress func(done, total int)) error {
 	var sections []int
 	output := mainText(t.layout)
 	for i, s := range t.layout {
@@ -245,7 +245,7 @@ func (t *trial) place(ctx context.Context, progress func(done, total int)) error
 }
 
 // sections are those of a clue's histories.
-func (t *trial) sections(c clue) []int {
+func (t *evidence) sections(c clue) []int {
 	if c.with < 0 {
 		return t.histories[c.group].sections
 	}
@@ -253,7 +253,7 @@ func (t *trial) sections(c clue) []int {
 }
 
 // suspect is what a clue says of the layouts.
-func (t *trial) suspect(bug int, r *round, c clue) Suspect {
+func (t *evidence) suspect(bug int, r *round, c clue) Suspect {
 	fails := r.targets[c.target].fails
 	s := Suspect{Bug: bug, Modulus: c.modulus, Chance: r.chance(c), Elsewhere: Share{len(fails), len(r.alive)}}
 	for _, l := range r.alive {
@@ -287,7 +287,7 @@ func (t *trial) suspect(bug int, r *round, c clue) Suspect {
 }
 
 // functions are those of one of the histories of a clue.
-func (t *trial) functions(c clue, history int, traced map[string]bool) (out []SuspectFunction) {
+func (t *evidence) functions(c clue, history int, traced map[string]bool) (out []SuspectFunction) {
 	sections := slices.Clone(t.histories[history].sections)
 	away := func(i int) (nearest int) { // from what is in the trace
 		nearest = len(t.layout)
@@ -325,7 +325,7 @@ var offsets = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a
 
 // spans are the residues of a clue, in bytes, for what has this address, or
 // distance, in the baseline.
-func (t *trial) spans(c clue, address uint64) (out []Span) {
+func (t *evidence) spans(c clue, address uint64) (out []Span) {
 	first := func(history int) uint64 {
 		s := t.layout[t.histories[history].sections[0]]
 		return s.Address + s.Entry

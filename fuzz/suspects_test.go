@@ -175,24 +175,24 @@ func TestSuspectsFalseAlarms(t *testing.T) {
 	}{{0.15, 1000}, {0.5, 100}} {
 		share, sweeps := test.share, test.sweeps
 		passes := func(func(int) uint64) string { return "" }
-		trial := &trial{layout: layout, tried: sweptAs(t, layout, Cover, 257, 256+48, passes).Layouts}
-		if err := trial.place(t.Context(), nil); err != nil {
+		evidence := &evidence{layout: layout, tried: sweptAs(t, layout, Cover, 257, 256+48, passes).Layouts}
+		if err := evidence.place(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		var alive []int
-		for l := range trial.tried {
+		for l := range evidence.tried {
 			alive = append(alive, l)
 		}
 		alarms, tried := 0, 0
 		for range sweeps {
-			for l := range trial.tried {
-				r := &trial.tried[l].Record
+			for l := range evidence.tried {
+				r := &evidence.tried[l].Record
 				r.Kind, r.Title = qemu.Pass, "pass"
 				if random.Float64() < share {
 					r.Kind, r.Title = qemu.Crash, []string{"one", "two", "three"}[random.IntN(3)]
 				}
 			}
-			r, err := trial.compare(t.Context(), alive)
+			r, err := evidence.compare(t.Context(), alive)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +290,7 @@ func TestThin(t *testing.T) {
 func BenchmarkSuspects(b *testing.B) {
 	const layouts, functions = 10_000, 9_000
 	random := rand.New(rand.NewPCG(7, 8))
-	t := &trial{layout: manyFunctions(functions)}
+	t := &evidence{layout: manyFunctions(functions)}
 	for f := range functions {
 		h := history{sections: []int{f + 1}, at: make([]uint8, layouts)}
 		for l := range h.at {

@@ -272,7 +272,11 @@ func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball s
 	}
 	os.Remove(p.statePath())
 	if _, err := os.Stat(p.Source); err != nil {
-		if err := unpack(ctx, tarball, p.Source, k.Patches, progress); err != nil {
+		copied, err := p.copyUnpatched(ctx, k, progress)
+		if err == nil && !copied {
+			err = unpack(ctx, tarball, p.Source, k.Patches, progress)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package linker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,6 +90,72 @@ func TestPreparePackage(t *testing.T) {
 	}
 	if newer := prepare(); newer.Dir == first.Dir {
 		t.Error("another version of the package is taken for the same kernel")
+	}
+}
+
+// A kernel with a patch more is made from a prepared one without it: only what
+// the patch touches is compiled, and vmlinux.o is the one that is made from
+// scratch.
+func TestPreparePatched(t *testing.T) {
+	tinyPackage(t)
+	spec := scenarios.Kernel{Package: "linux-source-0.1", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}
+	head, err := os.ReadFile("testdata/tiny/head.S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(head), "\n"), "\n")
+	text := fmt.Sprintf("--- a/head.S\n+++ b/head.S\n@@ -%[1]d +%[1]d,3 @@\n %[2]s\n+.globl mended\n+mended = 1\n", len(lines), lines[len(lines)-1])
+	absent := scenarios.Patch{File: "head.patch", Want: "absent", Text: text}
+	applied := scenarios.Patch{File: "head.patch", Want: "applied", Text: text}
+	prepare := func(cache string, patches ...scenarios.Patch) (k *Kernel, log string, err error) {
+		t.Helper()
+		s := spec
+		s.Patches = patches
+		if k, err = Prepare(t.Context(), cache, s, nil); err != nil {
+			return nil, "", err
+		}
+		k.Close()
+		data, err := os.ReadFile(filepath.Join(k.Dir, "build.log"))
+		return k, string(data), err
+	}
+	compiled := func(log string) bool { return strings.Contains(log, "CC      main.o") }
+	cache := t.TempDir()
+	base, log, err := prepare(cache, absent)
+	if err != nil || !compiled(log) {
+		t.Fatalf("error %v, %s", err, log)
+	}
+	mended, log, err := prepare(cache, absent, applied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if compiled(log) || !strings.Contains(log, "AS      head.o") {
+		t.Errorf("what the patch does not touch was compiled again:\n%s", log)
+	}
+	scratch, log, err := prepare(t.TempDir(), absent, applied)
+	if err != nil || !compiled(log) {
+		t.Fatalf("error %v, %s", err, log)
+	}
+	if mended.Digest != scratch.Digest || mended.Digest == base.Digest {
+		t.Errorf("vmlinux.o is %.12s, from scratch %.12s, without the patch %.12s", mended.Digest, scratch.Digest, base.Digest)
+	}
+	other, wrong := absent, applied
+	other.Text = strings.ReplaceAll(text, "mended", "other")
+	wrong.Text = "--- a/head.S\n+++ b/head.S\n@@ -1 +1 @@\n-no such line\n+x\n"
+	// A kernel that is damaged is not gone on from.
+	if err := os.Truncate(filepath.Join(base.Build, "vmlinux.o"), 100); err != nil {
+		t.Fatal(err)
+	}
+	if k, log, err := prepare(cache, absent, applied, other); err != nil || k.Digest != mended.Digest || compiled(log) {
+		t.Errorf("one patch more: error %v, %s", err, log)
+	}
+	if err := os.RemoveAll(mended.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if k, log, err := prepare(cache, absent, applied); err != nil || k.Digest != mended.Digest || !compiled(log) {
+		t.Errorf("from one that is damaged: error %v, %s", err, log)
+	}
+	if _, _, err := prepare(cache, absent, wrong); err == nil || !strings.Contains(err.Error(), "head.patch (wanted: applied) does not fit this kernel") {
+		t.Errorf("a patch that does not fit: %v", err)
 	}
 }
 

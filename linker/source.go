@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/gofrs/flock"
+
 	"unlucky/scenarios"
 )
 
@@ -77,6 +79,48 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 		return err
 	}
 	return os.Rename(part, to)
+}
+
+// copyUnpatched makes the source and its build a copy of those of a prepared
+// kernel that lacks only the last of k's patches, and applies these: make then
+// compiles what they touch, and its vmlinux.o is the one that it makes from
+// scratch. Where the cache has no such kernel it does nothing.
+func (p *Kernel) copyUnpatched(ctx context.Context, k scenarios.Kernel, progress Progress) (done bool, err error) {
+	for n := len(k.Patches) - 1; n >= 0; n-- {
+		less := k
+		if less.Patches = k.Patches[:n]; n == 0 {
+			less.Patches = nil // as in a scenario without any
+		}
+		from, _, err := locate(ctx, filepath.Dir(p.Dir), less)
+		if err != nil {
+			return false, err
+		}
+		s, err := from.readState()
+		if err != nil {
+			continue
+		}
+		lock := flock.New(filepath.Join(from.Dir, "lock")) // against being removed
+		if free, err := lock.TryRLock(); err != nil || !free {
+			continue
+		}
+		defer lock.Unlock()
+		if digest, err := fileDigest(filepath.Join(from.Build, "vmlinux.o")); err != nil || digest != s.Object {
+			continue // damaged
+		}
+		progress("copying the kernel without "+k.Patches[n].File+" (seconds to a minute)", 0, 0)
+		part := p.Source + ".part"
+		if err := os.RemoveAll(part); err != nil {
+			return false, err
+		}
+		if _, err := output(ctx, "", environment(os.Getenv("PATH")), "cp", "-a", "--reflink=auto", from.Source, part); err != nil {
+			return false, err
+		}
+		if err := applyPatches(ctx, part, k.Patches[n:]); err != nil {
+			return false, err
+		}
+		return true, os.Rename(part, p.Source)
+	}
+	return false, nil
 }
 
 type progressReader struct {

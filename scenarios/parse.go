@@ -373,6 +373,18 @@ func (d *decoder) checkPatch(key string, p *Patch) error {
 	return nil
 }
 
+// ReadPatch reads a patch that is wanted applied.
+func ReadPatch(path string) (Patch, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return Patch{}, err
+	}
+	if !patchForm.Match(data) {
+		return Patch{}, fmt.Errorf("%s is not a unified diff", path)
+	}
+	return Patch{File: filepath.Base(path), Want: "applied", Text: string(data)}, nil
+}
+
 func (d *decoder) checkConfig(k *Kernel) error {
 	const key, hint = "kernel.config", "a make target (tinyconfig, x86_64_defconfig) or the file of a .config"
 	switch {

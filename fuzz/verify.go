@@ -1,0 +1,564 @@
+package fuzz
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+// Verify tells whether a kernel that was mended still has a bug that sweeps of
+// another have found. First the baseline and the old culprits, put where they
+// failed, are booted; then as many layouts as the bug's rate asks for.
+type Verify struct {
+	// Sweep is of the mended kernel, with the guest and the rules by which the
+	// bug was found. It ends at the first find.
+	Sweep      *Sweep
+	Found      *Results     // of the kernel with the bug
+	Minimized  []seeds.File // what minimizing unlucky layouts of it has shown
+	Confidence float64      // with which it is to be told, above 0 and below 1
+
+	// Culprits is told how many layouts of old culprits have been booted; it may
+	// be nil.
+	Culprits func(done, total int)
+
+	judge *judge
+	store *seeds.Store
+	mu    sync.Mutex // of the result's Others
+}
+
+// Conclusion is what verifying has shown.
+type Conclusion string
+
+// The conclusions.
+const (
+	Fixed      Conclusion = "fixed"
+	NotFixed   Conclusion = "not fixed"
+	CannotTell Conclusion = "cannot tell"
+)
+
+// Verified is what is known of a fix.
+type Verified struct {
+	Conclusion Conclusion   `json:"conclusion"`
+	Why        string       `json:"why"`            // in words
+	File       string       `json:"file,omitempty"` // seed file of a layout that still fails
+	Before     Rate         `json:"before"`         // of the bug
+	Object     string       `json:"object"`         // digest of the mended vmlinux.o
+	Culprits   []OldCulprit `json:"culprits"`
+	// Passed are the layouts of the sweep that pass. Chance is that of so many
+	// were the bug as frequent as before; with the confidence asked for, no
+	// more than Most of all layouts fail.
+	Passed     int               `json:"passed"`
+	Chance     float64           `json:"chance"`
+	Most       float64           `json:"most"`
+	Confidence float64           `json:"confidence"`
+	Others     map[string]string `json:"others,omitempty"` // titles of other crashes, and a seed file of each
+	Sweep      *Report           `json:"sweep,omitempty"`  // nil where it was not needed
+}
+
+// OldCulprit is how a culprit fares in the mended kernel.
+type OldCulprit struct {
+	Says    string   `json:"says"`    // how it failed
+	Layouts int      `json:"layouts"` // that put it there
+	Boots   int      `json:"boots"`   // of those
+	Failed  bool     `json:"failed"`
+	Notes   []string `json:"notes,omitempty"` // what of it cannot be tried, and why
+}
+
+// Rate is how frequent a bug is among layouts that are booted once: one that
+// does not crash in every boot is the rarer for that.
+type Rate struct {
+	Unlucky int     `json:"unlucky"`
+	Of      int     `json:"of"`    // layouts, the baseline too
+	Least   float64 `json:"least"` // with 90 % confidence
+}
+
+// Rate is that of the unlucky layouts.
+func (r *Results) Rate() (rate Rate) {
+	for _, t := range r.All() {
+		if Booted(t.Kind) {
+			rate.Of++
+		}
+		if t.Found {
+			rate.Unlucky++
+		}
+	}
+	if rate.Unlucky > 0 {
+		rate.Least = atLeast(rate.Unlucky, rate.Of)
+	}
+	return rate
+}
+
+// leastLayouts is how many layouts a fix is tried in however frequent the bug
+// was: one that mends nine layouts in ten is none. With strategy cover so many
+// bring each function to each residue mod 1024.
+const leastLayouts = 64
+
+// Layouts is how many layouts must pass for a conclusion.
+func (r Rate) Layouts(confidence float64) int {
+	return max(leastLayouts, passesFor(r.Least, 1-confidence))
+}
+
+// Chance is that of n passes in a row at the rate.
+func (r Rate) Chance(n int) float64 { return math.Pow(1-r.Least, float64(n)) }
+
+// Most is the upper limit of a rate at which n trials in a row have passed
+// (Clopper and Pearson's); 1 for none.
+func Most(n int, confidence float64) float64 {
+	if n == 0 {
+		return 1
+	}
+	return 1 - math.Pow(1-confidence, 1/float64(n))
+}
+
+// CulpritsJournal is the name of the journal of old culprits, beside that of the
+// sweep.
+const CulpritsJournal = "culprits.journal"
+
+// Run verifies. Interrupted by ctx it returns ctx's error, and the same again goes
+// on where it stopped.
+func (v *Verify) Run(ctx context.Context) (*Verified, error) {
+	s := v.Sweep
+	out := &Verified{Before: v.Found.Rate(), Object: s.Saved.Digests.Object, Confidence: v.Confidence, Most: 1, Chance: 1, Others: map[string]string{}}
+	if header(s.Saved, s.Guest, "") == v.Found.Header {
+		out.Conclusion, out.Why = NotFixed, "vmlinux.o is the one that fails, byte for byte: the fix changes nothing that is compiled here"
+		return out, nil
+	}
+	var err error
+	if v.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
+		return nil, err
+	}
+	if err := v.old(ctx, out); err != nil {
+		return nil, err
+	}
+	if out.Conclusion == "" {
+		s.StopAfter = 1
+		if out.Sweep, err = s.Run(ctx); err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	v.conclude(out)
+	return out, nil
+}
+
+// conclude says what all layouts together have shown.
+func (v *Verify) conclude(out *Verified) {
+	links := 0 // that failed
+	if r := out.Sweep; r != nil {
+		for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
+			switch path := filepath.Join(r.Dir, l.Path); {
+			case l.Found && out.Conclusion == "":
+				out.Conclusion, out.File = NotFixed, path
+				out.Why = fmt.Sprintf("%s still crashes: %s", l.Layout.Name(), l.Title)
+			case l.Kind == qemu.Crash || l.Kind == qemu.Hang:
+				out.Others[l.Title] = path
+			case l.Kind == qemu.LinkFailed:
+				links++
+			}
+		}
+		out.Passed = r.Count(qemu.Pass)
+		out.Chance, out.Most = out.Before.Chance(out.Passed), Most(out.Passed, v.Confidence)
+	}
+	for _, t := range v.Found.All() {
+		if path, again := out.Others[t.Title]; t.Found && again && out.Conclusion == "" {
+			out.Conclusion, out.File, out.Why = NotFixed, path, "a title that was found before comes again: "+t.Title
+		}
+	}
+	switch {
+	case out.Conclusion != "":
+	case len(out.Others) > 0:
+		out.Conclusion, out.Why = CannotTell, "layouts crash, though not as looked for"
+	case out.Chance > 1-v.Confidence:
+		out.Conclusion = CannotTell
+		out.Why = fmt.Sprintf("%d layouts pass, and %d must where at least %.3g %% failed", out.Passed, passesFor(out.Before.Least, 1-v.Confidence), 100*out.Before.Least)
+		if links > 0 {
+			out.Why += fmt.Sprintf("; %d do not link", links)
+		}
+	default:
+		out.Conclusion, out.Why = Fixed, "all layouts pass"
+	}
+}
+
+// trial is a layout that is booted because of what failed before.
+type trial struct {
+	culprit int // -1 for the baseline
+	layout  seeds.Layout
+	plan    linker.Plan
+}
+
+// old boots the baseline, and the old culprits where they failed.
+func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
+	s := v.Sweep
+	trials := []trial{{culprit: -1, layout: seeds.Baseline}}
+	if len(v.Minimized) > 0 {
+		layout, err := s.Kernel.Layout(ctx)
+		if err != nil {
+			return err
+		}
+		trials = append(trials, v.culprits(layout, out)...)
+	}
+	journal, err := seeds.OpenJournal(filepath.Join(v.store.Dir(), CulpritsJournal), header(s.Saved, s.Guest, s.Strategy))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, journal.Close()) }()
+	if text := journal.Mended(); text != "" {
+		s.Note("%s", text)
+	}
+	if _, err := s.Guest.Machine.User(); err != nil {
+		s.Note("QEMU runs as root: %v", err)
+	}
+	v.judge = &judge{
+		kernel: s.Kernel, guest: s.Guest, verdict: s.Saved.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
+		workers: max(1, s.Workers), before: v.flaky(), step: func(int) {},
+		other: func(p linker.Plan, r qemu.Result, image string) error { return v.other(out, trials, p, r, image) },
+	}
+	if err := v.judge.open(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.judge.close()) }()
+	for done := 0; done < len(trials); {
+		batch := trials[done:min(len(trials), done+v.judge.workers)]
+		if done == 0 {
+			batch = trials[:1] // without it nothing else is worth a boot
+		}
+		var questions []question
+		for _, t := range batch {
+			questions = append(questions, planned(t.plan, ""))
+		}
+		answers, err := v.judge.ask(ctx, false, questions...)
+		if err != nil {
+			return err
+		}
+		for i, t := range batch {
+			known := v.judge.known(t.plan, "")
+			if t.culprit >= 0 {
+				c := &out.Culprits[t.culprit]
+				c.Layouts++
+				c.Boots += known.Boots
+				c.Failed = c.Failed || answers[i] == Fails
+				if known.Kind == qemu.LinkFailed {
+					c.Notes = append(c.Notes, "a layout does not link: "+known.Note)
+				}
+			}
+			switch {
+			case answers[i] == Fails && out.Conclusion == "":
+				if err := v.fails(ctx, out, t); err != nil {
+					return err
+				}
+			case t.culprit < 0 && known.Kind == qemu.LinkFailed:
+				return fmt.Errorf("the baseline does not link: %s", known.Note)
+			}
+		}
+		if done += len(batch); v.Culprits != nil {
+			v.Culprits(done, len(trials))
+		}
+		if out.Conclusion != "" {
+			return nil
+		}
+	}
+	return nil
+}
+
+// flaky are the boots that found the bug, by which the judge tells how many a
+// layout needs before it passes.
+func (v *Verify) flaky() (f seeds.File) {
+	f.Boots, f.Crashes = 1, 1 // which the judge does not count
+	for _, t := range v.Found.All() {
+		if t.Found {
+			f.Boots += t.Boots - 1
+			f.Crashes += t.Crashes - 1
+		}
+	}
+	if f.Crashes == 1 && f.Boots > 1 { // never again: the first ones are all that is known
+		f.Boots, f.Crashes = f.Boots+1, 2
+	}
+	return f
+}
+
+// fails saves a layout that still fails.
+func (v *Verify) fails(ctx context.Context, out *Verified, t trial) error {
+	f, known := v.file(t), v.judge.known(t.plan, "")
+	f.Kind, f.Title = known.Kind, known.Title
+	console, err := v.judge.confirm(ctx, t.plan, &f)
+	if err != nil {
+		return err
+	}
+	if f.Crashes == 0 { // it is rare, and has been seen
+		f.Boots, f.Crashes, f.Titles = f.Boots+known.Boots, known.Crashes, known.Titles
+	}
+	if out.File, err = v.store.Save(f, console); err != nil {
+		return err
+	}
+	what := "the baseline"
+	if t.culprit >= 0 {
+		what = "an old culprit, put where it failed,"
+	}
+	out.Conclusion, out.Why = NotFixed, fmt.Sprintf("%s still crashes: %s (%d of %d boots)", what, f.Title, f.Crashes, f.Boots)
+	return nil
+}
+
+// other saves a layout that crashes, but not as looked for.
+func (v *Verify) other(out *Verified, trials []trial, p linker.Plan, r qemu.Result, image string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if out.Others[r.Title] != "" {
+		return nil
+	}
+	digest := p.Digest()
+	f := v.file(trials[slices.IndexFunc(trials, func(t trial) bool { return t.plan.Digest() == digest })])
+	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes, f.Digests.Image = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1, image
+	path, err := v.store.Save(f, r.Console)
+	out.Others[r.Title] = path
+	return err
+}
+
+// file is the saved seed of a trial, without what its boots have shown.
+func (v *Verify) file(t trial) seeds.File {
+	f := file(v.Sweep.Saved, v.Sweep.Guest, t.layout, v.Sweep.Strategy, t.plan.Digest(), "")
+	if t.culprit >= 0 {
+		f.Plan = &t.plan
+	}
+	return f
+}
+
+// culprits are the trials of all old culprits, each once.
+func (v *Verify) culprits(layout []linker.Section, out *Verified) (trials []trial) {
+	seen := map[string]bool{}
+	for _, m := range v.Minimized {
+		for _, c := range m.Minimized.Culprits {
+			if seen[c.String()] {
+				continue
+			}
+			seen[c.String()] = true
+			plans, notes := Restore(layout, c)
+			for _, p := range plans {
+				if d := p.Digest(); !seen[d] {
+					seen[d] = true
+					trials = append(trials, trial{len(out.Culprits), m.Layout, p})
+				}
+			}
+			out.Culprits = append(out.Culprits, OldCulprit{Says: c.String(), Notes: notes})
+		}
+	}
+	return trials
+}
+
+const (
+	// surroundings is how many seeds of strategy cover, beside the baseline, a
+	// culprit is put into: where a broken jump leads depends on all the rest.
+	surroundings = 3
+	// maxResidues is how many of the residues at which a culprit fails are
+	// tried: some fail at each of 256.
+	maxResidues = 16
+)
+
+// Restore makes plans of a kernel, given by its baseline's layout, that put the
+// functions of a culprit of another kernel where they failed there, modulo
+// Modulus, with those touching that had to. All others are as in the baseline
+// and, in further plans, as in some layouts of strategy cover, at their residue
+// mod Modulus. Notes say what there is no plan for.
+func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
+	output := mainText(layout)
+	spots := make([]spot, len(c.Functions))
+	for n, f := range c.Functions {
+		i, err := findFunction(layout, output, f)
+		if err != nil {
+			return nil, []string{err.Error()}
+		}
+		spots[n] = spot{i, f.Address - layout[i].Entry, f.Touching && n > 0, f.Moved}
+	}
+	moves := failingMoves(c)
+	if len(moves) > maxResidues {
+		notes = append(notes, fmt.Sprintf("%d of the %d residues at which it fails are tried", maxResidues, len(moves)))
+		for n := range maxResidues {
+			moves[n] = moves[n*len(moves)/maxResidues]
+		}
+		moves = moves[:maxResidues]
+	}
+	note := func(text string) {
+		if !slices.Contains(notes, text) {
+			notes = append(notes, text)
+		}
+	}
+	for seed := range uint32(1 + surroundings) {
+		var pass linker.Plan
+		if seed > 0 {
+			pass = Cover.Plan(seed, layout)
+		}
+		fail, err := failingPlan(layout, output, pass, spots)
+		if err != nil {
+			note(err.Error())
+			break
+		}
+		h, err := NewHybrids(layout, fail, pass)
+		if err != nil {
+			note(err.Error())
+			continue
+		}
+		only := Choice{On: make([]bool, h.Len())}
+		for _, s := range spots {
+			only.On[h.number[s.section]] = true
+		}
+		for _, bytes := range moves {
+			move := map[int]uint64{}
+			for _, s := range spots {
+				if s.moved {
+					move[h.number[s.section]] = bytes
+				}
+			}
+			plan := h.Plan(only, move, 0)
+			if text := checkSpots(layout, output, plan, c, spots, bytes); text != "" {
+				note(text)
+				continue
+			}
+			plans = append(plans, plan)
+		}
+	}
+	return plans, notes
+}
+
+// failingMoves are how many bytes a culprit is moved by, from where it failed, to
+// the residues at which its table says that it fails, sorted.
+func failingMoves(c seeds.Culprit) []uint64 {
+	moves := []uint64{0}
+	for _, r := range c.Residues {
+		if r.Verdict() == "fails" {
+			moves = append(moves, r.Bytes%Modulus)
+		}
+	}
+	slices.Sort(moves)
+	return slices.Compact(moves)
+}
+
+// spot is where a function is to be.
+type spot struct {
+	section  int    // in the layout
+	address  uint64 // of the section, modulo Modulus
+	touching bool   // the spot before it
+	moved    bool   // by the culprit's table
+}
+
+// findFunction finds the section of a function of another kernel in a layout.
+func findFunction(layout []linker.Section, output string, f seeds.Function) (found int, err error) {
+	found = -1
+	for i, s := range layout {
+		if s.Output != output || s.Name == "" || functionName(s) != f.Name {
+			continue
+		}
+		if s.Name == f.Section {
+			found = i
+			break
+		}
+		if found >= 0 {
+			return 0, fmt.Errorf("there are several functions %s, and none in %s", f.Name, f.Section)
+		}
+		found = i
+	}
+	switch {
+	case found < 0:
+		return 0, fmt.Errorf("there is no function %s any more", f.Name)
+	case !linker.Movable(layout, found):
+		return 0, fmt.Errorf("%s cannot be moved by itself", f.Name)
+	}
+	return found, nil
+}
+
+// failingPlan puts functions into their spots; whatever stands behind is moved
+// along.
+func failingPlan(layout []linker.Section, output string, pass linker.Plan, spots []spot) (plan linker.Plan, err error) {
+	order, place := make([]int, len(layout)), make([]int, len(layout))
+	for i := range layout {
+		order[i], place[i] = i, i
+	}
+	for n, s := range spots {
+		if !s.touching {
+			continue
+		}
+		before := spots[n-1].section
+		here, there := place[s.section], place[before]+1
+		if here == there {
+			continue
+		}
+		// It changes places with what stands there now.
+		if there == len(order) || layout[s.section].Group == 0 || layout[order[there]].Group != layout[s.section].Group {
+			return plan, fmt.Errorf("%s cannot be put behind %s any more", functionName(layout[s.section]), functionName(layout[before]))
+		}
+		other := order[there]
+		order[here], order[there] = other, s.section
+		place[other], place[s.section] = here, there
+	}
+	plan.Order = displaced(layout, order)
+	for _, p := range pass.Paddings {
+		if !slices.ContainsFunc(spots, func(s spot) bool { return layout[s.section].Name == p.Section }) {
+			plan.Paddings = append(plan.Paddings, p)
+		}
+	}
+	byPlace := slices.SortedFunc(slices.Values(spots), func(a, b spot) int { return cmp.Compare(place[a.section], place[b.section]) })
+	for _, s := range byPlace {
+		if s.touching {
+			continue
+		}
+		addresses, err := linker.Place(layout, output, plan)
+		if err != nil {
+			return plan, err
+		}
+		gap := (s.address - addresses[s.section]) % Modulus
+		if gap < minSlack {
+			gap += Modulus
+		}
+		plan.Paddings = append(plan.Paddings, linker.Padding{Section: layout[s.section].Name, Bytes: gap})
+	}
+	return plan, nil
+}
+
+// checkSpots holds the addresses of a plan against the spots, moved by some bytes.
+// It is empty where they are as they should be.
+func checkSpots(layout []linker.Section, output string, plan linker.Plan, c seeds.Culprit, spots []spot, bytes uint64) string {
+	p, err := newPlaced(layout, output, plan)
+	if err != nil {
+		return err.Error()
+	}
+	for n, s := range spots {
+		name, at := c.Functions[n].Name, p.address[s.section]
+		if s.touching {
+			before := spots[n-1].section
+			if end := p.address[before] + layout[before].Size; p.before(s.section) != before || at != linker.AlignUp(end, linker.Alignment(layout, s.section)) {
+				return fmt.Sprintf("%s cannot be put directly behind %s", name, c.Functions[n-1].Name)
+			}
+			continue // at its residue, if the one before has kept its size
+		}
+		want := s.address
+		if s.moved {
+			want += bytes
+		}
+		if (at-want)%Modulus != 0 {
+			return fmt.Sprintf("%s cannot be put at %#x mod %#x: it is aligned to %d bytes now", name, (want+layout[s.section].Entry)%Modulus, Modulus, linker.Alignment(layout, s.section))
+		}
+	}
+	return ""
+}
+
+// String is the conclusion in a sentence.
+func (o *Verified) String() string {
+	if o.Conclusion != Fixed {
+		return fmt.Sprintf("%s: %s", o.Conclusion, o.Why)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s: %d layouts pass; if the bug were as frequent as before (at least %.3g %% of layouts), that would have a chance of %.2g %%; ",
+		o.Conclusion, o.Passed, 100*o.Before.Least, 100*o.Chance)
+	fmt.Fprintf(&text, "with %.4g %% confidence at most %.3g %% of layouts still fail", 100*o.Confidence, 100*o.Most)
+	return text.String()
+}
