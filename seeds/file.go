@@ -131,6 +131,9 @@ func decode(data []byte, path string) (File, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return fail("the file is empty")
 	}
+	if bytes.HasPrefix(data, []byte(zstdMagic)) {
+		return fail("a bundle, and no seed file: unpack it with tar -xf, and take the %s in it", SeedFile)
+	}
 	m := firstLine.FindSubmatch(data)
 	if m == nil {
 		return fail(`not a saved seed: it does not begin with "unlucky: %d"`, Version)
