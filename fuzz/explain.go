@@ -42,12 +42,12 @@ func (t *evidence) holds(c clue, l int) bool {
 
 // round is one comparison of layouts.
 type round struct {
-	evidence   *evidence
-	alive   []int // layouts
-	fails   int   // of them
-	targets []target
-	all     [][pageUnits]uint16 // alive layouts at each residue modulo a page, by history
-	logs    []float64           // ln n!
+	evidence *evidence
+	alive    []int // layouts
+	fails    int   // of them
+	targets  []target
+	all      [][pageUnits]uint16 // alive layouts at each residue modulo a page, by history
+	logs     []float64           // ln n!
 
 	clues  []clue    // that luck does not give any time, the best first; one of each history
 	dealt  []float64 // the best of verdicts dealt at random, as clue.log
