@@ -146,11 +146,12 @@ func ReadJournal(path string) (h *Header, records []Record, damage string, err e
 
 // OpenJournal opens the journal at path, or creates it together with its
 // folder. The journal stays locked until Close, so two sweeps never share
-// one, unless the file system has no locks ([Journal.Unlocked]). A half-written last line is dropped from the file. A journal that is
-// damaged is cut behind its last good line, once the whole of it is safe beside
-// it as PATH.broken-N. [Journal.Mended] tells of both. A journal with another
-// header, of a newer version, or without a readable header is an error and
-// stays as it is, and so is one that is a link: it could lead anywhere.
+// one, unless the file system has no locks ([Journal.Unlocked]). A half-written
+// last line is dropped from the file. A journal that is damaged is cut behind
+// its last good line, once the whole of it is safe beside it as PATH.broken-N.
+// [Journal.Mended] tells of both. A journal with another header, of a newer
+// version, or without a readable header is an error and stays as it is, and so
+// is one that is a link: it could lead anywhere.
 func OpenJournal(path string, h Header) (*Journal, error) {
 	if err := mkdirAll(filepath.Dir(path)); err != nil {
 		return nil, roomFor(path, fmt.Errorf("journal: %w", err))

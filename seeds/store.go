@@ -19,7 +19,8 @@ import (
 
 // Store is the folder of one sweep, DIR/SCENARIO. Saved seeds lie in it by
 // title, SLUG/SEED.yaml, and twins at its top, twin-SEED.yaml; the console of
-// each is beside it. A Store may be used from several goroutines at once.
+// each is beside it. A Store may be used from several goroutines at once, and its
+// folder by processes on several machines that save different layouts.
 type Store struct {
 	dir string
 	mu  sync.Mutex // Save removes what it replaces, and folders left empty
