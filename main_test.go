@@ -72,7 +72,7 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "coverage", "bench", "hunt", "clean", "list", "merge"} {
+	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "coverage", "bench", "hunt", "clean", "list", "merge", "suspects"} {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}

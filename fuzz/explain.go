@@ -303,18 +303,19 @@ func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost f
 	}
 	single := r.cost(modulus)
 	units := len(fails)
-	var sumFails, sumAll [2*pageUnits + 1]int
-	for i := range 2 * units {
-		sumFails[i+1] = sumFails[i] + fails[i%units]
-		sumAll[i+1] = sumAll[i] + all[i%units]
+	var sumFails, sumAll [pageUnits + 1]int
+	for i := range units {
+		sumFails[i+1] = sumFails[i] + fails[i]
+		sumAll[i+1] = sumAll[i] + all[i]
 	}
 	for _, first := range ends {
 		for _, last := range ends {
-			if last < first {
-				last += units
+			n, k, of := last-first+1, sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first]
+			if n <= 0 { // it goes round
+				n, k, of = n+units, k+sumFails[units], of+sumAll[units]
 			}
-			if n := last - first + 1; n < units {
-				try(clue{modulus: modulus, first: first, n: n}, single+lengths[n], sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first])
+			if n < units {
+				try(clue{modulus: modulus, first: first, n: n}, single+lengths[n], k, of)
 			}
 		}
 	}

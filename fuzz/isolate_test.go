@@ -62,7 +62,7 @@ type bug struct {
 	Unknown   string   `yaml:"unknown,omitempty"`
 	Rate      int      `yaml:"rate,omitempty"` // per cent of the boots in which it shows; 0 for all
 	Boots     int      `yaml:"boots,omitempty"`
-	Gaps      []int    `yaml:"gaps,flow,omitempty"` // functions that do not touch the one before them
+	Gaps      []int    `yaml:"gaps,flow,omitempty"`  // functions that do not touch the one before them
 	First     [][]int  `yaml:"first,flow,omitempty"` // sets of functions to begin with
 	Asked     []string `yaml:"asked"`
 	Found     []string `yaml:"found"`
