@@ -50,7 +50,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			scr.note("%s: left out: under strategy lld only the images tell where the functions are", strings.Join(r.Dirs, ", "))
 			continue
 		}
-		suspicion, err := r.Suspects(ctx, scr.later("placing the functions"))
+		suspicion, err := r.Suspects(ctx, scr.later("ranking the functions"))
 		scr.done()
 		if err != nil {
 			failed = errors.Join(failed, err)
