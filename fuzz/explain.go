@@ -68,10 +68,13 @@ const families = 4
 const hopeless = 10
 
 // Verdicts are dealt anew where a chance is neither beyond doubt nor beyond
-// hope, until luck has been as good as often as enoughLuck.
+// hope, until luck has been as good as often as enoughLuck; of many layouts and
+// functions fewer times, but often enough to tell Sure.
 const (
 	beyondDoubt = 0.001
+	minDeals    = 39
 	maxDeals    = 999
+	dealWork    = 500_000_000 // deals times failures times histories: some ten seconds
 	enoughLuck  = 20
 )
 
@@ -423,7 +426,7 @@ func (r *round) chance(l clue) float64 {
 func (r *round) deal(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(1, 2)) // the same data give the same answer
 	lucky := 0
-	for range maxDeals {
+	for range max(minDeals, min(maxDeals, dealWork/(r.fails*len(r.trial.histories)))) {
 		to := make(map[int]int, len(r.alive))
 		for i, n := range random.Perm(len(r.alive)) {
 			to[r.alive[i]] = r.alive[n]
