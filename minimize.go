@@ -149,7 +149,7 @@ func suspectsOf(ctx context.Context, path, object string, scr *screen) []fuzz.Su
 			if r.Header.Object != object || r.Layout == nil {
 				continue
 			}
-			if s, err := r.Suspects(ctx, scr.later("placing the functions")); err == nil {
+			if s, err := r.Suspects(ctx, scr.later("ranking the functions")); err == nil {
 				return s.Suspects
 			}
 		}

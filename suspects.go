@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
+	"unlucky/qemu"
 )
 
 // suspected is what the sweeps of one kernel say of its functions.
@@ -49,7 +50,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			scr.note("%s: left out: under strategy lld only the images tell where the functions are", strings.Join(r.Dirs, ", "))
 			continue
 		}
-		suspicion, err := r.Suspects(ctx, scr.later("placing the functions"))
+		suspicion, err := r.Suspects(ctx, scr.later("ranking the functions"))
 		scr.done()
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -83,7 +84,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 func toMinimize(r *fuzz.Results, s *fuzz.Suspicion) (file string) {
 	for _, l := range r.Layouts {
 		switch {
-		case l.Path == "":
+		case l.Path == "" || l.Kind == qemu.Pass:
 		case len(s.Suspects) > 0 && slices.Contains(s.Suspects[0].Layouts, l.Layout):
 			return l.Path
 		case file == "":

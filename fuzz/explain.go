@@ -68,10 +68,13 @@ const families = 4
 const hopeless = 10
 
 // Verdicts are dealt anew where a chance is neither beyond doubt nor beyond
-// hope, until luck has been as good as often as enoughLuck.
+// hope, until luck has been as good as often as enoughLuck; of many layouts and
+// functions fewer times, but often enough to tell Sure.
 const (
 	beyondDoubt = 0.001
+	minDeals    = 39
 	maxDeals    = 999
+	dealWork    = 500_000_000 // deals times failures times histories: some ten seconds
 	enoughLuck  = 20
 )
 
@@ -303,18 +306,19 @@ func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost f
 	}
 	single := r.cost(modulus)
 	units := len(fails)
-	var sumFails, sumAll [2*pageUnits + 1]int
-	for i := range 2 * units {
-		sumFails[i+1] = sumFails[i] + fails[i%units]
-		sumAll[i+1] = sumAll[i] + all[i%units]
+	var sumFails, sumAll [pageUnits + 1]int
+	for i := range units {
+		sumFails[i+1] = sumFails[i] + fails[i]
+		sumAll[i+1] = sumAll[i] + all[i]
 	}
 	for _, first := range ends {
 		for _, last := range ends {
-			if last < first {
-				last += units
+			n, k, of := last-first+1, sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first]
+			if n <= 0 { // it goes round
+				n, k, of = n+units, k+sumFails[units], of+sumAll[units]
 			}
-			if n := last - first + 1; n < units {
-				try(clue{modulus: modulus, first: first, n: n}, single+lengths[n], sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first])
+			if n < units {
+				try(clue{modulus: modulus, first: first, n: n}, single+lengths[n], k, of)
 			}
 		}
 	}
@@ -422,7 +426,7 @@ func (r *round) chance(l clue) float64 {
 func (r *round) deal(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(1, 2)) // the same data give the same answer
 	lucky := 0
-	for range maxDeals {
+	for range max(minDeals, min(maxDeals, dealWork/(r.fails*len(r.evidence.histories)))) {
 		to := make(map[int]int, len(r.alive))
 		for i, n := range random.Perm(len(r.alive)) {
 			to[r.alive[i]] = r.alive[n]

@@ -114,7 +114,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 			t.tried = append(t.tried, l)
 		}
 	}
-	thinned := thin(t.tried, maxCells/len(r.Layout))
+	thinned := thin(t.tried, min(maxLayouts, maxCells/len(r.Layout)))
 	out.Omitted += len(t.tried) - len(thinned)
 	t.tried = thinned
 	if err := t.place(ctx, progress); err != nil {
@@ -156,7 +156,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	// The best of one bug may go with the failures of another that many layouts
 	// have in common.
 	all := out.Suspects
-	out.Suspects = nil
+	out.Suspects = []Suspect{}
 	for i, s := range all {
 		if bug, ok := first[histories[i]]; !ok || bug == s.Bug {
 			out.Suspects = append(out.Suspects, s)
@@ -168,6 +168,9 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 // maxCells bounds the memory: a byte, and as much again, for each layout and
 // section.
 const maxCells = 1 << 27
+
+// maxLayouts is what round.all can count.
+const maxLayouts = 1<<16 - 1
 
 // How many rules are told of each bug, and of the last failures if none explains
 // them.
