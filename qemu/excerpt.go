@@ -10,7 +10,7 @@ import (
 // ASCII, indented as they were. Lines above 4 KiB are cut into pieces.
 func Lines(console []byte) (shown []string) {
 	each := func(raw []byte) {
-		if text := show(raw); text != "" {
+		if text, _ := show(raw); text != "" {
 			shown = append(shown, text)
 		}
 	}
@@ -22,22 +22,26 @@ func Lines(console []byte) (shown []string) {
 
 // Excerpt returns the first crash report of a console, the one that [Classify]
 // names, in lines like those of [Lines]: from the line that it begins with to its
-// last, 200 lines behind that at most. It is nil where there is none.
+// last, 200 lines behind that at most, without those that another CPU or task has
+// printed in between. It is nil where there is none.
 func Excerpt(console []byte, warnings bool) (report []string) {
 	s := scan{warnings: warnings}
 	last := ""
 	l := lines{each: func(raw []byte) {
-		text := show(raw) // feed overwrites raw
+		text, caller := show(raw) // feed overwrites raw
 		if text == "" || s.complete() {
 			return
 		}
 		begun := s.begun
-		if s.feed(raw); s.begun != begun {
-			if report = nil; s.rule.before {
-				report = []string{last}
-			}
+		s.feed(raw)
+		switch {
+		case s.begun == begun:
+		case s.rule.before && strings.TrimSpace(last) == s.line:
+			report = []string{last}
+		default:
+			report = nil
 		}
-		if s.rule != nil {
+		if s.rule != nil && (s.caller == "" || s.caller == caller || s.rule.anyCPU) {
 			report = append(report, text)
 		}
 		last = text
@@ -50,17 +54,17 @@ func Excerpt(console []byte, warnings bool) (report []string) {
 	return report
 }
 
-// show is a line for people.
-func show(raw []byte) string {
+// show is a line for people, and its caller.
+func show(raw []byte) (shown, caller string) {
 	line := clean(bytes.Clone(raw))
-	text, _, stamped := splitPrefix(line)
+	text, caller, stamped := splitPrefix(line)
 	before := line[:bytes.LastIndex(line, text)]
 	indent := len(before) - len(bytes.TrimRight(before, " "))
 	if stamped {
 		indent = max(0, indent-1) // the space behind a timestamp or a caller
 	}
 	if len(text) == 0 {
-		return ""
+		return "", ""
 	}
-	return strings.Repeat(" ", indent) + string(text)
+	return strings.Repeat(" ", indent) + string(text), caller
 }
