@@ -336,6 +336,9 @@ func (r *round) log(cost float64, fails, of, k int, than float64) float64 {
 	if k*n <= fails*of || of == n {
 		return than
 	}
+	if r.logs[fails]-r.logs[fails-k]-r.logs[n]+r.logs[n-k]+cost >= than { // were all of them to fail
+		return than
+	}
 	choose := func(n, k int) float64 { return r.logs[n] - r.logs[k] - r.logs[n-k] }
 	p := choose(fails, k) + choose(n-fails, of-k) - choose(n, of) // of just k
 	if p+cost >= than {

@@ -63,6 +63,7 @@ type bug struct {
 	Rate      int      `yaml:"rate,omitempty"` // per cent of the boots in which it shows; 0 for all
 	Boots     int      `yaml:"boots,omitempty"`
 	Gaps      []int    `yaml:"gaps,flow,omitempty"` // functions that do not touch the one before them
+	First     [][]int  `yaml:"first,flow,omitempty"` // sets of functions to begin with
 	Asked     []string `yaml:"asked"`
 	Found     []string `yaml:"found"`
 	Error     string   `yaml:"error,omitempty"`
@@ -117,7 +118,7 @@ func isolateBug(t *testing.T, b *bug) {
 	touches := func(f int) bool { return !slices.Contains(b.Gaps, f) }
 	b.Asked, b.Found, b.Error = nil, nil, ""
 	s := &fuzz.Isolation{
-		N: b.Functions, Width: b.Width, Touch: touches, Left: func(int) {},
+		N: b.Functions, Width: b.Width, Touch: touches, Left: func(int) {}, First: b.First,
 		Ask: func(_ context.Context, sure bool, choices ...fuzz.Choice) ([]fuzz.Answer, error) {
 			var answers []fuzz.Answer
 			for _, c := range choices {
@@ -150,6 +151,59 @@ func isolateBug(t *testing.T, b *bug) {
 	}
 	if err != nil {
 		b.Error = err.Error()
+	}
+}
+
+// Where a search begins changes how much it asks, and not what it finds: whatever
+// is suspected, rightly or not.
+func TestIsolationFirst(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	files, err := filepath.Glob("testdata/isolate/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared, fewer := 0, 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want bug
+		if err := yaml.Unmarshal(data, &want); err != nil {
+			t.Fatal(err)
+		}
+		if want.Rate > 0 || want.Error != "" {
+			continue // what it finds is a matter of luck, or of where it is stopped
+		}
+		for n := range 40 {
+			got := want
+			got.First = nil
+			for range 1 + random.IntN(3) {
+				first := random.IntN(want.Functions)
+				if n%2 == 0 { // about a culprit
+					fields := strings.FieldsFunc(want.Found[0], func(r rune) bool { return r < '0' || r > '9' })
+					if first, err = strconv.Atoi(fields[random.IntN(len(fields))]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var set []int
+				for f := max(0, first-random.IntN(8)); f <= min(first+random.IntN(8), want.Functions-1); f++ {
+					set = append(set, f)
+				}
+				got.First = append(got.First, set)
+			}
+			isolateBug(t, &got)
+			compared++
+			if len(got.Asked) < len(want.Asked) {
+				fewer++
+			}
+			if !slices.Equal(got.Found, want.Found) || got.Error != want.Error {
+				t.Errorf("%s, beginning with %v: %q, %s; want %q", file, got.First, got.Found, got.Error, want.Found)
+			}
+		}
+	}
+	if compared < 200 || fewer < compared/4 {
+		t.Errorf("of %d searches %d asked less", compared, fewer)
 	}
 }
 

@@ -1,0 +1,323 @@
+package fuzz
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/seeds"
+)
+
+// manyFunctions is a .text of so many functions of many sizes.
+func manyFunctions(n int) []linker.Section {
+	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
+	end := layout[0].Address + layout[0].Size
+	for i := range n {
+		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: fmt.Sprint("f", i),
+			Address: linker.AlignUp(end, 16), Size: 16 + mix(1, uint64(i))%400, Index: i + 2, Group: 1}
+		end = s.Address + s.Size
+		layout = append(layout, s)
+	}
+	return layout
+}
+
+// sweptAs are the results of a sweep in which verdict gives each layout its
+// title, by where the functions of these numbers are; "" is a pass.
+func sweptAs(t testing.TB, layout []linker.Section, s Strategy, first, last uint32, verdict func(at func(function int) uint64) string) *Results {
+	t.Helper()
+	r := &Results{Header: seeds.Header{Scenario: "made up"}, Layout: layout, Dirs: []string{"here"}}
+	for seed := first; seed <= last; seed++ {
+		plan := s.Plan(seed, layout)
+		addresses, err := linker.Place(layout, ".text", plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record := seeds.Record{Layout: seeds.Seed(seed), Kind: qemu.Pass, Title: "pass", Plan: plan.Digest(), Boots: 1}
+		if title := verdict(func(f int) uint64 { return addresses[f+1] }); title != "" {
+			record.Kind, record.Title, record.Crashes = qemu.Crash, title, 1
+		}
+		r.Layouts = append(r.Layouts, Tried{Record: record, Strategy: s, Dir: "here"})
+	}
+	return r
+}
+
+func suspicion(t *testing.T, r *Results) *Suspicion {
+	t.Helper()
+	s, err := r.Suspects(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Suspects(t.Context(), nil)
+	if err != nil || fmt.Sprint(*s) != fmt.Sprint(*again) {
+		t.Errorf("the same results give %+v, then %+v (%v)", s, again, err)
+	}
+	return s
+}
+
+// brief is a suspicion in a few words; of each bug the first suspect alone.
+func brief(s *Suspicion) (out []string) {
+	bug := 0
+	for _, u := range s.Suspects {
+		if u.Bug == bug || u.Chance > Sure {
+			continue
+		}
+		bug = u.Bug
+		names := func(functions []SuspectFunction) string {
+			var out []string
+			for _, f := range functions {
+				out = append(out, f.Name)
+			}
+			return strings.Join(out, " ")
+		}
+		text := names(u.Functions)
+		if u.With != nil {
+			text += " - " + names(u.With)
+		}
+		for _, r := range u.Residues {
+			text += fmt.Sprintf(" %#x-%#x", r.First, r.Last)
+		}
+		out = append(out, fmt.Sprintf("%s mod %d: %d/%d %d/%d", text, u.Modulus, u.There.Fails, u.There.Of, u.Elsewhere.Fails, u.Elsewhere.Of))
+	}
+	return out
+}
+
+// Planted bugs of each kind are found first, and what is not there is not.
+func TestSuspects(t *testing.T) {
+	t.Parallel()
+	layout := manyFunctions(1000)
+	flaky := rand.New(rand.NewPCG(3, 4))
+	for _, test := range []struct {
+		name        string
+		first, last uint32
+		verdict     func(at func(int) uint64) string
+		want        []string // what brief begins with, of each bug
+		tooFew      string
+	}{
+		{"nothing fails", 1, 64, func(func(int) uint64) string { return "" }, nil, "nothing has failed in 64 layouts: there is nothing to explain"},
+		{"all fail", 1, 64, func(func(int) uint64) string { return "oops" }, nil, "64 of 64 layouts fail: some must pass, too, to tell a function by"},
+		{"too few", 257, 272, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) }, nil,
+			"1 of 16 layouts fail: too few to tell a function by; if they go on like this, about 81 layouts are needed at the least"},
+		{"a cache line", 257, 320, func(at func(int) uint64) string { return when("oops", at(500)%64 == 0x20) },
+			[]string{"f500 0x20-0x20 mod 64: 16/16 0/48"}, ""},
+		{"two residues apart", 257, 320, func(at func(int) uint64) string { return when("oops", at(500)%32 == 0x10) },
+			[]string{"f500 0x10-0x10 0x30-0x30 mod 64: 32/32 0/32"}, ""},
+		{"256 bytes", 257, 384, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) },
+			[]string{"f500 0x30-0x30 mod 256: 8/8 0/120"}, ""},
+		{"256 bytes, in a run", 1, 128, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) },
+			[]string{run(483, 521) + " 0x80-0x80 mod 256: 8/8 0/120"}, ""},
+		{"round the end of a page", 257, 512, func(at func(int) uint64) string { return when("oops", (at(500)+0x200)%4096 < 0x400) },
+			[]string{"f500 0xe10-0x1c0 mod 4096: 61/61 0/195"}, ""},
+		{"a distance", 257, 448, func(at func(int) uint64) string { return when("oops", (at(100)-at(500))%256 == 0x40) },
+			[]string{"f100 - f500 0x40-0x40 mod 256"}, ""},
+		{"flaky", 257, 384, func(at func(int) uint64) string { return when("oops", at(500)%64 == 0x20 && flaky.IntN(4) > 0) },
+			[]string{"f500 0x20-0x20 mod 64"}, ""},
+		{"kept apart by title, one hidden by the other", 257, 384, func(at func(int) uint64) string {
+			return when("one", at(300)%64 < 0x20) + when("two", at(300)%64 >= 0x20 && at(700)%64 >= 0x20)
+		}, []string{"f300 0x0-0x10 mod 64: 64/64 0/64", "f700 0x20-0x30 mod 64"}, ""},
+		{"kept apart without titles", 257, 512, func(at func(int) uint64) string {
+			return when(fmt.Sprint("oops in f", at(9)%4096), at(300)%64 == 0 || at(700)%256 < 0x40)
+		}, []string{"f300 0x0-0x0 mod 64: 64/64", "f700 0x0-0x30 mod 256"}, ""},
+		{"by chance", 257, 384, func(at func(int) uint64) string { return when("oops", mix(at(1), at(2))%8 == 0) }, nil, "no function explains that better than luck would"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := suspicion(t, sweptAs(t, layout, Cover, test.first, test.last, test.verdict))
+			got := brief(s)
+			if !slices.EqualFunc(got, test.want, strings.HasPrefix) || !strings.Contains(s.TooFew, test.tooFew) || (s.TooFew == "") != (test.tooFew == "") {
+				t.Errorf("suspects %q, too few %q; want %q, %q", got, s.TooFew, test.want, test.tooFew)
+			}
+			best := slices.Max(s.Scores)
+			if test.want == nil {
+				if best > -math.Log10(Sure) {
+					t.Errorf("a score of %g without a suspect", best)
+				}
+				return
+			}
+			u := s.Suspects[0]
+			score := s.Scores[slices.IndexFunc(layout, func(l linker.Section) bool { return l.Name == u.Functions[0].Section })]
+			if math.Abs(score+math.Log10(u.Chance)) > 1e-6 || len(u.Layouts) != u.There.Fails {
+				t.Errorf("score %g, of a chance of %g; %d layouts of %d", score, u.Chance, len(u.Layouts), u.There.Fails)
+			}
+		})
+	}
+}
+
+// run names the functions from first to last.
+func run(first, last int) string {
+	var out []string
+	for f := first; f <= last; f++ {
+		out = append(out, fmt.Sprint("f", f))
+	}
+	return strings.Join(out, " ")
+}
+
+func when(title string, fails bool) string {
+	if fails {
+		return title
+	}
+	return ""
+}
+
+// Verdicts dealt at random are taken for a rule as seldom as is claimed.
+func TestSuspectsFalseAlarms(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(5, 6))
+	layout := manyFunctions(40)
+	for _, test := range []struct {
+		share  float64 // of layouts that fail
+		sweeps int
+	}{{0.15, 1000}, {0.5, 100}} {
+		share, sweeps := test.share, test.sweeps
+		passes := func(func(int) uint64) string { return "" }
+		trial := &trial{layout: layout, tried: sweptAs(t, layout, Cover, 257, 256+48, passes).Layouts}
+		if err := trial.place(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		var alive []int
+		for l := range trial.tried {
+			alive = append(alive, l)
+		}
+		alarms, tried := 0, 0
+		for range sweeps {
+			for l := range trial.tried {
+				r := &trial.tried[l].Record
+				r.Kind, r.Title = qemu.Pass, "pass"
+				if random.Float64() < share {
+					r.Kind, r.Title = qemu.Crash, []string{"one", "two", "three"}[random.IntN(3)]
+				}
+			}
+			r, err := trial.compare(t.Context(), alive)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.clues) > 0 {
+				tried++
+				if r.chance(r.clues[0]) <= Sure {
+					alarms++
+				}
+			}
+		}
+		t.Logf("%.0f %% fail: %d false alarms in %d sweeps, %d of which were enough to tell", 100*share, alarms, sweeps, tried)
+		// The number of alarms is itself a draw: 3.1 standard deviations more
+		// come once in a thousand times.
+		if most := float64(sweeps)*Sure + 3.1*math.Sqrt(float64(sweeps)*Sure*(1-Sure)); float64(alarms) > most || tried < sweeps/2 {
+			t.Errorf("%d false alarms in %d sweeps, want %.0f at most", alarms, tried, most)
+		}
+	}
+}
+
+// The test is Fisher's: its values are those of the sums of binomials.
+func TestFisher(t *testing.T) {
+	t.Parallel()
+	const n = 40
+	binomial := func(n, k int) float64 { return math.Exp(choose(n, k)) }
+	r := &round{alive: make([]int, n), logs: make([]float64, n+1)}
+	for i := 2; i <= n; i++ {
+		r.logs[i] = r.logs[i-1] + math.Log(float64(i))
+	}
+	compared := 0
+	for fails := 1; fails < n; fails += 3 {
+		for of := 1; of < n; of += 2 {
+			for k := max(0, fails+of-n); k <= min(fails, of); k++ {
+				if k*n <= fails*of {
+					continue // no more than luck gives
+				}
+				want := 0.0
+				for i := k; i <= min(fails, of); i++ {
+					want += binomial(fails, i) * binomial(n-fails, of-i) / binomial(n, of)
+				}
+				compared++
+				if got := math.Exp(r.log(0, fails, of, k, hopeless)); math.Abs(got-want) > 1e-9*want {
+					t.Fatalf("%d of %d where %d of %d fail: %g, want %g", k, of, fails, n, got, want)
+				}
+			}
+		}
+	}
+	if compared < 1000 {
+		t.Errorf("only %d compared", compared)
+	}
+}
+
+// What cannot be placed is said.
+func TestSuspectsOfLLD(t *testing.T) {
+	t.Parallel()
+	r := &Results{LayoutErr: errors.New("the layout is missing")}
+	if _, err := r.Suspects(t.Context(), nil); err == nil || err != r.LayoutErr {
+		t.Errorf("error %v, want %v", err, r.LayoutErr)
+	}
+	if _, err := (&Results{}).Suspects(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "strategy lld") {
+		t.Errorf("error %v", err)
+	}
+	layout := manyFunctions(20)
+	r = sweptAs(t, layout, Cover, 1, 8, func(func(int) uint64) string { return "" })
+	r.Layouts[3].Strategy = LLD
+	r.Layouts[4].Kind = qemu.LinkFailed
+	if s := suspicion(t, r); s.Layouts != 6 || s.Omitted != 1 {
+		t.Errorf("%d layouts, %d omitted; want 6 and 1", s.Layouts, s.Omitted)
+	}
+	r.Layouts[5].Plan = "another"
+	if _, err := r.Suspects(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "its plan is not the one") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// More layouts than fit the memory are thinned evenly.
+func TestThin(t *testing.T) {
+	t.Parallel()
+	all := make([]Tried, 10)
+	for i := range all {
+		all[i].Layout = seeds.Seed(uint32(i))
+	}
+	for n, want := range map[int]string{12: "[0 1 2 3 4 5 6 7 8 9]", 10: "[0 1 2 3 4 5 6 7 8 9]", 4: "[0 2 5 7]"} {
+		var got []seeds.Layout
+		for _, l := range thin(all, n) {
+			got = append(got, l.Layout)
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("%d of them: %v, want %s", n, got, want)
+		}
+	}
+}
+
+// BenchmarkSuspects compares 10,000 layouts of a small kernel, in which two bugs
+// fail, once they are placed: each function has moved by itself.
+func BenchmarkSuspects(b *testing.B) {
+	const layouts, functions = 10_000, 9_000
+	random := rand.New(rand.NewPCG(7, 8))
+	t := &trial{layout: manyFunctions(functions)}
+	for f := range functions {
+		h := history{sections: []int{f + 1}, at: make([]uint8, layouts)}
+		for l := range h.at {
+			h.at[l] = uint8(random.Uint32())
+		}
+		t.histories = append(t.histories, h)
+	}
+	var alive []int
+	for l := range layouts {
+		r := seeds.Record{Kind: qemu.Pass}
+		switch {
+		case t.histories[500].at[l]%16 == 3:
+			r.Kind, r.Title = qemu.Crash, "one"
+		case t.histories[700].at[l] < 12:
+			r.Kind, r.Title = qemu.Crash, "two"
+		}
+		t.tried = append(t.tried, Tried{Record: r})
+		alive = append(alive, l)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := t.compare(b.Context(), alive)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if r.clues[0].group != 500 {
+			b.Fatal("the wrong function")
+		}
+	}
+}
