@@ -44,15 +44,12 @@ type Kernel struct {
 
 	object    *object
 	layoutMu  sync.Mutex
-	layout    []Section  // of the baseline, in output order; nil until asked for
-	functions *functions // of the layout
-	shortMu   sync.Mutex
-	shorts    []*shortcutState // of orders of sections; the object's own first, once it is known, the others as they came
-	links     atomic.Int64     // the short way
-	orders    atomic.Int64     // whose shortcut was believed after a comparison
-	distrust  atomic.Bool      // a shortcut that was believed has given another image than the script
-	memory    atomic.Int64     // bytes that workers may fill of memoryDir
-	took      atomic.Int64     // by the baseline's link, CPU time in ns; 0 until there was one
+	layout    []Section     // of the baseline, in output order; nil until asked for
+	functions *functions    // of the layout
+	short     shortcutState // without one until the layout is known
+	links     atomic.Int64  // the short way
+	memory    atomic.Int64  // bytes that workers may fill of memoryDir
+	took      atomic.Int64  // by the baseline's link, CPU time in ns; 0 until there was one
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh

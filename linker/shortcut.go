@@ -16,81 +16,51 @@ import (
 
 // shortcut links a layout in one pass of the linker, where link-vmlinux.sh
 // takes three and runs nm, kallsyms and the compiler in between, to learn the
-// addresses that kallsyms' table holds. Padding changes no symbol's name and no
-// order, so of that table only the addresses differ between two layouts: they
-// are put into the finished image. What the shortcut takes from the script it
-// reads in a trace of the baseline's link.
+// addresses that kallsyms' table holds. Between two layouts that table differs
+// in addresses and in its order only: it is made anew in the finished image.
+// What the shortcut takes from the script it reads in a trace of the baseline's
+// link.
 //
-// Another order of the sections is another table: each order has a shortcut,
-// learnt from the first link of it. A shortcut is believed only once it has
-// given the script's own bytes for a layout other than the one it was learnt
-// from, or a few other orders' have, and is held against the script again every
-// checkEvery layouts.
+// It is believed only once it has given the script's own bytes for a layout other
+// than the baseline, for one in another order, and for one that lld has padded
+// itself, each for layouts of its kind; and it is held against the script again
+// every checkEvery layouts.
 type shortcut struct {
-	name     string            // before the names of objects
 	link     []string          // the script's last link
 	objects  map[string][]byte // that the script made for it, by their names in link
 	sort     []string          // sorttable's call, or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
-// shortcutState is the shortcut of an order and how far it is to be believed.
+// shortcutState is a kernel's shortcut and how far it is to be believed.
 type shortcutState struct {
-	order []string // as in Plan.Order
-	from  string   // digest of the plan that it was learnt from
-
-	sync.Mutex // held through the first link that is compared: all wait for the outcome
+	sync.Mutex // held through the first link of a kind, which is compared: all wait for the outcome
 	way        *shortcut
-	text, all  bool // it has given the script's image for paddings in text, for lld's own
-	refused    int  // layouts that it does not link
+	proven     [kinds]bool // it has given the script's image
+	refused    [kinds]int  // layouts that it does not link
 }
 
-// provenOrders is after how many orders the shortcut of a further one is
-// believed at once.
-const provenOrders = 2
+// What a shortcut is to be proven for.
+const (
+	padded  = iota // text in the baseline's order
+	ordered        // text in another order
+	flagged        // all sections, by lld itself
+	kinds
+)
 
-// maxOrders is how many orders' shortcuts are kept. A seed of strategy shuffle
-// is an order of its own, a block of seeds of strategy cover shares one.
-const maxOrders = 4
-
-// shortcutOf is the shortcut of a plan's order. Where that has none yet it is
-// new, and locked: it is to be learnt.
-func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
-	p.shortMu.Lock()
-	defer p.shortMu.Unlock()
-	for _, s := range p.shorts {
-		if slices.Equal(s.order, plan.Order) {
-			return s, false
-		}
+// kind is what a plan asks of a shortcut.
+func (p Plan) kind() int {
+	switch {
+	case p.Flag != nil:
+		return flagged
+	case len(p.Order) > 0:
+		return ordered
 	}
-	s = &shortcutState{order: plan.Order, from: plan.Digest(), text: p.orders.Load() >= provenOrders}
-	if len(p.shorts) == 0 || p.distrust.Load() || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
-		return s, false
-	}
-	if len(p.shorts) == maxOrders {
-		p.shorts = slices.Delete(p.shorts, 1, 2)
-	}
-	p.shorts = append(p.shorts, s)
-	s.Lock()
-	return s, true
+	return padded
 }
 
-// forget drops the state of an order.
-func (p *Kernel) forget(s *shortcutState) {
-	p.shortMu.Lock()
-	defer p.shortMu.Unlock()
-	p.shorts = slices.DeleteFunc(p.shorts, func(t *shortcutState) bool { return t == s })
-}
-
-// holds tells whether there is a shortcut.
-func (s *shortcutState) holds() bool {
-	s.Lock()
-	defer s.Unlock()
-	return s.way != nil
-}
-
-// maxRefused is after how many refusals, with nothing proven, there is no
-// shortcut.
+// maxRefused is after how many refusals of a kind, with none of it proven, there
+// is no shortcut for it.
 const maxRefused = 4
 
 // checkEvery is how many layouts are linked the short way for one that is
@@ -102,11 +72,11 @@ var checkEvery = 256
 var outOfReach = regexp.MustCompile(`(?m)^\++ \S*(resolve_btfids|pahole)\b`)
 
 // findShortcut reads the trace of a link in w's folder.
-func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
+func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	if m := outOfReach.FindSubmatch(trace); m != nil {
 		return nil, fmt.Errorf("its link needs %s", m[1])
 	}
-	s := &shortcut{name: fmt.Sprintf("shortcut-%.8s", from), objects: map[string][]byte{}}
+	s := &shortcut{objects: map[string][]byte{}}
 	output := w.kernel.output()
 	for _, line := range strings.Split(string(trace), "\n") {
 		words := strings.Fields(strings.TrimLeft(line, "+"))
@@ -156,28 +126,14 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
-	s, fresh := w.kernel.shortcutOf(plan)
-	if fresh {
-		image, err = w.whole(ctx, plan, s)
-		learnt := s.way != nil
-		s.Unlock()
-		if !learnt { // the next layout of this order may teach more
-			w.kernel.forget(s)
-		}
-		return image, err
-	}
+	s, kind := &w.kernel.short, plan.kind()
 	s.Lock()
-	if w.kernel.distrust.Load() {
-		s.way = nil
+	way := s.way
+	moves := plan.Flag != nil || len(plan.Order)+len(plan.Paddings) > 0 // or it would prove nothing
+	if !s.proven[kind] && (!moves || s.refused[kind] >= maxRefused) {
+		way = nil
 	}
-	way, proven := s.way, &s.text
-	if plan.Flag != nil {
-		proven = &s.all
-	}
-	if way != nil && !*proven && plan.Digest() == s.from {
-		way = nil // nothing has moved: it would prove nothing
-	}
-	first := way != nil && !*proven
+	first := way != nil && !s.proven[kind]
 	check := first || way != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
 	if first {
 		defer s.Unlock()
@@ -196,10 +152,10 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 			return image, err
 		}
 		s.Lock()
-		w.kernel.refused(s, err)
+		w.kernel.refused(kind, err)
 		s.Unlock()
 	}
-	if image, err = w.whole(ctx, plan, nil); err != nil || !check {
+	if image, err = w.whole(ctx, plan); err != nil || !check {
 		return image, err
 	}
 	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
@@ -215,37 +171,25 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	}
 	switch {
 	case err != nil:
-		w.kernel.refused(s, err)
+		w.kernel.refused(kind, err)
 	case same:
-		if *proven = true; first && s.order != nil {
-			w.kernel.orders.Add(1)
-		}
+		s.proven[kind] = true
+	case s.way == nil: // another worker has seen it
 	case first:
 		s.way = nil
 		w.kernel.longWay(errors.New("that gives another image"))
-		w.kernel.distrust.Store(true)
-	case w.kernel.distrust.CompareAndSwap(false, true):
+	default:
+		s.way = nil
 		w.kernel.note("warning: one pass of the linker no longer gives the image that link-vmlinux.sh gives")
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}
 	return image, nil
 }
 
-// whole links by the whole script. Where learn is given, its shortcut is learnt
-// from that.
-func (w *Worker) whole(ctx context.Context, plan Plan, learn *shortcutState) (image Image, err error) {
-	var trace *bytes.Buffer
-	if learn != nil {
-		trace = new(bytes.Buffer)
-	}
-	if image.Steps.Link, err = w.script(ctx, plan.Flag, trace); err != nil {
+// whole links by the whole script.
+func (w *Worker) whole(ctx context.Context, plan Plan) (image Image, err error) {
+	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
 		return image, err
-	}
-	if learn != nil {
-		if learn.way, err = w.findShortcut(trace.Bytes(), learn.from); err != nil {
-			learn.way = nil
-			w.kernel.longWay(err)
-		}
 	}
 	passes, _ := filepath.Glob(filepath.Join(w.dir, ".tmp_vmlinux*"))
 	for _, path := range passes { // images, too
@@ -271,12 +215,12 @@ func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want 
 }
 
 // refused counts a layout that the shortcut does not link; the lock is held.
-func (p *Kernel) refused(s *shortcutState, err error) {
-	if s.refused++; s.refused == 1 {
+func (p *Kernel) refused(kind int, err error) {
+	s := &p.short
+	if s.refused[kind]++; s.refused[kind] == 1 {
 		p.note("a layout is linked by the whole link-vmlinux.sh, not in one pass of the linker: %v", err)
 	}
-	if s.refused == maxRefused && !s.text && !s.all {
-		s.way = nil
+	if s.refused[kind] == maxRefused && !s.proven[kind] {
 		p.longWay(err)
 	}
 }
@@ -324,14 +268,10 @@ func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
 		if !ok {
 			continue
 		}
-		argv[i] = way.name + word // the script writes to the other
+		argv[i] = "shortcut" + word // the script writes to the other
 		path := filepath.Join(w.dir, argv[i])
 		if exists(path) {
 			continue
-		}
-		others, _ := filepath.Glob(filepath.Join(w.dir, "shortcut-*"+word)) // of other orders
-		for _, other := range others {
-			os.Remove(other)
 		}
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			return nil, errors.Join(err, os.Remove(path))
@@ -368,17 +308,19 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 
 // learnShortcut takes what the trace of the baseline's link tells.
 func (w *Worker) learnShortcut(trace []byte) {
-	s := &shortcutState{from: Plan{}.Digest()}
-	if !w.kernel.FullScript {
-		var err error
-		if s.way, err = w.findShortcut(trace, s.from); err != nil {
-			s.way = nil
-			w.kernel.longWay(err)
-		}
+	s := &w.kernel.short
+	s.Lock()
+	defer s.Unlock()
+	s.way, s.proven, s.refused = nil, [kinds]bool{}, [kinds]int{}
+	if w.kernel.FullScript {
+		return
 	}
-	w.kernel.shortMu.Lock()
-	defer w.kernel.shortMu.Unlock()
-	w.kernel.shorts = []*shortcutState{s}
+	way, err := w.findShortcut(trace)
+	if err != nil {
+		w.kernel.longWay(err)
+		return
+	}
+	s.way = way
 }
 
 // longWay says why there is no shortcut.
@@ -396,11 +338,14 @@ func (p *Kernel) note(format string, a ...any) {
 // nothing else: the least that a layout can cost, for benchmarks. It returns
 // the path of the ELF file.
 func (w *Worker) Pass(ctx context.Context) (string, error) {
-	s, fresh := w.kernel.shortcutOf(Plan{})
-	if fresh || !s.holds() {
+	s := &w.kernel.short
+	s.Lock()
+	way := s.way
+	s.Unlock()
+	if way == nil {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.linkCommand(s.way)
+	argv, err := w.linkCommand(way)
 	if err == nil {
 		_, err = output(ctx, w.dir, w.kernel.env, argv...)
 	}

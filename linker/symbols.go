@@ -36,6 +36,10 @@ func (t symbolTable) address(i int) uint64 {
 	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+8:])
 }
 
+func (t symbolTable) size(i int) uint64 {
+	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+16:])
+}
+
 func (t symbolTable) section(i int) int {
 	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
 }
