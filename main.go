@@ -26,6 +26,7 @@ Usage:
     unlucky sweep SCENARIO [flags]     link and boot many layouts, save the unlucky seeds
     unlucky replay SEEDFILE [flags]    link one saved layout again and boot it
     unlucky minimize SEEDFILE [flags]  find the functions whose addresses make a saved layout fail
+    unlucky prepare SCENARIO [-o FILE] build the kernel and write it as one file, for sweep -kernel on other machines
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
@@ -50,6 +51,8 @@ Examples:
     unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off
     unlucky minimize unlucky.out/kcfi-seal/unexpected-exit/7.yaml -budget 10m
     unlucky coverage unlucky.out/kcfi-seal -n 40
+    unlucky prepare canary -o canary.kernel.tar.zst
+    unlucky sweep -kernel canary.kernel.tar.zst -seeds 1:1000
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
@@ -88,7 +91,7 @@ func main() {
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	commands := map[string]func(context.Context, []string, io.Reader, io.Writer) error{
 		"sweep": sweep, "replay": replay, "minimize": minimize, "scenarios": listScenarios, "doctor": doctor,
-		"patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
+		"prepare": prepareFile, "patch": patch, "classify": classify, "bench": bench, "hunt": hunt, "coverage": coverage, "clean": clean,
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("no command")}

@@ -26,6 +26,16 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", cache)
 			env.Setenv("GOCACHE", os.Getenv("GOCACHE"))
+			// A folder for programs in which nobody, as whom root's QEMU runs, may look.
+			programs, err := os.MkdirTemp("", "unlucky-programs-")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(programs) })
+			if err := os.Chmod(programs, 0o755); err != nil {
+				return err
+			}
+			env.Setenv("PROGRAMS", programs)
 			tree := filepath.Join(env.WorkDir, "tiny")
 			if err := os.CopyFS(tree, os.DirFS("linker/testdata/tiny")); err != nil {
 				return err
@@ -72,7 +82,7 @@ func TestScripts(t *testing.T) {
 }
 
 func TestUsageNamesEveryCommand(t *testing.T) {
-	for _, command := range []string{"sweep", "replay", "minimize", "scenarios", "doctor", "patch", "classify", "coverage", "bench", "hunt", "clean"} {
+	for _, command := range []string{"sweep", "replay", "minimize", "prepare", "scenarios", "doctor", "patch", "classify", "coverage", "bench", "hunt", "clean"} {
 		if err := run(context.Background(), []string{command, "-no-such-flag"}, nil, os.Stderr); !errors.As(err, &usageError{}) {
 			t.Errorf("%s -no-such-flag: error %v", command, err)
 		}

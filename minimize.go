@@ -30,6 +30,7 @@ var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection
 func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("minimize", flag.ContinueOnError)
 	o := overrides(f)
+	o.packed(f)
 	o.trusting(f)
 	var (
 		boots    = f.Int("boots", 0, "least `N` boots of a layout before it passes (default: as many as the failure's rate asks for)")
@@ -106,7 +107,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
 	}
-	printMinimized(out, result, m.Path)
+	printMinimized(out, result, m.Path, o.again())
 	return nil
 }
 
@@ -135,7 +136,7 @@ func twinsOf(path, object string) (twins []seeds.File) {
 const maxListed = 8
 
 // printMinimized prints what decides, as one would put it into a mail.
-func printMinimized(out io.Writer, f *seeds.File, path string) {
+func printMinimized(out io.Writer, f *seeds.File, path, again string) {
 	var b bytes.Buffer
 	m := f.Minimized
 	fmt.Fprintf(&b, "%s of %s, minimized in %d boots\n\n", f.Layout.Name(), f.Scenario.Name, m.Boots)
@@ -186,7 +187,7 @@ func printMinimized(out io.Writer, f *seeds.File, path string) {
 	for _, note := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", note)
 	}
-	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n", f.Crashes, f.Boots, path, path, trustFlag(f.Scenario))
+	fmt.Fprintf(&b, "\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n", f.Crashes, f.Boots, path, path, trustFlag(f.Scenario)+again)
 	text := regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "") // of the tables
 	io.WriteString(out, printable(text))
 }

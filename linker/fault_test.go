@@ -38,14 +38,17 @@ func wrapLinker(t *testing.T, k *Kernel, script string) (armed string) {
 			k.env[i] = "PATH=" + k.path()
 		}
 	}
-	if way := k.short.way; way != nil {
-		way.link[0] = k.lld()
+	relink := func() {
+		if way := k.short.way; way != nil {
+			for _, argv := range way.links {
+				argv[0] = k.lld()
+			}
+		}
 	}
+	relink()
 	t.Cleanup(func() {
 		k.Toolchain.Dir, k.env = old, env
-		if way := k.short.way; way != nil {
-			way.link[0] = k.lld()
-		}
+		relink()
 	})
 	return armed
 }

@@ -257,6 +257,8 @@ func sectionOf(f *elf.File, t symbolTable, symbol int) (s *elf.Section, at uint6
 	return s, at, nil
 }
 
+var errSymbols = errors.New("the symbols are others than the baseline's")
+
 // errEdge means that another layout has other symbols in the table.
 var errEdge = errors.New("a symbol stands on another side of the end of the text than in the baseline")
 
@@ -299,7 +301,7 @@ func (k *kallsyms) patch(path string) error {
 // letters come, and not on the order (scripts/kallsyms.c, write_src).
 func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 	if !k.table.same(now) {
-		return nil, errors.New("the symbols are others than the baseline's")
+		return nil, errSymbols
 	}
 	for _, edge := range k.edges {
 		was, is := k.table.address(edge), now.address(edge)
@@ -358,7 +360,7 @@ func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 }
 
 // order is that of the table: by address, then by rank, then as llvm-nm -n
-// prints them, by name and size.
+// prints them.
 func (k *kallsyms) order(now symbolTable) []int {
 	order := make([]int, len(k.entries))
 	for i := range order {
@@ -369,10 +371,7 @@ func (k *kallsyms) order(now symbolTable) []int {
 		if c := cmp.Compare(now.address(d.symbol), now.address(e.symbol)); c != 0 {
 			return c
 		}
-		if c := cmp.Compare(d.rank, e.rank); c != 0 {
-			return c
-		}
-		return cmp.Or(strings.Compare(now.name(d.symbol), now.name(e.symbol)), cmp.Compare(now.size(d.symbol), now.size(e.symbol)))
+		return cmp.Or(cmp.Compare(d.rank, e.rank), now.compare(d.symbol, e.symbol))
 	})
 	return order
 }

@@ -36,8 +36,9 @@ type Kernel struct {
 	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Image  string // "vmlinux" or "bzImage"
 
-	// FullScript has each layout linked by the whole of link-vmlinux.sh. Set it
-	// before the first link.
+	// FullScript has each layout linked by the whole of link-vmlinux.sh, which
+	// makes a System.map; a packed kernel makes that without. Set it before the
+	// first link.
 	FullScript bool
 	// Note, if set, is told what a person would want to know, in lines.
 	Note func(format string, a ...any)
@@ -56,6 +57,7 @@ type Kernel struct {
 	srctree string   // the source, as seen from the build: "..", "." or absolute
 	kbuild  []string // kbuild's whole environment, without the user's
 	lock    *flock.Flock
+	packed  *manifest // of a kernel that Open has opened
 }
 
 // buildName is that of the O= folder, in the source, and of a worker's, in

@@ -26,8 +26,8 @@ import (
 // itself, each for layouts of its kind; and it is held against the script again
 // every checkEvery layouts.
 type shortcut struct {
-	link     []string          // the script's last link
-	objects  map[string][]byte // that the script made for it, by their names in link
+	links    [][]string        // of the script; one pass is the last of them
+	objects  map[string][]byte // that the script made for that, by their names in it
 	sort     []string          // sorttable's call, or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
@@ -76,8 +76,9 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	if m := outOfReach.FindSubmatch(trace); m != nil {
 		return nil, fmt.Errorf("its link needs %s", m[1])
 	}
-	s := &shortcut{objects: map[string][]byte{}}
+	s := new(shortcut)
 	output := w.kernel.output()
+	var calls [][]string // that write a file
 	for _, line := range strings.Split(string(trace), "\n") {
 		words := strings.Fields(strings.TrimLeft(line, "+"))
 		if !strings.HasPrefix(line, "+") || len(words) == 0 {
@@ -86,33 +87,31 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 		o := slices.Index(words, "-o")
 		switch {
 		case o > 0 && o+1 < len(words) && words[o+1] == output:
-			s.link, s.sort = words, nil
+			s.links, s.sort = append(calls, words), nil
+		case o > 0:
+			calls = append(calls, words)
 		case strings.HasSuffix(words[0], "/sorttable") && words[len(words)-1] == output:
 			s.sort = words
 		}
 	}
-	if s.link == nil {
+	if s.links == nil {
 		return nil, errors.New("no link of " + output + " in the trace of link-vmlinux.sh")
 	}
-	s.link = slices.DeleteFunc(s.link, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
-	if s.link[0] == "ld.lld" {
-		s.link[0] = w.kernel.lld()
+	lld := s.links[len(s.links)-1][0]
+	s.links = slices.DeleteFunc(s.links, func(argv []string) bool { return argv[0] != lld }) // the compiler's
+	for i, argv := range s.links {
+		s.links[i] = slices.DeleteFunc(argv, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
+		if lld == "ld.lld" {
+			argv[0] = w.kernel.lld()
+		}
 	}
 	// The symbols' addresses sort ftrace's tables; without ftrace, none.
 	if i := slices.Index(s.sort, "-s"); i > 0 {
 		s.sort[i+1] = os.DevNull
 	}
-	for _, word := range s.link[1:] {
-		info, err := os.Lstat(filepath.Join(w.dir, word))
-		if err != nil || !info.Mode().IsRegular() || word == output || word != filepath.Base(word) {
-			continue // an option, or what the build has
-		}
-		if word == "vmlinux.o" {
-			continue // the worker's own
-		}
-		if s.objects[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
-			return nil, err
-		}
+	var err error
+	if s.objects, err = w.madeFor(s.links[len(s.links)-1][1:]); err != nil {
+		return nil, err
 	}
 	image, err := openELF(filepath.Join(w.dir, output))
 	if err != nil {
@@ -123,9 +122,31 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	return s, err
 }
 
+// madeFor are the objects that the script has made, of those that words of a
+// call name.
+func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
+	made := map[string][]byte{}
+	for _, word := range words {
+		info, err := os.Lstat(filepath.Join(w.dir, word))
+		if err != nil || !info.Mode().IsRegular() || word != filepath.Base(word) {
+			continue // an option, or what the build has
+		}
+		if word == "vmlinux.o" || filepath.Ext(word) != ".o" {
+			continue // the worker's own, or an image
+		}
+		if made[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
+	if w.kernel.packed != nil {
+		return w.linkPacked(ctx, plan)
+	}
 	s, kind := &w.kernel.short, plan.kind()
 	s.Lock()
 	way := s.way
@@ -225,18 +246,28 @@ func (p *Kernel) refused(kind int, err error) {
 	}
 }
 
-// pass links the short way.
-func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) error {
-	argv, err := w.linkCommand(way)
+// lld runs one of the links of a shortcut, and returns its CPU time. The error is
+// a *LinkError where it is the layout's.
+func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (time.Duration, error) {
+	argv, err := w.linkCommand(way, n)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
-	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
 	var log bytes.Buffer
-	if took.Link, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...); err != nil {
+	took, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...)
+	if err != nil && ctx.Err() == nil && !isMachine(err) && linkerSaid.Match(log.Bytes()) {
+		err = &LinkError{linkReason(log.Bytes(), err), log.String()}
+	}
+	return took, err
+}
+
+// pass links the short way.
+func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) (err error) {
+	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
+	if took.Link, err = w.lld(ctx, way, len(way.links)-1, flag); err != nil {
 		return err
 	}
 	if err := w.checkImage(); err != nil {
@@ -250,19 +281,19 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	patched := time.Now()
 	if way.sort != nil {
-		log.Reset()
+		var log bytes.Buffer
 		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, way.sort...); err != nil {
-			return err
+			return fmt.Errorf("%s: %w%s", way.sort[0], err, indentTail(log.Bytes(), 4))
 		}
 	}
 	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
 	return nil
 }
 
-// linkCommand is the shortcut's link in the worker's folder, to which it adds
-// the objects that the script had made for it.
-func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
-	argv := slices.Clone(way.link)
+// linkCommand is one of the shortcut's links in the worker's folder, to which it
+// adds the objects that the script had made for it.
+func (w *Worker) linkCommand(way *shortcut, n int) ([]string, error) {
+	argv := slices.Clone(way.links[n])
 	for i, word := range argv {
 		data, ok := way.objects[word]
 		if !ok {
@@ -345,7 +376,7 @@ func (w *Worker) Pass(ctx context.Context) (string, error) {
 	if way == nil {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.linkCommand(way)
+	argv, err := w.linkCommand(way, len(way.links)-1)
 	if err == nil {
 		_, err = output(ctx, w.dir, w.kernel.env, argv...)
 	}

@@ -163,7 +163,8 @@ func TestShortcutFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	k.short.way.link = append(k.short.way.link, "--no-such-option")
+	last := len(k.short.way.links) - 1
+	k.short.way.links[last] = append(k.short.way.links[last], "--no-such-option")
 	var failed *LinkError
 	if _, err := w.Link(t.Context(), pad16(0)); !errors.As(err, &failed) || failed.Reason != "ld.lld: error: by the script" {
 		t.Errorf("error %v, notes %q", err, *notes)

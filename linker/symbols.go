@@ -2,6 +2,7 @@ package linker
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -51,6 +52,14 @@ func (t symbolTable) name(i int) string {
 	}
 	name, _, _ := strings.Cut(t.names[at:min(int(at)+maxName, len(t.names))], "\x00")
 	return name
+}
+
+// compare is the order in which llvm-nm -n prints symbols (llvm-nm.cpp, NMSymbol).
+func (t symbolTable) compare(a, b int) int {
+	if c := cmp.Compare(t.address(a), t.address(b)); c != 0 {
+		return c
+	}
+	return cmp.Or(strings.Compare(t.name(a), t.name(b)), cmp.Compare(t.size(a), t.size(b)))
 }
 
 // same tells whether two tables differ in addresses only.
