@@ -24,7 +24,7 @@ import (
 func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("bundle", flag.ContinueOnError)
 	o := new(override)
-	o.kernel(f)
+	o.source(f)
 	o.trusting(f)
 	var (
 		path   = f.String("o", "", "`file` of the bundle (default: SCENARIO-SEED.tar.zst in this folder)")

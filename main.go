@@ -33,6 +33,7 @@ Usage:
     unlucky report DIR... [-o FILE]    write a page about sweeps: findings, coverage, a map of suspects
     unlucky coverage DIR... [flags]    say at which addresses sweeps have tried each function
     unlucky merge DIR... [flags]       read many sweeps, such as the shards of one, as one
+    unlucky prepare SCENARIO [-o FILE] build the kernel and write it as one file, for sweep -kernel on other machines
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
@@ -59,6 +60,8 @@ Examples:
     unlucky replay kcfi-seal-7.tar.zst
     unlucky coverage unlucky.out/kcfi-seal -n 40
     unlucky verify unlucky.out/kcfi-seal -patch fix.patch
+    unlucky prepare canary -o canary.kernel.tar.zst
+    unlucky sweep -kernel canary.kernel.tar.zst -seeds 1:1000
     git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect
 
 Exit status:
@@ -102,7 +105,7 @@ func commands() map[string]command {
 		"sweep": sweep, "replay": replay, "minimize": minimize, "bundle": bundle, "verify": verify,
 		"list": list, "suspects": suspects, "report": report, "coverage": coverage, "merge": merge,
 		"scenarios": listScenarios, "doctor": doctor, "patch": patch, "classify": classify,
-		"bench": bench, "hunt": hunt, "clean": clean,
+		"prepare": prepareFile, "bench": bench, "hunt": hunt, "clean": clean,
 	}
 }
 

@@ -28,6 +28,16 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", cache)
 			env.Setenv("GOCACHE", os.Getenv("GOCACHE"))
+			// A folder for programs in which nobody, as whom root's QEMU runs, may look.
+			programs, err := os.MkdirTemp("", "unlucky-programs-")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(programs) })
+			if err := os.Chmod(programs, 0o755); err != nil {
+				return err
+			}
+			env.Setenv("PROGRAMS", programs)
 			tree := filepath.Join(env.WorkDir, "tiny")
 			if err := os.CopyFS(tree, os.DirFS("linker/testdata/tiny")); err != nil {
 				return err

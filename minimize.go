@@ -30,6 +30,7 @@ var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection
 func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("minimize", flag.ContinueOnError)
 	o := overrides(f)
+	o.packed(f)
 	o.trusting(f)
 	var (
 		boots    = f.Int("boots", 0, "least `N` boots of a layout before it passes (default: as many as the failure's rate asks for)")
@@ -111,7 +112,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if share == seeds.MinimizedPath(rest[0]) { // so the answer is in its bundle
 		share = rest[0]
 	}
-	printMinimized(out, result, m.Path, share)
+	printMinimized(out, result, m.Path, share, o.again())
 	return nil
 }
 
@@ -162,10 +163,10 @@ const maxListed = 8
 
 // printMinimized prints what decides, and what can be done with it. share is the
 // seed file to bundle.
-func printMinimized(out io.Writer, f *seeds.File, path, share string) {
-	trust := trustFlag(f.Scenario)
+func printMinimized(out io.Writer, f *seeds.File, path, share, again string) {
+	again = trustFlag(f.Scenario) + again
 	text := fmt.Sprintf("%s\nthe answer failed again in %d of %d boots; saved as %s\nnext, for example:\n  unlucky replay %s%s\n  unlucky bundle %s%s\n",
-		answer(f), f.Crashes, f.Boots, path, path, trust, share, trust)
+		answer(f), f.Crashes, f.Boots, path, path, again, share, again)
 	io.WriteString(out, printable(text))
 }
 

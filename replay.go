@@ -22,6 +22,7 @@ import (
 func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("replay", flag.ContinueOnError)
 	o := overrides(f)
+	o.packed(f)
 	o.trusting(f)
 	var (
 		boots  = f.Int("boots", 3, "`N` times to boot the image")

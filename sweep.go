@@ -45,6 +45,7 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	f := flag.NewFlagSet("sweep", flag.ContinueOnError)
 	o := overrides(f)
+	o.packed(f)
 	var (
 		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
 		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory)")
@@ -59,9 +60,17 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		full      = f.Bool("full-script", false, "link each layout by the whole link-vmlinux.sh: slower, to compare with")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)
-	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 1, 1)
+	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 0, 1)
 	if err != nil {
 		return err
+	}
+	switch {
+	case o.kernel == "" && len(rest) == 0:
+		return usageError{errors.New("usage: unlucky sweep SCENARIO [flags], or unlucky sweep -kernel FILE [flags]")}
+	case o.kernel != "" && len(rest) > 0:
+		return usageError{fmt.Errorf("-kernel %s has its scenario in it: leave %s out", o.kernel, rest[0])}
+	case o.kernel != "" && *full:
+		return usageError{errors.New("-kernel and -full-script exclude each other")}
 	}
 	s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit}
 	if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
@@ -89,18 +98,20 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if by != "" {
 		scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, by)
 	}
-	scenario, err := o.load(rest)
-	if err != nil {
-		return err
+	var scenario scenarios.Scenario // with -kernel, its own
+	if o.kernel == "" {
+		if scenario, err = o.load(rest); err != nil {
+			return err
+		}
 	}
-	report, err := runSweep(ctx, s, scenario, *command, *bisect, *full, scr)
+	report, err := runSweep(ctx, s, o, scenario, *command, *bisect, *full, scr)
 	scr.done()
 	if report != nil {
 		if *asJSON {
 			err = errors.Join(err, json.NewEncoder(out).Encode(report))
 		} else {
 			printReport(out, report)
-			printNext(out, report, s, ctx.Err() == nil)
+			printNext(out, report, s, o.again(), ctx.Err() == nil)
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
@@ -122,8 +133,8 @@ func because(err error, code exit, scr *screen) error {
 	return code
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*fuzz.Report, error) {
-	b, err := prepare(ctx, scenario, scr)
+func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*fuzz.Report, error) {
+	b, err := o.prepare(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
 	}
@@ -217,22 +228,22 @@ func parseSeeds(text string) (first, last uint32, err error) {
 
 // override is what the command line changes in a scenario.
 type override struct {
-	linux, build, append, cpu, accel string
-	smp                              int
-	qemuArgs                         []string
-	trust                            bool                    // a seed file
-	mend                             func(*scenarios.Kernel) // once that is trusted; nil but for verify
+	linux, build, kernel, append, cpu, accel string
+	smp                                      int
+	qemuArgs                                 []string
+	trust                                    bool                    // a seed file
+	mend                                     func(*scenarios.Kernel) // once that is trusted; nil but for verify
 }
 
 func overrides(f *flag.FlagSet) *override {
 	o := new(override)
-	o.kernel(f)
+	o.source(f)
 	o.guest(f)
 	return o
 }
 
-// kernel adds the flags that change the kernel, not the guest.
-func (o *override) kernel(f *flag.FlagSet) {
+// source adds the flags that change the kernel, not the guest.
+func (o *override) source(f *flag.FlagSet) {
 	f.StringVar(&o.linux, "linux", "", "kernel `tree` to build instead of the scenario's; it is not written to")
 	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
 }
@@ -262,6 +273,9 @@ func (o *override) load(args []string, otherwise ...string) (scenarios.Scenario,
 func (o *override) apply(s *scenarios.Scenario) error {
 	if o.linux != "" && o.build != "" {
 		return usageError{errors.New("-linux and -build exclude each other")}
+	}
+	if o.kernel != "" && o.linux+o.build != "" {
+		return usageError{errors.New("-kernel excludes -linux and -build")}
 	}
 	for flag, to := range map[*string]*string{&o.linux: &s.Kernel.Dir, &o.build: &s.Kernel.Build} {
 		if *flag == "" {
@@ -342,9 +356,8 @@ func (b *rig) workers(scr *screen) (int, error) {
 
 // prepare makes the kernel and the initrd of a scenario.
 func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, err error) {
-	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
-	if err != nil {
-		return nil, err
+	if _, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch); err != nil {
+		return nil, err // before minutes have gone into a build
 	}
 	initrd, err := initrdOf(s.Guest)
 	if err != nil {
@@ -354,6 +367,15 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	scr.done()
 	if err != nil {
 		return nil, err
+	}
+	return newRig(ctx, kernel, s, initrd, scr)
+}
+
+// newRig makes a rig of a kernel, which it closes if it fails.
+func newRig(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, initrd []byte, scr *screen) (_ *rig, err error) {
+	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
+	if err != nil {
+		return nil, errors.Join(err, kernel.Close())
 	}
 	removed, err := linker.Clean(cacheDir(), cacheLimit)
 	for _, k := range removed {
@@ -384,7 +406,7 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 
 // prepareSaved makes what a saved layout was booted with, with what the command
 // line changes in that. path is the seed file's, for messages.
-func prepareSaved(ctx context.Context, path string, saved seeds.File, o *override, scr *screen) (*rig, error) {
+func prepareSaved(ctx context.Context, path string, saved seeds.File, o *override, scr *screen) (_ *rig, err error) {
 	s := saved.Scenario
 	s.Guest.Accel = saved.Accel
 	if err := o.apply(&s); err != nil {
@@ -396,7 +418,12 @@ func prepareSaved(ctx context.Context, path string, saved seeds.File, o *overrid
 	if o.mend != nil {
 		o.mend(&s.Kernel)
 	}
-	b, err := prepare(ctx, s, scr)
+	var b *rig
+	if o.kernel != "" {
+		b, err = o.open(ctx, &s, scr)
+	} else {
+		b, err = prepare(ctx, s, scr)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -494,15 +521,15 @@ func printReport(out io.Writer, r *fuzz.Report) {
 }
 
 // printNext prints what to type after a sweep.
-func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, finished bool) {
+func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string, finished bool) {
 	var b bytes.Buffer
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found && l.Path != "" }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
-		trust := trustFlag(s.Saved.Scenario)
-		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, trust)
+		again := trustFlag(s.Saved.Scenario) + again
+		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, again)
 		if r.Strategy != fuzz.LLD {
-			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, trust)
+			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1

@@ -64,10 +64,10 @@ func (o *override) checkGuest(path string, saved scenarios.Scenario, asks ...str
 }
 
 // kernelIsKnown tells whether preparing a kernel runs nothing but what the user
-// has chosen: by a built-in scenario, by an earlier build, or by -linux or
-// -build.
+// has chosen: by a built-in scenario, by an earlier build, or by -linux,
+// -build or -kernel.
 func (o *override) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
-	if o.build != "" || o.linux != "" && plainConfig(k) {
+	if o.build != "" || o.kernel != "" || o.linux != "" && plainConfig(k) {
 		return true
 	}
 	known := func(s scenarios.Scenario) bool {

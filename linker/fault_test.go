@@ -38,18 +38,17 @@ func wrapLinker(t *testing.T, k *Kernel, script string) (armed string) {
 			k.env[i] = "PATH=" + k.path()
 		}
 	}
-	for _, s := range k.shorts {
-		if s.way != nil {
-			s.way.link[0] = k.lld()
-		}
-	}
-	t.Cleanup(func() {
-		k.Toolchain.Dir, k.env = old, env
-		for _, s := range k.shorts {
-			if s.way != nil {
-				s.way.link[0] = k.lld()
+	relink := func() {
+		if way := k.short.way; way != nil {
+			for _, argv := range way.links {
+				argv[0] = k.lld()
 			}
 		}
+	}
+	relink()
+	t.Cleanup(func() {
+		k.Toolchain.Dir, k.env = old, env
+		relink()
 	})
 	return armed
 }
@@ -84,14 +83,14 @@ func TestLinkerFaults(t *testing.T) {
 	} {
 		for _, whole := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, whole script %v", test.name, whole), func(t *testing.T) {
-				k.shorts[0].refused, *notes = 0, nil
-				way := k.shorts[0].way
+				k.short.refused, *notes = [kinds]int{}, nil
+				way := k.short.way
 				if whole {
-					k.shorts[0].way = nil
-				} else if way == nil || !k.shorts[0].text {
+					k.short.way = nil
+				} else if way == nil || !k.short.proven[padded] {
 					t.Fatal("there is no shortcut")
 				}
-				defer func() { k.shorts[0].way = way }()
+				defer func() { k.short.way = way }()
 				armed := wrapLinker(t, k, test.script)
 				w, err := k.NewWorker()
 				if err != nil {
@@ -218,12 +217,12 @@ func TestDiskFull(t *testing.T) {
 				if !strings.HasPrefix(w.dir, disk) {
 					t.Fatalf("the worker is in %s, not on the small disk", w.dir)
 				}
-				way := k.shorts[0].way
+				way := k.short.way
 				if way == nil {
 					t.Fatalf("there is no shortcut any more: %q", *notes)
 				}
 				if whole {
-					k.shorts[0].way = nil
+					k.short.way = nil
 				}
 				first, err := w.Link(t.Context(), Plan{}) // of the build's own object
 				if err != nil {
@@ -252,7 +251,7 @@ func TestDiskFull(t *testing.T) {
 				if third, err := w.Link(t.Context(), pad16(2)); err != nil || third.Digest != want[2] {
 					t.Errorf("%s, %d bytes free, then room: %v, image %.12s, want %.12s", where, leave, err, third.Digest, want[2])
 				}
-				k.shorts[0].way = way
+				k.short.way = way
 				if err := w.Close(); err != nil {
 					t.Error(err)
 				}

@@ -2,30 +2,38 @@ package linker
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 )
 
 // kallsyms is the table of symbols that a kernel image holds for its own
-// traces, and where its addresses come from: the baseline's, from which those
-// of every padded layout follow (scripts/kallsyms.c, kernel/kallsyms.c).
+// traces, of which scripts/kallsyms.c makes several arrays. It is the baseline's,
+// from which that of every layout follows: names and types stay, addresses do
+// not, and the arrays are in the order of addresses.
 type kallsyms struct {
 	table   symbolTable
-	offsets int    // the symbol kallsyms_offsets, an index into table
-	edges   []int  // symbols at which scripts/kallsyms.c stops taking symbols in
-	entries []ksym // of kallsyms_offsets, in order
+	edges   []int          // symbols at which scripts/kallsyms.c stops taking symbols in
+	parts   map[string]int // the arrays' own symbols, without kallsyms_
+	base    uint64         // kallsyms_relative_base, the lowest address that is not absolute
+	down    bool           // others count down from the base: base - 1 - address
+	entries []ksym         // in the baseline's order
+	byName  []int          // entries, sorted by name
 }
 
-// ksym is one entry of kallsyms_offsets.
+// ksym is one entry of the table.
 type ksym struct {
-	symbol int    // index into the image's symbol table
-	offset uint32 // as the baseline has it
-	down   bool   // counted down from the base: relative_base - 1 - address
-	base   bool   // it is the base that others are relative to
+	symbol   int    // index into the image's symbol table
+	name     string // in the table
+	packed   []byte // as kallsyms_names has it, with its length
+	absolute bool   // a per-CPU symbol: its offset is its address
+	rank     int    // among symbols at one address
 }
 
 // readKallsyms reads the table of the baseline's image, and finds the symbol
@@ -35,8 +43,7 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kallsyms{table: table}
-	parts := map[string]int{} // the table's own symbols
+	k := &kallsyms{table: table, parts: map[string]int{}}
 	at := places{}
 	for i := range table.len() {
 		name := table.name(i)
@@ -47,69 +54,109 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 			}
 		}
 		if rest, ok := strings.CutPrefix(name, "kallsyms_"); ok {
-			parts[rest] = i
+			k.parts[rest] = i
 		}
 		at.add(table, name, i)
 		// Up to 6.10 the table leaves out what ThinLTO appends.
-		if short, _, ok := strings.Cut(name, ".llvm."); ok {
+		if short, _, ok := strings.Cut(name, llvmSuffix); ok {
 			at.add(table, short, i)
 		}
 	}
-	if _, ok := parts["names"]; !ok {
+	if _, ok := k.parts["names"]; !ok {
 		return nil, nil
 	}
-	bytesOf := func(part string) ([]byte, error) {
-		i, ok := parts[part]
-		if !ok {
+	has := map[string][]byte{}
+	for _, part := range []string{"num_syms", "offsets", "relative_base", "names", "markers", "token_table", "token_index", "seqs_of_names"} {
+		i, ok := k.parts[part]
+		switch {
+		case ok:
+			if has[part], err = bytesAt(f, table, i); err != nil {
+				return nil, err
+			}
+		case part != "seqs_of_names": // from 6.2 on
 			return nil, fmt.Errorf("its kallsyms has no kallsyms_%s", part)
 		}
-		return bytesAt(f, table, i)
 	}
-	var count, offsets, base, names, tokens, index []byte
-	for part, to := range map[string]*[]byte{"num_syms": &count, "offsets": &offsets, "relative_base": &base,
-		"names": &names, "token_table": &tokens, "token_index": &index} {
-		if *to, err = bytesOf(part); err != nil {
-			return nil, err
-		}
+	if len(has["num_syms"]) < 4 || len(has["relative_base"]) < 8 || len(has["token_index"]) < 512 {
+		return nil, errKallsymsShort
 	}
-	k.offsets = parts["offsets"]
-	if len(count) < 4 || len(base) < 8 || len(index) < 512 {
-		return nil, errors.New("its kallsyms is cut short")
+	n := int(binary.LittleEndian.Uint32(has["num_syms"]))
+	if len(has["offsets"])/4 < n {
+		return nil, errKallsymsShort
 	}
-	n := int(binary.LittleEndian.Uint32(count))
-	if len(offsets)/4 < n {
-		return nil, errors.New("its kallsyms is cut short")
-	}
-	relative := binary.LittleEndian.Uint64(base)
-	list, err := decodeNames(names, tokens, index, n)
+	k.base = binary.LittleEndian.Uint64(has["relative_base"])
+	list, err := decodeNames(has["names"], has["token_table"], has["token_index"], n)
 	if err != nil {
 		return nil, err
 	}
 	// Two forms are known: all offsets count up from the base (6.15 on, or
 	// without per-CPU symbols), or those of the per-CPU ones are addresses
-	// and the others count down.
-	for _, down := range []bool{true, false} {
-		k.entries = k.entries[:0]
-		for i, name := range list {
-			e := ksym{offset: binary.LittleEndian.Uint32(offsets[4*i:])}
-			address := relative + uint64(e.offset)
-			if down && int32(e.offset) >= 0 {
-				address = uint64(e.offset)
-			} else if down {
-				e.down, address = true, relative-1-uint64(int64(int32(e.offset)))
-			}
-			e.base = address == relative
-			var ok bool
-			if e.symbol, ok = at[place{name, address}]; !ok || e.symbol < 0 {
-				break
-			}
-			k.entries = append(k.entries, e)
+	// and the others count down. Names are sorted with what ThinLTO appends, or
+	// without.
+	for _, k.down = range []bool{true, false} {
+		if !k.find(list, has["offsets"], at) {
+			continue
 		}
-		if len(k.entries) == n {
-			return k, nil
+		for _, suffix := range []string{"", llvmSuffix} {
+			k.sortNames(suffix)
+			if k.gives(has) {
+				return k, nil
+			}
 		}
 	}
 	return nil, errors.New("its kallsyms is of a form that is not known")
+}
+
+const llvmSuffix = ".llvm."
+
+var errKallsymsShort = errors.New("its kallsyms is cut short")
+
+// find finds the symbols of the entries, by name and address.
+func (k *kallsyms) find(list []ksym, offsets []byte, at places) bool {
+	k.entries = k.entries[:0]
+	for i, e := range list {
+		offset := binary.LittleEndian.Uint32(offsets[4*i:])
+		address := k.base + uint64(offset)
+		if k.down {
+			if e.absolute = int32(offset) >= 0; e.absolute {
+				address = uint64(offset)
+			} else {
+				address = k.base - 1 - uint64(int64(int32(offset)))
+			}
+		}
+		var ok bool
+		if e.symbol, ok = at[place{e.name, address}]; !ok || e.symbol < 0 {
+			return false
+		}
+		k.entries = append(k.entries, e)
+	}
+	return true
+}
+
+// sortNames sorts the entries as kallsyms_seqs_of_names has them, by names that
+// end before suffix unless that is empty. Those of one name are in the order of
+// the table.
+func (k *kallsyms) sortNames(suffix string) {
+	k.byName = k.byName[:0]
+	for i := range k.entries {
+		e := &k.entries[i]
+		if suffix != "" {
+			e.name, _, _ = strings.Cut(e.name, suffix)
+		}
+		k.byName = append(k.byName, i)
+	}
+	slices.SortStableFunc(k.byName, func(a, b int) int { return strings.Compare(k.entries[a].name, k.entries[b].name) })
+}
+
+// gives tells whether the table as it is made here is the one that an image has.
+func (k *kallsyms) gives(has map[string][]byte) bool {
+	made, err := k.move(k.table)
+	for part, data := range made {
+		if !bytes.HasPrefix(has[part], data) {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // maxEdges is how many symbols of the names of edges are taken: a kernel has one
@@ -135,41 +182,54 @@ func (p places) add(t symbolTable, name string, symbol int) {
 
 // decodeNames expands kallsyms_names: for each symbol a length, in one or two
 // bytes, and as many indices of tokens; the first character is nm's type.
-func decodeNames(names, tokens, index []byte, n int) ([]string, error) {
-	list := make([]string, 0, n)
-	short := errors.New("its kallsyms is cut short")
+func decodeNames(names, tokens, index []byte, n int) ([]ksym, error) {
+	var list []ksym
 	for range n {
 		if len(names) < 2 {
-			return nil, short
+			return nil, errKallsymsShort
 		}
-		length := int(names[0])
-		names = names[1:]
+		length, head := int(names[0]), 1
 		if length&0x80 != 0 {
-			length = length&0x7f | int(names[0])<<7
-			names = names[1:]
+			length, head = length&0x7f|int(names[1])<<7, 2
 		}
-		if len(names) < length {
-			return nil, short
+		if len(names)-head < length {
+			return nil, errKallsymsShort
 		}
 		var name []byte
-		for _, token := range names[:length] {
+		for _, token := range names[head : head+length] {
 			at := int(binary.LittleEndian.Uint16(index[2*int(token):]))
 			if at >= len(tokens) {
-				return nil, short
+				return nil, errKallsymsShort
 			}
 			text, _, _ := bytes.Cut(tokens[at:min(at+maxName, len(tokens))], []byte{0})
 			if name = append(name, text...); len(name) > maxName {
 				return nil, errors.New("its kallsyms has a name without an end")
 			}
 		}
-		names = names[length:]
 		if len(name) == 0 {
-			return nil, short
+			return nil, errKallsymsShort
 		}
-		list = append(list, string(name[1:]))
+		list = append(list, ksym{name: string(name[1:]), packed: bytes.Clone(names[:head+length]), rank: rank(name[0], string(name[1:]))})
+		names = names[head+length:]
 	}
 	return list, nil
 }
+
+// rank is what a symbol is sorted by among those at one address: weak ones last,
+// before them those that a linker script seems to define, each by the number of
+// underscores that they begin with (scripts/kallsyms.c, compare_symbols).
+func rank(kind byte, name string) int {
+	r := len(name) - len(strings.TrimLeft(name, "_"))
+	if len(name) >= 8 && strings.HasPrefix(name, "__") && scriptSymbol.MatchString(name) {
+		r += maxName
+	}
+	if kind == 'w' || kind == 'W' {
+		r += 2 * maxName
+	}
+	return r
+}
+
+var scriptSymbol = regexp.MustCompile(`(?s)\A__(start_|stop_|end_)|(_start|_end)\z`)
 
 // bytesAt is what a symbol is the beginning of, to the end of its section.
 func bytesAt(f *elf.File, t symbolTable, symbol int) ([]byte, error) {
@@ -197,10 +257,12 @@ func sectionOf(f *elf.File, t symbolTable, symbol int) (s *elf.Section, at uint6
 	return s, at, nil
 }
 
-// errOrder means that padding has changed more than addresses.
-var errOrder = errors.New("the order of the symbols is another than the baseline's")
+var errSymbols = errors.New("the symbols are others than the baseline's")
 
-// patch writes the addresses of an image's symbols into its table. The error
+// errEdge means that another layout has other symbols in the table.
+var errEdge = errors.New("a symbol stands on another side of the end of the text than in the baseline")
+
+// patch writes into an image the table that its own symbols make. The error
 // tells that the layout is not one for the shortcut.
 func (k *kallsyms) patch(path string) error {
 	f, err := openELF(path)
@@ -212,53 +274,104 @@ func (k *kallsyms) patch(path string) error {
 	if err != nil {
 		return err
 	}
-	offsets, err := k.move(now)
+	made, err := k.move(now)
 	if err != nil {
 		return err
-	}
-	s, at, err := sectionOf(f.File, now, k.offsets)
-	if err != nil {
-		return err
-	}
-	if s.FileSize-at < uint64(len(offsets)) {
-		return errors.New("its kallsyms is cut short")
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = file.WriteAt(offsets, int64(s.Offset+at))
+	for part, data := range made {
+		s, at, perr := sectionOf(f.File, now, k.parts[part])
+		if perr == nil && s.FileSize-at < uint64(len(data)) {
+			perr = errKallsymsShort
+		}
+		if perr == nil {
+			_, perr = file.WriteAt(data, int64(s.Offset+at))
+		}
+		err = errors.Join(err, perr)
+	}
 	return errors.Join(err, file.Close())
 }
 
-// move returns kallsyms_offsets for symbols that have moved. The order in the
-// table is that of addresses, and which of several symbols at one address comes
-// first does not depend on the address: so the order stays as long as what was
-// at one address is so still, and nothing has passed anything else.
-func (k *kallsyms) move(now symbolTable) ([]byte, error) {
+// move returns the arrays of the table, by their names without kallsyms_, for
+// symbols that have moved. They have the sizes of the baseline's, as the names
+// and types are the same: how these are compressed depends on how often which
+// letters come, and not on the order (scripts/kallsyms.c, write_src).
+func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 	if !k.table.same(now) {
-		return nil, errors.New("the symbols are others than the baseline's")
+		return nil, errSymbols
 	}
 	for _, edge := range k.edges {
+		was, is := k.table.address(edge), now.address(edge)
 		for i := range now.len() {
-			if (k.table.address(i) == k.table.address(edge)) != (now.address(i) == now.address(edge)) {
-				return nil, errOrder
+			if cmp.Compare(k.table.address(i), was) != cmp.Compare(now.address(i), is) {
+				return nil, errEdge
 			}
 		}
 	}
-	out := make([]byte, 0, 4*len(k.entries))
-	var before, was uint64
-	for i, e := range k.entries {
-		old, address := k.table.address(e.symbol), now.address(e.symbol)
-		if i > 0 && (address < before || (address == before) != (old == was)) || e.base && address != old {
-			return nil, errOrder
+	order := k.order(now)
+	for _, i := range order {
+		if e := k.entries[i]; !e.absolute {
+			if now.address(e.symbol) != k.base {
+				return nil, errors.New("the first symbol of its kallsyms has moved")
+			}
+			break
 		}
-		before, was = address, old
-		shift := uint32(address - old)
-		if e.down {
-			shift = -shift
-		}
-		out = binary.LittleEndian.AppendUint32(out, e.offset+shift)
 	}
-	return out, nil
+	little := binary.LittleEndian
+	var names, markers, offsets, seqs []byte
+	place := make([]int, len(order)) // of an entry
+	for n, i := range order {
+		place[i] = n
+		if n%256 == 0 {
+			markers = little.AppendUint32(markers, uint32(len(names)))
+		}
+		e := k.entries[i]
+		names = append(names, e.packed...)
+		offset := now.address(e.symbol)
+		switch {
+		case e.absolute:
+		case k.down:
+			offset = k.base - 1 - offset
+		default:
+			offset -= k.base
+		}
+		offsets = little.AppendUint32(offsets, uint32(offset))
+	}
+	made := map[string][]byte{"names": names, "markers": markers, "offsets": offsets}
+	if _, ok := k.parts["seqs_of_names"]; ok {
+		byName := slices.Clone(k.byName)
+		for from := 0; from < len(byName); {
+			to := from + 1
+			for to < len(byName) && k.entries[byName[to]].name == k.entries[byName[from]].name {
+				to++
+			}
+			slices.SortFunc(byName[from:to], func(a, b int) int { return place[a] - place[b] })
+			from = to
+		}
+		for _, i := range byName {
+			seqs = append(seqs, byte(place[i]>>16), byte(place[i]>>8), byte(place[i]))
+		}
+		made["seqs_of_names"] = seqs
+	}
+	return made, nil
+}
+
+// order is that of the table: by address, then by rank, then as llvm-nm -n
+// prints them.
+func (k *kallsyms) order(now symbolTable) []int {
+	order := make([]int, len(k.entries))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		d, e := &k.entries[a], &k.entries[b]
+		if c := cmp.Compare(now.address(d.symbol), now.address(e.symbol)); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(d.rank, e.rank), now.compare(d.symbol, e.symbol))
+	})
+	return order
 }

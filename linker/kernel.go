@@ -36,29 +36,28 @@ type Kernel struct {
 	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Image  string // "vmlinux" or "bzImage"
 
-	// FullScript has each layout linked by the whole of link-vmlinux.sh. Set it
-	// before the first link.
+	// FullScript has each layout linked by the whole of link-vmlinux.sh, which
+	// makes a System.map; a packed kernel makes that without. Set it before the
+	// first link.
 	FullScript bool
 	// Note, if set, is told what a person would want to know, in lines.
 	Note func(format string, a ...any)
 
 	object    *object
 	layoutMu  sync.Mutex
-	layout    []Section  // of the baseline, in output order; nil until asked for
-	functions *functions // of the layout
-	shortMu   sync.Mutex
-	shorts    []*shortcutState // of orders of sections; the object's own first, once it is known, the others as they came
-	links     atomic.Int64     // the short way
-	orders    atomic.Int64     // whose shortcut was believed after a comparison
-	distrust  atomic.Bool      // a shortcut that was believed has given another image than the script
-	memory    atomic.Int64     // bytes that workers may fill of memoryDir
-	took      atomic.Int64     // by the baseline's link, CPU time in ns; 0 until there was one
+	layout    []Section     // of the baseline, in output order; nil until asked for
+	functions *functions    // of the layout
+	short     shortcutState // without one until the layout is known
+	links     atomic.Int64  // the short way
+	memory    atomic.Int64  // bytes that workers may fill of memoryDir
+	took      atomic.Int64  // by the baseline's link, CPU time in ns; 0 until there was one
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh
 	srctree string   // the source, as seen from the build: "..", "." or absolute
 	kbuild  []string // kbuild's whole environment, without the user's
 	lock    *flock.Flock
+	packed  *manifest // of a kernel that Open has opened
 }
 
 // buildName is that of the O= folder, in the source, and of a worker's, in

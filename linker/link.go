@@ -275,6 +275,9 @@ func (w *Worker) vmlinux() string { return filepath.Join(w.dir, w.kernel.output(
 
 // output is the image that the script writes.
 func (p *Kernel) output() string {
+	if p.packed != nil {
+		return p.packed.Output
+	}
 	if len(p.args) > 3 {
 		return p.args[3] // from 6.15 on, vmlinux or vmlinux.unstripped
 	}
@@ -337,7 +340,9 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	defer w.Close()
 	var trace bytes.Buffer
 	err = w.takeObject(edit{})
-	if err == nil {
+	if err == nil && p.packed != nil {
+		err = w.packedBaseline(ctx)
+	} else if err == nil {
 		var took time.Duration
 		took, err = w.script(ctx, nil, &trace, "-Map=layout.map")
 		p.took.Store(int64(took))
@@ -372,7 +377,9 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	if p.functions, err = findFunctions(image.File, layout); err != nil {
 		return nil, err
 	}
-	w.learnShortcut(trace.Bytes())
+	if p.packed == nil {
+		w.learnShortcut(trace.Bytes())
+	}
 	p.layout = layout
 	return layout, nil
 }

@@ -16,81 +16,51 @@ import (
 
 // shortcut links a layout in one pass of the linker, where link-vmlinux.sh
 // takes three and runs nm, kallsyms and the compiler in between, to learn the
-// addresses that kallsyms' table holds. Padding changes no symbol's name and no
-// order, so of that table only the addresses differ between two layouts: they
-// are put into the finished image. What the shortcut takes from the script it
-// reads in a trace of the baseline's link.
+// addresses that kallsyms' table holds. Between two layouts that table differs
+// in addresses and in its order only: it is made anew in the finished image.
+// What the shortcut takes from the script it reads in a trace of the baseline's
+// link.
 //
-// Another order of the sections is another table: each order has a shortcut,
-// learnt from the first link of it. A shortcut is believed only once it has
-// given the script's own bytes for a layout other than the one it was learnt
-// from, or a few other orders' have, and is held against the script again every
-// checkEvery layouts.
+// It is believed only once it has given the script's own bytes for a layout other
+// than the baseline, for one in another order, and for one that lld has padded
+// itself, each for layouts of its kind; and it is held against the script again
+// every checkEvery layouts.
 type shortcut struct {
-	name     string            // before the names of objects
-	link     []string          // the script's last link
-	objects  map[string][]byte // that the script made for it, by their names in link
+	links    [][]string        // of the script; one pass is the last of them
+	objects  map[string][]byte // that the script made for that, by their names in it
 	sort     []string          // sorttable's call, or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
-// shortcutState is the shortcut of an order and how far it is to be believed.
+// shortcutState is a kernel's shortcut and how far it is to be believed.
 type shortcutState struct {
-	order []string // as in Plan.Order
-	from  string   // digest of the plan that it was learnt from
-
-	sync.Mutex // held through the first link that is compared: all wait for the outcome
+	sync.Mutex // held through the first link of a kind, which is compared: all wait for the outcome
 	way        *shortcut
-	text, all  bool // it has given the script's image for paddings in text, for lld's own
-	refused    int  // layouts that it does not link
+	proven     [kinds]bool // it has given the script's image
+	refused    [kinds]int  // layouts that it does not link
 }
 
-// provenOrders is after how many orders the shortcut of a further one is
-// believed at once.
-const provenOrders = 2
+// What a shortcut is to be proven for.
+const (
+	padded  = iota // text in the baseline's order
+	ordered        // text in another order
+	flagged        // all sections, by lld itself
+	kinds
+)
 
-// maxOrders is how many orders' shortcuts are kept. A seed of strategy shuffle
-// is an order of its own, a block of seeds of strategy cover shares one.
-const maxOrders = 4
-
-// shortcutOf is the shortcut of a plan's order. Where that has none yet it is
-// new, and locked: it is to be learnt.
-func (p *Kernel) shortcutOf(plan Plan) (s *shortcutState, fresh bool) {
-	p.shortMu.Lock()
-	defer p.shortMu.Unlock()
-	for _, s := range p.shorts {
-		if slices.Equal(s.order, plan.Order) {
-			return s, false
-		}
+// kind is what a plan asks of a shortcut.
+func (p Plan) kind() int {
+	switch {
+	case p.Flag != nil:
+		return flagged
+	case len(p.Order) > 0:
+		return ordered
 	}
-	s = &shortcutState{order: plan.Order, from: plan.Digest(), text: p.orders.Load() >= provenOrders}
-	if len(p.shorts) == 0 || p.distrust.Load() || !p.shorts[0].holds() { // before the baseline is known, or without a shortcut for it
-		return s, false
-	}
-	if len(p.shorts) == maxOrders {
-		p.shorts = slices.Delete(p.shorts, 1, 2)
-	}
-	p.shorts = append(p.shorts, s)
-	s.Lock()
-	return s, true
+	return padded
 }
 
-// forget drops the state of an order.
-func (p *Kernel) forget(s *shortcutState) {
-	p.shortMu.Lock()
-	defer p.shortMu.Unlock()
-	p.shorts = slices.DeleteFunc(p.shorts, func(t *shortcutState) bool { return t == s })
-}
-
-// holds tells whether there is a shortcut.
-func (s *shortcutState) holds() bool {
-	s.Lock()
-	defer s.Unlock()
-	return s.way != nil
-}
-
-// maxRefused is after how many refusals, with nothing proven, there is no
-// shortcut.
+// maxRefused is after how many refusals of a kind, with none of it proven, there
+// is no shortcut for it.
 const maxRefused = 4
 
 // checkEvery is how many layouts are linked the short way for one that is
@@ -102,12 +72,13 @@ var checkEvery = 256
 var outOfReach = regexp.MustCompile(`(?m)^\++ \S*(resolve_btfids|pahole)\b`)
 
 // findShortcut reads the trace of a link in w's folder.
-func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
+func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	if m := outOfReach.FindSubmatch(trace); m != nil {
 		return nil, fmt.Errorf("its link needs %s", m[1])
 	}
-	s := &shortcut{name: fmt.Sprintf("shortcut-%.8s", from), objects: map[string][]byte{}}
+	s := new(shortcut)
 	output := w.kernel.output()
+	var calls [][]string // that write a file
 	for _, line := range strings.Split(string(trace), "\n") {
 		words := strings.Fields(strings.TrimLeft(line, "+"))
 		if !strings.HasPrefix(line, "+") || len(words) == 0 {
@@ -116,33 +87,31 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 		o := slices.Index(words, "-o")
 		switch {
 		case o > 0 && o+1 < len(words) && words[o+1] == output:
-			s.link, s.sort = words, nil
+			s.links, s.sort = append(calls, words), nil
+		case o > 0:
+			calls = append(calls, words)
 		case strings.HasSuffix(words[0], "/sorttable") && words[len(words)-1] == output:
 			s.sort = words
 		}
 	}
-	if s.link == nil {
+	if s.links == nil {
 		return nil, errors.New("no link of " + output + " in the trace of link-vmlinux.sh")
 	}
-	s.link = slices.DeleteFunc(s.link, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
-	if s.link[0] == "ld.lld" {
-		s.link[0] = w.kernel.lld()
+	lld := s.links[len(s.links)-1][0]
+	s.links = slices.DeleteFunc(s.links, func(argv []string) bool { return argv[0] != lld }) // the compiler's
+	for i, argv := range s.links {
+		s.links[i] = slices.DeleteFunc(argv, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
+		if lld == "ld.lld" {
+			argv[0] = w.kernel.lld()
+		}
 	}
 	// The symbols' addresses sort ftrace's tables; without ftrace, none.
 	if i := slices.Index(s.sort, "-s"); i > 0 {
 		s.sort[i+1] = os.DevNull
 	}
-	for _, word := range s.link[1:] {
-		info, err := os.Lstat(filepath.Join(w.dir, word))
-		if err != nil || !info.Mode().IsRegular() || word == output || word != filepath.Base(word) {
-			continue // an option, or what the build has
-		}
-		if word == "vmlinux.o" {
-			continue // the worker's own
-		}
-		if s.objects[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
-			return nil, err
-		}
+	var err error
+	if s.objects, err = w.madeFor(s.links[len(s.links)-1][1:]); err != nil {
+		return nil, err
 	}
 	image, err := openELF(filepath.Join(w.dir, output))
 	if err != nil {
@@ -153,31 +122,39 @@ func (w *Worker) findShortcut(trace []byte, from string) (*shortcut, error) {
 	return s, err
 }
 
+// madeFor are the objects that the script has made, of those that words of a
+// call name.
+func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
+	made := map[string][]byte{}
+	for _, word := range words {
+		info, err := os.Lstat(filepath.Join(w.dir, word))
+		if err != nil || !info.Mode().IsRegular() || word != filepath.Base(word) {
+			continue // an option, or what the build has
+		}
+		if word == "vmlinux.o" || filepath.Ext(word) != ".o" {
+			continue // the worker's own, or an image
+		}
+		if made[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
 func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
-	s, fresh := w.kernel.shortcutOf(plan)
-	if fresh {
-		image, err = w.whole(ctx, plan, s)
-		learnt := s.way != nil
-		s.Unlock()
-		if !learnt { // the next layout of this order may teach more
-			w.kernel.forget(s)
-		}
-		return image, err
+	if w.kernel.packed != nil {
+		return w.linkPacked(ctx, plan)
 	}
+	s, kind := &w.kernel.short, plan.kind()
 	s.Lock()
-	if w.kernel.distrust.Load() {
-		s.way = nil
+	way := s.way
+	moves := plan.Flag != nil || len(plan.Order)+len(plan.Paddings) > 0 // or it would prove nothing
+	if !s.proven[kind] && (!moves || s.refused[kind] >= maxRefused) {
+		way = nil
 	}
-	way, proven := s.way, &s.text
-	if plan.Flag != nil {
-		proven = &s.all
-	}
-	if way != nil && !*proven && plan.Digest() == s.from {
-		way = nil // nothing has moved: it would prove nothing
-	}
-	first := way != nil && !*proven
+	first := way != nil && !s.proven[kind]
 	check := first || way != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
 	if first {
 		defer s.Unlock()
@@ -196,10 +173,10 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 			return image, err
 		}
 		s.Lock()
-		w.kernel.refused(s, err)
+		w.kernel.refused(kind, err)
 		s.Unlock()
 	}
-	if image, err = w.whole(ctx, plan, nil); err != nil || !check {
+	if image, err = w.whole(ctx, plan); err != nil || !check {
 		return image, err
 	}
 	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
@@ -215,37 +192,25 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	}
 	switch {
 	case err != nil:
-		w.kernel.refused(s, err)
+		w.kernel.refused(kind, err)
 	case same:
-		if *proven = true; first && s.order != nil {
-			w.kernel.orders.Add(1)
-		}
+		s.proven[kind] = true
+	case s.way == nil: // another worker has seen it
 	case first:
 		s.way = nil
 		w.kernel.longWay(errors.New("that gives another image"))
-		w.kernel.distrust.Store(true)
-	case w.kernel.distrust.CompareAndSwap(false, true):
+	default:
+		s.way = nil
 		w.kernel.note("warning: one pass of the linker no longer gives the image that link-vmlinux.sh gives")
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}
 	return image, nil
 }
 
-// whole links by the whole script. Where learn is given, its shortcut is learnt
-// from that.
-func (w *Worker) whole(ctx context.Context, plan Plan, learn *shortcutState) (image Image, err error) {
-	var trace *bytes.Buffer
-	if learn != nil {
-		trace = new(bytes.Buffer)
-	}
-	if image.Steps.Link, err = w.script(ctx, plan.Flag, trace); err != nil {
+// whole links by the whole script.
+func (w *Worker) whole(ctx context.Context, plan Plan) (image Image, err error) {
+	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
 		return image, err
-	}
-	if learn != nil {
-		if learn.way, err = w.findShortcut(trace.Bytes(), learn.from); err != nil {
-			learn.way = nil
-			w.kernel.longWay(err)
-		}
 	}
 	passes, _ := filepath.Glob(filepath.Join(w.dir, ".tmp_vmlinux*"))
 	for _, path := range passes { // images, too
@@ -271,28 +236,38 @@ func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want 
 }
 
 // refused counts a layout that the shortcut does not link; the lock is held.
-func (p *Kernel) refused(s *shortcutState, err error) {
-	if s.refused++; s.refused == 1 {
+func (p *Kernel) refused(kind int, err error) {
+	s := &p.short
+	if s.refused[kind]++; s.refused[kind] == 1 {
 		p.note("a layout is linked by the whole link-vmlinux.sh, not in one pass of the linker: %v", err)
 	}
-	if s.refused == maxRefused && !s.text && !s.all {
-		s.way = nil
+	if s.refused[kind] == maxRefused && !s.proven[kind] {
 		p.longWay(err)
 	}
 }
 
-// pass links the short way.
-func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) error {
-	argv, err := w.linkCommand(way)
+// lld runs one of the links of a shortcut, and returns its CPU time. The error is
+// a *LinkError where it is the layout's.
+func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (time.Duration, error) {
+	argv, err := w.linkCommand(way, n)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if flag != nil {
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
-	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
 	var log bytes.Buffer
-	if took.Link, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...); err != nil {
+	took, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...)
+	if err != nil && ctx.Err() == nil && !isMachine(err) && linkerSaid.Match(log.Bytes()) {
+		err = &LinkError{linkReason(log.Bytes(), err), log.String()}
+	}
+	return took, err
+}
+
+// pass links the short way.
+func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) (err error) {
+	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
+	if took.Link, err = w.lld(ctx, way, len(way.links)-1, flag); err != nil {
 		return err
 	}
 	if err := w.checkImage(); err != nil {
@@ -306,32 +281,28 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	}
 	patched := time.Now()
 	if way.sort != nil {
-		log.Reset()
+		var log bytes.Buffer
 		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, way.sort...); err != nil {
-			return err
+			return fmt.Errorf("%s: %w%s", way.sort[0], err, indentTail(log.Bytes(), 4))
 		}
 	}
 	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
 	return nil
 }
 
-// linkCommand is the shortcut's link in the worker's folder, to which it adds
-// the objects that the script had made for it.
-func (w *Worker) linkCommand(way *shortcut) ([]string, error) {
-	argv := slices.Clone(way.link)
+// linkCommand is one of the shortcut's links in the worker's folder, to which it
+// adds the objects that the script had made for it.
+func (w *Worker) linkCommand(way *shortcut, n int) ([]string, error) {
+	argv := slices.Clone(way.links[n])
 	for i, word := range argv {
 		data, ok := way.objects[word]
 		if !ok {
 			continue
 		}
-		argv[i] = way.name + word // the script writes to the other
+		argv[i] = "shortcut" + word // the script writes to the other
 		path := filepath.Join(w.dir, argv[i])
 		if exists(path) {
 			continue
-		}
-		others, _ := filepath.Glob(filepath.Join(w.dir, "shortcut-*"+word)) // of other orders
-		for _, other := range others {
-			os.Remove(other)
 		}
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			return nil, errors.Join(err, os.Remove(path))
@@ -368,17 +339,19 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 
 // learnShortcut takes what the trace of the baseline's link tells.
 func (w *Worker) learnShortcut(trace []byte) {
-	s := &shortcutState{from: Plan{}.Digest()}
-	if !w.kernel.FullScript {
-		var err error
-		if s.way, err = w.findShortcut(trace, s.from); err != nil {
-			s.way = nil
-			w.kernel.longWay(err)
-		}
+	s := &w.kernel.short
+	s.Lock()
+	defer s.Unlock()
+	s.way, s.proven, s.refused = nil, [kinds]bool{}, [kinds]int{}
+	if w.kernel.FullScript {
+		return
 	}
-	w.kernel.shortMu.Lock()
-	defer w.kernel.shortMu.Unlock()
-	w.kernel.shorts = []*shortcutState{s}
+	way, err := w.findShortcut(trace)
+	if err != nil {
+		w.kernel.longWay(err)
+		return
+	}
+	s.way = way
 }
 
 // longWay says why there is no shortcut.
@@ -396,11 +369,14 @@ func (p *Kernel) note(format string, a ...any) {
 // nothing else: the least that a layout can cost, for benchmarks. It returns
 // the path of the ELF file.
 func (w *Worker) Pass(ctx context.Context) (string, error) {
-	s, fresh := w.kernel.shortcutOf(Plan{})
-	if fresh || !s.holds() {
+	s := &w.kernel.short
+	s.Lock()
+	way := s.way
+	s.Unlock()
+	if way == nil {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.linkCommand(s.way)
+	argv, err := w.linkCommand(way, len(way.links)-1)
 	if err == nil {
 		_, err = output(ctx, w.dir, w.kernel.env, argv...)
 	}

@@ -2,6 +2,7 @@ package linker
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -36,6 +37,10 @@ func (t symbolTable) address(i int) uint64 {
 	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+8:])
 }
 
+func (t symbolTable) size(i int) uint64 {
+	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+16:])
+}
+
 func (t symbolTable) section(i int) int {
 	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
 }
@@ -47,6 +52,14 @@ func (t symbolTable) name(i int) string {
 	}
 	name, _, _ := strings.Cut(t.names[at:min(int(at)+maxName, len(t.names))], "\x00")
 	return name
+}
+
+// compare is the order in which llvm-nm -n prints symbols (llvm-nm.cpp, NMSymbol).
+func (t symbolTable) compare(a, b int) int {
+	if c := cmp.Compare(t.address(a), t.address(b)); c != 0 {
+		return c
+	}
+	return cmp.Or(strings.Compare(t.name(a), t.name(b)), cmp.Compare(t.size(a), t.size(b)))
 }
 
 // same tells whether two tables differ in addresses only.

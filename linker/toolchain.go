@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -34,7 +35,7 @@ var version = regexp.MustCompile(`\d+\.\d+(\.\d+)?`)
 func FindToolchain(ctx context.Context) (Toolchain, error) {
 	var best Toolchain
 	var missing error
-	for _, dir := range toolchainDirs() {
+	for _, dir := range programDirs("clang") {
 		t, err := inspect(ctx, dir)
 		if err != nil {
 			missing = err
@@ -64,12 +65,13 @@ func major(version string) int {
 	return n
 }
 
-// toolchainDirs are the real folders of every clang and clang-NN on the PATH.
-func toolchainDirs() []string {
+// programDirs are the real folders of every clang and clang-NN on the PATH, or
+// of another of LLVM's programs.
+func programDirs(program string) []string {
 	seen := map[string]bool{}
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		names, _ := filepath.Glob(filepath.Join(dir, "clang-[0-9]*"))
-		for _, name := range append(names, filepath.Join(dir, "clang")) {
+		names, _ := filepath.Glob(filepath.Join(dir, program+"-[0-9]*"))
+		for _, name := range append(names, filepath.Join(dir, program)) {
 			if _, err := exec.LookPath(name); err != nil {
 				continue
 			}
@@ -78,12 +80,7 @@ func toolchainDirs() []string {
 			}
 		}
 	}
-	var dirs []string
-	for dir := range seen {
-		dirs = append(dirs, dir)
-	}
-	sort.Strings(dirs)
-	return dirs
+	return slices.Sorted(maps.Keys(seen))
 }
 
 func inspect(ctx context.Context, dir string) (Toolchain, error) {

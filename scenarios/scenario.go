@@ -140,6 +140,10 @@ func Parse(data []byte, filename string) (Scenario, error) {
 	})
 }
 
+// ParseWhole reads what Marshal has written, wherever that was: no file is read,
+// and the kernel and the rootfs that it names need not exist here.
+func ParseWhole(data []byte, filename string) (Scenario, error) { return parse(data, filename, nil) }
+
 // maxFile bounds a scenario file and each that it names, in bytes: the .config of
 // a distribution's kernel has a fiftieth of it, and a rootfs is not read.
 const maxFile = 16 << 20
