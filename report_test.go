@@ -317,7 +317,7 @@ func TestReportOfMuch(t *testing.T) {
 		}
 		fmt.Fprintf(journal, "%08x %s\n", crc32.ChecksumIEEE(text), text)
 	}
-	line(seeds.Header{Scenario: attack, Strategy: "cover/1", Accel: "tcg", QEMU: "7.2", LLD: "22", Object: digest, Initrd: digest, Argv: digest, Rules: digest})
+	line(seeds.Header{Scenario: attack, Strategy: string(fuzz.Cover), Accel: "tcg", QEMU: "7.2", LLD: "22", Object: digest, Initrd: digest, Argv: digest, Rules: digest})
 	for i := range layouts {
 		r := seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, Boots: 1, Plan: fmt.Sprintf("%064x", i), At: begin.Add(time.Duration(i) * 3 * time.Second)}
 		if n := i / 10; i%10 == 0 {
