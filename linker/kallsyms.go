@@ -91,13 +91,13 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 	}
 	// Two forms are known: all offsets count up from the base (6.15 on, or
 	// without per-CPU symbols), or those of the per-CPU ones are addresses
-	// and the others count down. Names are sorted with what ThinLTO appends, or
-	// without.
+	// and the others count down. Names are sorted whole (6.11 on), without what
+	// ThinLTO appends, or to their first dot.
 	for _, k.down = range []bool{true, false} {
 		if !k.find(list, has["offsets"], at) {
 			continue
 		}
-		for _, suffix := range []string{"", llvmSuffix} {
+		for _, suffix := range []string{"", llvmSuffix, "."} { // each leaves less
 			k.sortNames(suffix)
 			if k.gives(has) {
 				return k, nil

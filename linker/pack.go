@@ -651,7 +651,7 @@ func (w *Worker) systemMap() (string, error) {
 		address, err := strconv.ParseUint(hex, 16, 64)
 		symbol, ok := at[place{name, address}]
 		if err != nil || !ok || symbol < 0 {
-			return "", fmt.Errorf("System.map:%d: no symbol of the baseline: %.80q", n+1, text)
+			return "", fmt.Errorf("line %d of System.map is no symbol of the baseline: %.80q", n+1, text)
 		}
 		lines = append(lines, line{symbol, rest})
 	}

@@ -120,18 +120,22 @@ func FuzzSymbols(f *testing.F) {
 // A table that is not what would be made here of the same symbols is of a form
 // that is not known, and nothing is made of it.
 func TestKallsymsForm(t *testing.T) {
-	for _, functions := range [][]string{{"beta", "alpha"}, {"alpha", "beta.llvm.9", "beta.c"}} {
-		image := kallsymsImage(t, functions...)
+	for _, test := range []struct {
+		functions []string
+		want      string
+	}{
+		{[]string{"alpha", "alpha.c", "beta"}, "<nil>"},
+		{[]string{"alpha", "beta.llvm.9", "beta.c"}, "<nil>"}, // up to 6.10
+		{[]string{"alpha", "beta.d", "beta.c"}, "<nil>"},      // to the first dot
+		{[]string{"beta", "alpha"}, "of a form that is not known"},
+	} {
+		image := kallsymsImage(t, test.functions...)
 		f, err := newELF(bytes.NewReader(image), int64(len(image)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "of a form that is not known"
-		if functions[0] == "alpha" { // sorted without what ThinLTO appends, as up to 6.10
-			want = "<nil>"
-		}
-		if _, err := readKallsyms(f.File); !strings.Contains(fmt.Sprint(err), want) {
-			t.Errorf("%v: %v, want %s", functions, err, want)
+		if _, err := readKallsyms(f.File); !strings.Contains(fmt.Sprint(err), test.want) {
+			t.Errorf("%v: %v, want %s", test.functions, err, test.want)
 		}
 	}
 }
