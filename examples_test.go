@@ -33,17 +33,6 @@ func example(t *testing.T, path string) string {
 // missing, which a wrong flag or environment would not come to.
 func parses(t *testing.T, args []string) {
 	t.Helper()
-	// Until `sweep -kernel` is there, a scenario that is missing too.
-	for i, arg := range args {
-		arg = strings.TrimPrefix(arg, "-kernel=")
-		if arg == "-kernel" {
-			args = slices.Delete(slices.Clone(args), i, i+1)
-			break
-		} else if arg != args[i] {
-			args = slices.Clone(args)
-			args[i] = arg
-		}
-	}
 	err := run(t.Context(), args, nil, os.Stderr)
 	if err == nil || errors.As(err, &usageError{}) || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "kernel.tar.zst") {
 		t.Errorf("%q: error %v, want one that names the kernel", args, err)

@@ -208,11 +208,14 @@ func TestSlurm(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT TESTED with -short: Slurm, which boots 64 layouts of a real kernel")
 	}
-	// Once `sweep -kernel` is there: the kernel as a file, which is all that a node needs.
-	what := []string{"canary"}
+	kernel := filepath.Join(t.TempDir(), "kernel.tar.zst")
+	if code, out := unlucky(t, "prepare", "canary", "-o", kernel); code != 0 {
+		t.Fatalf("exit status %d: %s", code, out)
+	}
+	what := []string{"-kernel", kernel}
 
 	one := t.TempDir()
-	report := sweepJSON(t, append(what, "-seeds", "1:32", "-o", one)...)
+	report := sweepJSON(t, "canary", "-seeds", "1:32", "-o", one) // by the build
 	header, want, damage, err := seeds.ReadJournal(filepath.Join(one, "canary/sweep.journal"))
 	if err != nil || damage != "" || header == nil || len(want) != 33 || report.Finds() == 0 {
 		t.Fatalf("one sweep: %d records, %d finds, %q, %v", len(want), report.Finds(), damage, err)
@@ -226,7 +229,7 @@ func TestSlurm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.env = append(c.env, "XDG_CACHE_HOME="+xdg.CacheHome) // where the kernel is, instead of the node's disk
+	c.env = append(c.env, "XDG_CACHE_HOME="+xdg.CacheHome) // for both nodes, instead of the disk of each
 	array := strings.TrimSpace(c.command(append(append([]string{"sbatch", "--parsable", script}, what...),
 		"-seeds", "1:32", "-accel", report.Accel, "-o", "out")...))
 	t.Cleanup(func() { // before the daemons end, where the test has failed
