@@ -36,8 +36,8 @@ func names(functions []fuzz.SuspectFunction) (out []string) {
 	return out
 }
 
-// The true culprits of real sweeps come first: in the order of the baseline
-// with those that moved as one, in other orders alone.
+// The true culprits of real sweeps come first, alone or with one neighbour that
+// no cut has parted from them.
 func TestSuspectsReal(t *testing.T) {
 	needKernels(t)
 	for _, test := range []struct {
@@ -46,10 +46,10 @@ func TestSuspectsReal(t *testing.T) {
 		modulus         uint64
 		most            int // functions tied
 	}{
-		{"canary", "1:128", "canary_victim", "", 256, 20},
+		{"canary", "1:128", "canary_victim", "", 256, 1},
 		{"canary", "257:384", "canary_victim", "", 256, 1},
-		{"pair", "1:128", "pair_first", "pair_second", 256, 20},
-		{"kcfi-seal", "1:64", "desc_make_final", "", 64, 40},
+		{"pair", "1:128", "pair_first", "pair_second", 256, 2},
+		{"kcfi-seal", "1:64", "desc_make_final", "", 64, 2},
 	} {
 		t.Run(strings.ReplaceAll(test.scenario+" "+test.seeds, ":", "-"), func(t *testing.T) {
 			r := sweepJSON(t, test.scenario, "-seeds", test.seeds, "-accel", "tcg", "-o", t.TempDir())
@@ -66,15 +66,9 @@ func TestSuspectsReal(t *testing.T) {
 			if failing := r.Count(qemu.Crash) + r.Count(qemu.Hang); s.Fails < failing {
 				t.Errorf("%d fail, of at least %d", s.Fails, failing)
 			}
-			if test.scenario != "kcfi-seal" {
-				if s.TooFew != "" {
-					t.Error(s.TooFew)
-				}
-				return
-			}
-			// What it leaves is too little to be sure, but the order is right.
-			if next := slices.IndexFunc(s.Suspects, func(s fuzz.Suspect) bool { return s.Bug == 2 }); next < 0 || !slices.Contains(names(s.Suspects[next].Functions), "__d_alloc") {
-				t.Errorf("the second bug's first suspect is not __d_alloc's run: %d", next)
+			// Two of kcfi-seal's three bugs are too rare in 64 layouts to be told.
+			if (s.TooFew != "") != (test.scenario == "kcfi-seal") {
+				t.Errorf("too few: %q", s.TooFew)
 			}
 		})
 	}
