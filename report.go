@@ -71,7 +71,7 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"rest":     func(s []string) int { return max(0, len(s)-maxFaces) },
 	"brief":    func(f []fuzz.SuspectFunction) []fuzz.SuspectFunction { return f[:min(len(f), maxAlike)] },
 	"more":     func(f []fuzz.SuspectFunction) int { return max(0, len(f)-maxAlike) },
-	"suspects": func(s []fuzz.Suspect) []fuzz.Suspect { return s[:min(len(s), maxSuspects)] },
+	"suspects": func(s *fuzz.Suspicion) []fuzz.Suspect { return s.Best(maxSuspects) },
 }).Parse(reportHTML))
 
 // share rounds down: 100 % is all of them.

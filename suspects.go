@@ -32,7 +32,7 @@ type suspected struct {
 func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("suspects", flag.ContinueOnError)
 	var (
-		n      = f.Int("n", 20, "`N` suspects to list, the best first")
+		n      = f.Int("n", 20, "`N` suspects to list, the best of each bug first")
 		asJSON = f.Bool("json", false, "print it as JSON")
 	)
 	dirs, err := parse(f, args, out, "suspects DIR... [flags]", 1, math.MaxInt)
@@ -59,7 +59,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if suspicion.Omitted > 0 {
 			scr.note("%s: %s layouts are left out: of strategy lld, or more than fit the memory", strings.Join(r.Dirs, ", "), humanize.Comma(int64(suspicion.Omitted)))
 		}
-		suspicion.Suspects = suspicion.Suspects[:min(*n, len(suspicion.Suspects))]
+		suspicion.Suspects = suspicion.Best(*n)
 		s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
 		s.file = toMinimize(r, suspicion)
 		told = append(told, s)
@@ -106,13 +106,13 @@ func (s suspected) print(out io.Writer) {
 				fmt.Fprintf(out, "\n%s\n", explained(suspect))
 				fmt.Fprintln(w, "  rank\tchance\tresidues\tfail there\telsewhere\tfunction")
 			}
-			fmt.Fprintf(w, "  %d\t%.1g\t%s mod %#x\t%d/%d\t%d/%d\t%s\n", i+1, suspect.Chance, spans(suspect.Residues), suspect.Modulus,
+			fmt.Fprintf(w, "  %d\t%.1g\t%s mod %#x\t%d/%d\t%d/%d\t%s\n", i-first+1, suspect.Chance, spans(suspect.Residues), suspect.Modulus,
 				suspect.There.Fails, suspect.There.Of, suspect.Elsewhere.Fails, suspect.Elsewhere.Of, named(suspect))
 		}
 		w.Flush()
 		if best := s.Suspects[first]; best.Chance <= fuzz.Sure {
-			printTied(out, first+1, best.Functions)
-			printTied(out, first+1, best.With)
+			printTied(out, best.Functions)
+			printTied(out, best.With)
 		}
 	}
 	if s.TooFew != "" {
@@ -152,10 +152,14 @@ func spans(residues []fuzz.Span) string {
 // it.
 func named(s fuzz.Suspect) string {
 	name := func(functions []fuzz.SuspectFunction) string {
-		if len(functions) == 1 {
-			return functions[0].Name
+		text := functions[0].Name
+		if functions[0].Next != "" {
+			text += ", directly followed by " + functions[0].Next
 		}
-		return fmt.Sprintf("%s (1 of %d tied)", functions[0].Name, len(functions))
+		if len(functions) > 1 {
+			text += fmt.Sprintf(" (1 of %d tied)", len(functions))
+		}
+		return text
 	}
 	if s.With == nil {
 		return name(s.Functions)
@@ -171,11 +175,11 @@ const (
 )
 
 // printTied lists functions that no layout tells apart.
-func printTied(out io.Writer, rank int, functions []fuzz.SuspectFunction) {
+func printTied(out io.Writer, functions []fuzz.SuspectFunction) {
 	if len(functions) < 2 {
 		return
 	}
-	fmt.Fprintf(out, "  rank %d is any of %d functions that have moved as one; more seeds (from 257 on) or minimize tell them apart:\n", rank, len(functions))
+	fmt.Fprintf(out, "  rank 1 is any of %d functions that have moved as one; more seeds or minimize tell them apart:\n", len(functions))
 	line := "   "
 	for i, f := range functions {
 		word := " " + f.Name

@@ -28,6 +28,9 @@ type clue struct {
 
 // holds tells whether a layout is at the residues of a rule.
 func (t *evidence) holds(c clue, l int) bool {
+	if t.histories[c.group].absent(l) {
+		return false
+	}
 	at := t.histories[c.group].at[l]
 	if c.with >= 0 {
 		at -= t.histories[c.with].at[l]
@@ -74,7 +77,7 @@ const (
 	beyondDoubt = 0.001
 	minDeals    = 39
 	maxDeals    = 999
-	dealWork    = 500_000_000 // deals times failures times histories: some ten seconds
+	dealWork    = 30_000_000 // deals times failures times histories: some ten seconds
 	enoughLuck  = 20
 )
 
@@ -184,9 +187,11 @@ func choose(n, k int) float64 {
 func (r *round) count() {
 	r.all = make([][pageUnits]uint16, len(r.evidence.histories))
 	for h := range r.all {
-		at := r.evidence.histories[h].at
+		history := r.evidence.histories[h]
 		for _, l := range r.alive {
-			r.all[h][at[l]]++
+			if !history.absent(l) {
+				r.all[h][history.at[l]]++
+			}
 		}
 	}
 }
@@ -254,9 +259,11 @@ func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]cl
 // better finds a rule of a history that is better than the best so far.
 func (r *round) better(h, n int, target target, best clue) clue {
 	var fails, all [pageUnits]int
-	at := r.evidence.histories[h].at
+	history := r.evidence.histories[h]
 	for _, l := range target.fails {
-		fails[at[l]]++
+		if !history.absent(l) {
+			fails[history.at[l]]++
+		}
 	}
 	for i, n := range r.all[h] {
 		all[i] = int(n)
@@ -366,8 +373,8 @@ func (r *round) distances(n int, target target) (found []clue) {
 		}
 		alike := map[string][]int{} // histories that in all failures move as one
 		for h, history := range r.evidence.histories {
-			if r.still(h, modulus) {
-				continue // a distance to it is a residue
+			if history.apart != nil || r.still(h, modulus) {
+				continue // a distance to one that stands still is a residue
 			}
 			moves := make([]byte, len(target.fails))
 			for i, l := range target.fails {

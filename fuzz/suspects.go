@@ -66,6 +66,7 @@ type SuspectFunction struct {
 	Section  string `json:"section"`            // as in linker.Padding
 	Address  uint64 `json:"address"`            // in the baseline
 	Residues []Span `json:"residues,omitempty"` // where it fails; none where the rule is about a distance
+	Next     string `json:"next,omitempty"`     // the function that must stand right behind it, but for its alignment; empty where none must
 	Traced   bool   `json:"traced,omitempty"`   // a failure's console names it with an offset
 }
 
@@ -82,6 +83,26 @@ type Share struct {
 	Of    int `json:"of"`
 }
 
+// Best are n suspects at the most, as many of each bug, and the first of each
+// whatever n is.
+func (s *Suspicion) Best(n int) (best []Suspect) {
+	for each := len(s.Suspects); ; each-- {
+		best = []Suspect{}
+		rank := 0
+		for i, u := range s.Suspects {
+			if i == 0 || u.Bug != s.Suspects[i-1].Bug {
+				rank = 0
+			}
+			if rank++; rank <= each {
+				best = append(best, u)
+			}
+		}
+		if len(best) <= n || each <= 1 {
+			return best
+		}
+	}
+}
+
 // Sure is the largest chance with which a rule is taken for one.
 const Sure = 0.05
 
@@ -90,7 +111,8 @@ const Sure = 0.05
 // placed; it may be nil.
 //
 // A rule is a function, a modulus and a range of residues (modulo 64: any set of
-// them); or two functions and a residue of their distance. How well it explains a
+// them), with the next one touching it or wherever that is; or two functions and a
+// residue of their distance. How well it explains a
 // title, or all failures, is Fisher's exact test, one-sided: the chance that of
 // as many layouts drawn at random as are at its residues as many fail. Each
 // modulus, and distances, have the same share of the level of significance, and
@@ -165,8 +187,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	return out, nil
 }
 
-// maxCells bounds the memory: a byte, and as much again, for each layout and
-// section.
+// maxCells bounds the memory: four bytes at the most for each layout and section.
 const maxCells = 1 << 27
 
 // maxLayouts is what round.all can count.
@@ -202,7 +223,14 @@ type evidence struct {
 type history struct {
 	sections []int   // indices into the layout
 	at       []uint8 // residue modulo a page of the first one's function, in units of 16 bytes, by layout
+	// apart tells in which layouts the next section was not right behind, as it
+	// is in the baseline: those count as being at no residue. It is nil for
+	// functions wherever the next one is.
+	apart []bool
 }
+
+// absent tells whether a layout is at no residue of the history.
+func (h history) absent(l int) bool { return h.apart != nil && h.apart[l] }
 
 // place fills in the histories.
 func (t *evidence) place(ctx context.Context, progress func(done, total int)) error {
@@ -214,35 +242,68 @@ func (t *evidence) place(ctx context.Context, progress func(done, total int)) er
 		}
 	}
 	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % Modulus / 16) }
-	rows := make([][]uint8, len(t.tried))
+	end := func(i int, addresses []uint64) uint64 { // where the next one begins if it touches
+		return linker.AlignUp(addresses[i]+t.layout[i].Size, linker.Alignment(t.layout, i+1))
+	}
+	baseline := make([]uint64, len(t.layout))
+	for i, s := range t.layout {
+		baseline[i] = s.Address
+	}
+	rows, apart := make([][]uint8, len(t.tried)), make([][]bool, len(t.tried))
 	err := Place(ctx, t.layout, t.tried, func(l int, addresses []uint64) {
-		rows[l] = make([]uint8, len(sections))
+		rows[l], apart[l] = make([]uint8, len(sections)), make([]bool, len(sections))
 		for n, i := range sections {
 			rows[l][n] = unit(i, addresses[i])
+			apart[l][n] = n+1 < len(sections) && sections[n+1] == i+1 && end(i, addresses) != addresses[i+1]
 		}
 	}, progress)
 	if err != nil {
 		return err
 	}
-	moves := make([]uint64, len(sections)) // all of a section, as one number
-	for _, row := range rows {
-		for n, i := range sections {
-			moves[n] = bits.RotateLeft64((moves[n]^uint64(row[n]-unit(i, t.layout[i].Address)+1))*0x9e3779b97f4a7c15, 29)
-		}
-	}
 	number := map[uint64]int{} // of a history
-	for n, i := range sections {
-		h, ok := number[moves[n]]
+	join := func(n int, key uint64) (h int, fresh bool) {
+		h, ok := number[key]
 		if !ok {
 			h = len(t.histories)
-			number[moves[n]] = h
+			number[key] = h
 			at := make([]uint8, len(rows))
 			for l, row := range rows {
 				at[l] = row[n]
 			}
 			t.histories = append(t.histories, history{at: at})
 		}
-		t.histories[h].sections = append(t.histories[h].sections, i)
+		t.histories[h].sections = append(t.histories[h].sections, sections[n])
+		return h, !ok
+	}
+	fold := func(key, more uint64) uint64 { return bits.RotateLeft64((key^more)*0x9e3779b97f4a7c15, 29) }
+	moves := make([]uint64, len(sections)) // all of a section, as one number
+	for _, row := range rows {
+		for n, i := range sections {
+			moves[n] = fold(moves[n], uint64(row[n]-unit(i, t.layout[i].Address)+1))
+		}
+	}
+	for n := range sections {
+		join(n, moves[n])
+	}
+	for n, i := range sections {
+		touch, key := 0, fold(moves[n], 1)
+		for l := range rows {
+			if apart[l][n] {
+				key = fold(key, uint64(l))
+			} else {
+				touch++
+			}
+		}
+		never := touch == 0 || n+1 == len(sections) || sections[n+1] != i+1 || end(i, baseline) != baseline[i+1]
+		if never || touch == len(rows) {
+			continue // a rule of the function itself
+		}
+		if h, fresh := join(n, key); fresh {
+			t.histories[h].apart = make([]bool, len(rows))
+			for l := range rows {
+				t.histories[h].apart[l] = apart[l][n]
+			}
+		}
 	}
 	return nil
 }
@@ -250,7 +311,13 @@ func (t *evidence) place(ctx context.Context, progress func(done, total int)) er
 // sections are those of a clue's histories.
 func (t *evidence) sections(c clue) []int {
 	if c.with < 0 {
-		return t.histories[c.group].sections
+		sections := slices.Clone(t.histories[c.group].sections)
+		if t.histories[c.group].apart != nil {
+			for _, i := range t.histories[c.group].sections {
+				sections = append(sections, i+1)
+			}
+		}
+		return sections
 	}
 	return slices.Concat(t.histories[c.group].sections, t.histories[c.with].sections)
 }
@@ -307,6 +374,9 @@ func (t *evidence) functions(c clue, history int, traced map[string]bool) (out [
 		f := SuspectFunction{Name: functionName(s), Section: s.Name, Address: s.Address + s.Entry, Traced: traced[s.Function]}
 		if c.with < 0 {
 			f.Residues = t.spans(c, f.Address)
+		}
+		if t.histories[history].apart != nil {
+			f.Next = functionName(t.layout[i+1])
 		}
 		out = append(out, f)
 	}

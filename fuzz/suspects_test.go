@@ -71,6 +71,9 @@ func brief(s *Suspicion) (out []string) {
 		names := func(functions []SuspectFunction) string {
 			var out []string
 			for _, f := range functions {
+				if f.Next != "" {
+					f.Name += ">" + f.Next
+				}
 				out = append(out, f.Name)
 			}
 			return strings.Join(out, " ")
@@ -145,6 +148,41 @@ func TestSuspects(t *testing.T) {
 				t.Errorf("score %g, of a chance of %g; %d layouts of %d", score, u.Chance, len(u.Layouts), u.There.Fails)
 			}
 		})
+	}
+}
+
+// Two that fail only where they touch are told from each of them, though cuts
+// hold them apart in some of the layouts.
+func TestSuspectsTouch(t *testing.T) {
+	t.Parallel()
+	layout := manyFunctions(700)
+	touch := func(at func(int) uint64, f int) bool {
+		return at(f+1) == linker.AlignUp(at(f)+layout[f+1].Size, 16) // layout[f+1] is f
+	}
+	told := 0
+	for f := 100; f < 140; f++ {
+		apart := 0
+		s := suspicion(t, sweptAs(t, layout, Cover, 1, 128, func(at func(int) uint64) string {
+			if !touch(at, f) {
+				apart++
+			}
+			return when("oops", touch(at, f) && at(f)%64 < 0x20)
+		}))
+		if apart == 0 || apart == 128 {
+			continue
+		}
+		told++
+		// A pair that the same cuts hold apart is as good.
+		i := slices.IndexFunc(s.Suspects, func(u Suspect) bool {
+			return u.Functions[0].Name == fmt.Sprint("f", f) && u.Functions[0].Next == fmt.Sprint("f", f+1)
+		})
+		if i < 0 || s.Suspects[i].Chance > s.Suspects[0].Chance || s.Suspects[i].Elsewhere.Fails > 0 ||
+			!slices.Equal(s.Suspects[i].Residues, []Span{{0, 0x10}}) || s.TooFew != "" {
+			t.Errorf("f%d and f%d, apart in %d layouts: suspects %q, too few %q", f, f+1, apart, brief(s), s.TooFew)
+		}
+	}
+	if told < 10 {
+		t.Errorf("only %d pairs were held apart by a cut", told)
 	}
 }
 
