@@ -18,7 +18,7 @@ if [ "$(id -u)" != 0 ]; then
 		exit 1
 	}
 fi
-echo "installing$missing (about 400 MB, a minute or two)"
+echo "installing$missing (about 400 MB for a sweep, 900 MB for the tests)"
 export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get update -q
 # apt's own lines are the progress.
