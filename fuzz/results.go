@@ -162,7 +162,10 @@ func (r *Results) settle() {
 		r.LayoutErr = nil // the file of another folder says it
 	}
 	slices.SortStableFunc(r.Layouts, func(a, b Tried) int {
-		return cmp.Or(a.Layout.Compare(b.Layout), cmp.Compare(a.Strategy, b.Strategy), b.told(a), cmp.Compare(a.Path, b.Path))
+		if order := cmp.Or(a.Layout.Compare(b.Layout), cmp.Compare(a.Strategy, b.Strategy)); order != 0 {
+			return order
+		}
+		return cmp.Or(b.told(a), cmp.Compare(a.Path, b.Path))
 	})
 	r.Layouts = slices.CompactFunc(r.Layouts, func(a, b Tried) bool { return a.Plan == b.Plan && a.Layout == b.Layout })
 	if len(r.Layouts) > 0 && r.Layouts[0].Layout == seeds.Baseline {
@@ -171,7 +174,8 @@ func (r *Results) settle() {
 }
 
 // told compares how much two sweeps have told of one layout: a failure more
-// than a pass, which may be luck, and a saved seed more than none.
+// than a pass, which may be luck, and a saved seed more than none, one that is
+// minimized the most.
 func (t Tried) told(u Tried) int {
 	weight := func(t Tried) int {
 		switch {
@@ -184,7 +188,15 @@ func (t Tried) told(u Tried) int {
 		}
 		return 0
 	}
-	saved := func(t Tried) int { return min(len(t.Path), 1) }
+	saved := func(t Tried) int {
+		if t.Path == "" {
+			return 0
+		}
+		if _, err := os.Lstat(seeds.MinimizedPath(t.Path)); err != nil {
+			return 1
+		}
+		return 2
+	}
 	return cmp.Or(cmp.Compare(weight(t), weight(u)), cmp.Compare(saved(t), saved(u)), cmp.Compare(t.Boots, u.Boots))
 }
 
