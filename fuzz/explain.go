@@ -412,10 +412,13 @@ func (r *round) still(h int, modulus uint64) bool {
 	return !slices.ContainsFunc(r.alive, func(l int) bool { return (at[l]-at[r.alive[0]])%uint8(modulus/16) != 0 })
 }
 
+// leastChance is what smaller chances are told as: there is no number for some.
+const leastChance = 1e-300
+
 // chance is that of luck giving a rule as good.
 func (r *round) chance(l clue) float64 {
 	if r.dealt == nil {
-		return min(1, math.Exp(l.log))
+		return max(leastChance, min(1, math.Exp(l.log)))
 	}
 	n := 0
 	for _, d := range r.dealt {
