@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	//go:embed templates
+	//go:embed templates/report.txt templates/run.sh
 	templates embed.FS
 	texts     = template.Must(template.New("").Funcs(template.FuncMap{
 		"para": func(text string) string { return wrap("", "", text) }, "tidy": tidy,

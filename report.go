@@ -45,7 +45,7 @@ const (
 	maxFaces    = 2 // titles of it
 )
 
-//go:embed report.html
+//go:embed templates/page.html
 var reportHTML string
 
 // pageBegin is how a page begins: the mark of a file that report may replace.
