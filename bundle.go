@@ -25,6 +25,7 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	f := flag.NewFlagSet("bundle", flag.ContinueOnError)
 	o := new(override)
 	o.source(f)
+	o.packed(f)
 	o.trusting(f)
 	var (
 		path   = f.String("o", "", "`file` of the bundle (default: SCENARIO-SEED.tar.zst in this folder)")

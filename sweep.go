@@ -531,6 +531,7 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string, finis
 		if r.Strategy != fuzz.LLD {
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
+		fmt.Fprintf(&b, "  unlucky report %s\n", r.Dir)
 	} else if finished && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
