@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/adrg/xdg"
 
@@ -36,7 +37,7 @@ func TestPreparedFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := range r.Layouts {
-				r.Layouts[i].Millis = 0
+				r.Layouts[i].Millis, r.Layouts[i].At = 0, time.Time{}
 				if r.Layouts[i].Kind == qemu.Pass {
 					r.Layouts[i].Path = "" // twins are those that pass first
 				}
