@@ -19,7 +19,7 @@ test: install-test lint
 	CC=clang-22 CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
 	./fuzz.sh 5s
 
-# The tests that need no kernel build: under a minute.
+# The tests that need no kernel build: some two minutes.
 short: install
 	$(GO) test -short ./...
 
