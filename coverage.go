@@ -61,20 +61,24 @@ func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if *fixed {
 			k.Fixed = c.Fixed()
 		}
-		if *asJSON {
-			continue
-		}
-		if len(counted) > 1 {
-			fmt.Fprintln(out)
-		}
-		var b strings.Builder
-		k.print(&b)
-		io.WriteString(out, printable(b.String())) // it has names out of objects
 	}
-	if *asJSON && len(counted) > 0 {
-		failed = errors.Join(failed, json.NewEncoder(out).Encode(counted))
+	return errors.Join(failed, printAll(out, *asJSON, counted))
+}
+
+// printAll prints what is told of each kernel, or all of it as one JSON array.
+func printAll[T interface{ print(io.Writer) }](out io.Writer, asJSON bool, all []T) error {
+	if asJSON && len(all) > 0 {
+		return json.NewEncoder(out).Encode(all)
 	}
-	return failed
+	var b strings.Builder
+	for i, one := range all {
+		if i > 0 {
+			fmt.Fprintln(&b)
+		}
+		one.print(&b)
+	}
+	_, err := io.WriteString(out, printable(b.String())) // it has names out of objects
+	return err
 }
 
 // findCovered finds the kernels that have been swept below some folders. The

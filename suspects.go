@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -63,20 +62,8 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
 		s.file = toMinimize(r, suspicion)
 		told = append(told, s)
-		if *asJSON {
-			continue
-		}
-		if len(told) > 1 {
-			fmt.Fprintln(out)
-		}
-		var b strings.Builder
-		s.print(&b)
-		io.WriteString(out, printable(b.String())) // it has names out of objects
 	}
-	if *asJSON && len(told) > 0 {
-		failed = errors.Join(failed, json.NewEncoder(out).Encode(told))
-	}
-	return failed
+	return errors.Join(failed, printAll(out, *asJSON, told))
 }
 
 // toMinimize is the seed file of a layout that the best suspect explains, or of
