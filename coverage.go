@@ -134,6 +134,24 @@ func (k *covered) count(ctx context.Context, scr *screen) (*fuzz.Coverage, error
 	return c, nil
 }
 
+// coverageOf is what the layouts of some results have covered; nil where it is
+// not counted.
+func coverageOf(ctx context.Context, r *fuzz.Results, scr *screen) (*fuzz.Totals, error) {
+	if r.Layout == nil {
+		return nil, r.LayoutErr
+	}
+	c, err := fuzz.NewCoverage(r.Layout)
+	if err != nil {
+		return nil, nil // a kernel that has none
+	}
+	defer scr.done()
+	if _, err := c.Recall(ctx, r.All(), scr.later("counting layouts")); err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(r.Dirs, ", "), err)
+	}
+	totals := c.Totals()
+	return &totals, nil
+}
+
 func (k *covered) print(out io.Writer) {
 	fmt.Fprintf(out, "vmlinux.o %.12s: %s layouts in %s\n\n", k.Object, humanize.Comma(int64(k.Totals.Layouts)), strings.Join(k.Sweeps, ", "))
 	printCoverage(out, k.Totals)

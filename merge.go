@@ -62,24 +62,6 @@ func merge(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	return failed
 }
 
-// coverageOf is what the layouts of some results have covered; nil where it is
-// not counted.
-func coverageOf(ctx context.Context, r *fuzz.Results, scr *screen) (*fuzz.Totals, error) {
-	if r.Layout == nil {
-		return nil, r.LayoutErr
-	}
-	c, err := fuzz.NewCoverage(r.Layout)
-	if err != nil {
-		return nil, nil // a kernel that has none
-	}
-	defer scr.done()
-	if _, err := c.Recall(ctx, r.All(), scr.later("counting layouts")); err != nil {
-		return nil, fmt.Errorf("%s: %w", strings.Join(r.Dirs, ", "), err)
-	}
-	totals := c.Totals()
-	return &totals, nil
-}
-
 // writeMerged writes some results as those of one sweep into a folder, where
 // they are from then on.
 func writeMerged(r *fuzz.Results, dir string) (err error) {
