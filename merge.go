@@ -98,6 +98,9 @@ func writeMerged(r *fuzz.Results, dir string) (err error) {
 	take := func(t *fuzz.Tried) error {
 		record := t.Record
 		if record.Path != "" {
+			if rel, err := filepath.Rel(t.Dir, t.Path); err != nil || !filepath.IsLocal(rel) { // a folder may come by mail
+				return fmt.Errorf("%s: %s is outside of %s, and is not copied", t.Layout.Name(), t.Path, t.Dir)
+			}
 			if record.Path, err = copySeed(store, t.Path); err != nil {
 				return err
 			}
