@@ -36,7 +36,7 @@ type Sweep struct {
 	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
 	For         time.Duration // after which no further layout is begun; 0 for never
 
-	// Note is told what a person would want to know, in lines.
+	// Note is told what a person would want to know, in lines, one at a time.
 	Note func(format string, a ...any)
 	// Step is told how far the sweep is, after the baseline and each layout.
 	Step func(Tally)
@@ -51,6 +51,8 @@ type Sweep struct {
 	journal  *seeds.Journal
 	layout   []linker.Section // of the baseline; nil for a kernel that strategy lld alone can sweep
 	coverage *Coverage        // nil for a kernel that has none
+
+	noting sync.Mutex
 
 	mu     sync.Mutex
 	steps  Steps
@@ -222,7 +224,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		}
 	}
 	if tally.Done > 0 {
-		s.Note("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
+		s.note("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
 	}
 	tally.Coverage = s.covered()
 	s.Step(tally)
@@ -329,9 +331,9 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 func (s *Sweep) compare(baseline seeds.Record, fails int) {
 	switch {
 	case fails == alike && baseline.Kind != qemu.Pass:
-		s.Note("%d of %d layouts fail alike: probably not a layout bug", alike, alike)
+		s.note("%d of %d layouts fail alike: probably not a layout bug", alike, alike)
 	case fails == 0 && baseline.Kind == qemu.Pass:
-		s.Note("nothing found so far: %d of %d layouts pass", alike, alike)
+		s.note("nothing found so far: %d of %d layouts pass", alike, alike)
 	}
 }
 
@@ -349,20 +351,20 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		s.Strategy = Strategy(earlier.Strategy)
 	}
 	if earlier != nil && s.Guest.Machine.Accel == "auto" {
-		s.Guest.Accelerate(earlier.Accel, s.Note)
+		s.Guest.Accelerate(earlier.Accel, s.note)
 	}
-	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.Note); err != nil {
+	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.note); err != nil {
 		return baseline, err
 	}
 	switch s.layout, err = s.Kernel.Layout(ctx); {
 	case err == nil:
 		if s.coverage, err = NewCoverage(s.layout); err != nil {
-			s.Note("coverage is not counted: %v", err)
+			s.note("coverage is not counted: %v", err)
 		}
 	case s.Strategy != LLD || ctx.Err() != nil: // refuses a kernel with nothing to pad, before anything is booted
 		return baseline, err
 	default:
-		s.Note("coverage is not counted: %v", err)
+		s.note("coverage is not counted: %v", err)
 	}
 	l, err := s.Kernel.Linker()
 	if err != nil {
@@ -383,14 +385,14 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		if err := link(); err != nil {
 			return baseline, err
 		}
-		first, err := s.Guest.Settle(ctx, linked.Path, s.Note)
+		first, err := s.Guest.Settle(ctx, linked.Path, s.note)
 		if err != nil {
 			return baseline, err
 		}
 		boot = func(ctx context.Context, image string) (qemu.Result, error) { return first, nil }
 	}
 	if _, err := s.Guest.Machine.User(); err != nil {
-		s.Note("QEMU runs as root: %v", err)
+		s.note("QEMU runs as root: %v", err)
 	}
 	if s.journal, err = seeds.OpenJournal(path, header(s.Saved, s.Guest, s.Strategy)); err != nil {
 		return baseline, err
@@ -401,10 +403,10 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		}
 	}()
 	if text := s.journal.Mended(); text != "" {
-		s.Note("%s", text)
+		s.note("%s", text)
 	}
 	if text := s.journal.Unlocked(); text != "" {
-		s.Note("%s", text)
+		s.note("%s", text)
 	}
 	if err := s.store.Tidy(s.Shard.journal(), func(l seeds.Layout) bool {
 		seed, ok := l.Seed()
@@ -445,7 +447,7 @@ func (s *Sweep) recall(ctx context.Context) error {
 	}
 	untold, err := s.coverage.Recall(ctx, tried, s.Recall)
 	if untold > 0 {
-		s.Note("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
+		s.note("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
 	}
 	return err
 }
@@ -591,6 +593,13 @@ func (s *Sweep) boot(ctx context.Context, r *seeds.Record, image string, boot fu
 	return result, err
 }
 
+// note is called where several layouts are judged at once.
+func (s *Sweep) note(format string, a ...any) {
+	s.noting.Lock()
+	defer s.noting.Unlock()
+	s.Note(format, a...)
+}
+
 func (s *Sweep) took(t Steps) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -631,7 +640,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	if !r.Found {
 		what = "another crash"
 	}
-	s.Note("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
+	s.note("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
 	return s.save(r, first)
 }
 

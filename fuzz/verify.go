@@ -215,10 +215,10 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	if text := journal.Mended(); text != "" {
-		s.Note("%s", text)
+		s.note("%s", text)
 	}
 	if _, err := s.Guest.Machine.User(); err != nil {
-		s.Note("QEMU runs as root: %v", err)
+		s.note("QEMU runs as root: %v", err)
 	}
 	v.judge = &judge{
 		kernel: s.Kernel, guest: s.Guest, verdict: s.Saved.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
