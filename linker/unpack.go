@@ -1,0 +1,391 @@
+package linker
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gofrs/flock"
+	"github.com/klauspost/compress/zstd"
+)
+
+// archive is a packed kernel that is read.
+type archive struct {
+	path string
+	file *os.File
+	zstd *zstd.Decoder
+	tar  *tar.Reader
+}
+
+func openArchive(path string) (_ *archive, err error) {
+	a := &archive{path: path}
+	if a.file, err = os.Open(path); err != nil {
+		return nil, err
+	}
+	if info, err := a.file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s is no file", path), err, a.file.Close())
+	}
+	if a.zstd, err = zstd.NewReader(a.file, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20)); err != nil {
+		return nil, errors.Join(err, a.file.Close())
+	}
+	a.tar = tar.NewReader(io.LimitReader(a.zstd, maxPacked+maxManifest+(maxPackedFiles+2)<<10)) // two blocks for each
+	return a, nil
+}
+
+func (a *archive) Close() error {
+	a.zstd.Close()
+	return a.file.Close()
+}
+
+// bad is an error of reading the archive.
+func (a *archive) bad(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("it is cut short")
+	}
+	return hint(fmt.Errorf("%s is no whole packed kernel: %w", a.path, err), "unlucky prepare writes such files")
+}
+
+// next is the next file of the archive, which must be one of that name and size.
+func (a *archive) next(name string, bytes int64) error {
+	h, err := a.tar.Next()
+	switch {
+	case err != nil:
+		return a.bad(err)
+	case h.Typeflag != tar.TypeReg || h.Name != name:
+		return a.bad(fmt.Errorf("it has %q where %s should be", h.Name, name))
+	case bytes >= 0 && h.Size != bytes || h.Size > maxManifest && bytes < 0:
+		return a.bad(fmt.Errorf("its %s has %d bytes", name, h.Size))
+	}
+	return nil
+}
+
+// manifest reads the first file of the archive.
+func (a *archive) manifest() (m manifest, err error) {
+	if err := a.next(manifestName, -1); err != nil {
+		return m, err
+	}
+	data, err := io.ReadAll(a.tar)
+	if err != nil {
+		return m, a.bad(err)
+	}
+	m, err = parseManifest(data)
+	if v := otherForm(0); errors.As(err, &v) {
+		return m, hint(fmt.Errorf("%s is a packed kernel of form %d; this unlucky reads form %d", a.path, int(v), packVersion), "pack it again, or use the unlucky that packed it")
+	}
+	if err != nil {
+		return m, a.bad(fmt.Errorf("%s: %w", manifestName, err))
+	}
+	return m, nil
+}
+
+// unpack writes the files that follow the manifest below dir, which it makes.
+func (a *archive) unpack(ctx context.Context, m manifest, dir string, progress Progress) error {
+	var total, done int64
+	for _, f := range m.Files {
+		total += f.Bytes
+	}
+	for _, f := range m.Files {
+		if err := a.next(f.Name, f.Bytes); err != nil {
+			return err
+		}
+		to := filepath.Join(dir, f.Name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		mode := os.FileMode(0o644)
+		if f.Program {
+			mode = 0o755
+		}
+		out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		if err != nil {
+			return err
+		}
+		sum := sha256.New()
+		read := &progressReader{r: a.tar, report: func(n int64) { progress("unpacking the kernel", done+n, total) }}
+		// What fails to be read is the archive's fault, what fails to be written the disk's.
+		_, err = io.Copy(io.MultiWriter(sum, writer{out}), read)
+		if err = errors.Join(err, out.Close()); err != nil {
+			if errors.As(err, new(writeError)) {
+				return err
+			}
+			return a.bad(err)
+		}
+		if hex.EncodeToString(sum.Sum(nil)) != f.Digest {
+			return a.bad(fmt.Errorf("%s is another than was packed", f.Name))
+		}
+		done += f.Bytes
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if h, err := a.tar.Next(); err == nil {
+		return a.bad(fmt.Errorf("%q is not in its %s", h.Name, manifestName))
+	} else if err != io.EOF {
+		return a.bad(err)
+	}
+	return nil
+}
+
+// writer marks what a disk says.
+type writer struct{ *os.File }
+
+type writeError struct{ error }
+
+func (e writeError) Unwrap() error { return e.error }
+
+func (w writer) Write(b []byte) (int, error) {
+	n, err := w.File.Write(b)
+	if err != nil {
+		err = writeError{err}
+	}
+	return n, err
+}
+
+// Open returns a kernel that was packed, unpacking it below cache if it is not
+// there yet. It takes the lld that the kernel was packed with, and nothing else.
+// Its folder stays locked until Close.
+func Open(ctx context.Context, cache, path string, progress Progress) (*Kernel, error) {
+	if progress == nil {
+		progress = func(string, int64, int64) {}
+	}
+	a, err := openArchive(path)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	m, err := a.manifest()
+	if err != nil {
+		return nil, err
+	}
+	digest, err := fileDigest(path)
+	if err != nil {
+		return nil, err
+	}
+	tools, err := findLinker(ctx, m.LLD)
+	if err != nil {
+		return nil, fmt.Errorf("%s was packed with lld %s: %w", path, m.LLD, err)
+	}
+	tools.Clang = m.Clang
+	p := &Kernel{Toolchain: tools, Image: "vmlinux", Digest: m.Object, Dir: filepath.Join(cache, "packed-"+digest[:12]), packed: &m}
+	p.Source = filepath.Join(p.Dir, "source")
+	p.Build = filepath.Join(p.Source, buildName)
+	p.lock = flock.New(filepath.Join(p.Dir, "lock"))
+	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := p.take(ctx, progress); err != nil {
+		return nil, err
+	}
+	if err := p.unpack(ctx, a, progress); err != nil {
+		p.Close()
+		if isNoSpace(err) {
+			err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// unpack makes the kernel's folder what its archive has, unless it is so.
+func (p *Kernel) unpack(ctx context.Context, a *archive, progress Progress) error {
+	alone := p.lock.Locked()
+	for _, base := range []string{p.Dir, p.Source, memoryDir} {
+		removeRooms(base)
+	}
+	if !p.whole() {
+		if !alone {
+			return hint(fmt.Errorf("the packed kernel in %s is damaged and in use", p.Dir), "stop the other unlucky, then run this again")
+		}
+		part := p.Source + ".part"
+		if err := errors.Join(os.Remove(p.statePath()), os.RemoveAll(p.Source), os.RemoveAll(part)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := a.unpack(ctx, *p.packed, part, progress); err != nil {
+			return errors.Join(err, os.RemoveAll(part))
+		}
+		if err := errors.Join(os.Rename(part, p.Source), p.writeState()); err != nil {
+			return err
+		}
+	}
+	var err error
+	if p.object, err = openObject(filepath.Join(p.Build, "vmlinux.o")); err != nil {
+		return err
+	}
+	way := &shortcut{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
+	for _, argv := range way.links {
+		argv[0] = p.lld()
+	}
+	for _, name := range p.packed.Made {
+		if way.objects[name], err = os.ReadFile(filepath.Join(p.Build, name)); err != nil {
+			return err
+		}
+	}
+	p.short.way = way
+	p.env = environment(p.path())
+	return p.ready(alone)
+}
+
+// whole tells whether all files of a packed kernel are in its folder as they
+// were packed.
+func (p *Kernel) whole() bool {
+	if s, err := p.readState(); err != nil || s.Object != p.packed.Object {
+		return false
+	}
+	for _, f := range p.packed.Files {
+		if digest, err := fileDigest(filepath.Join(p.Source, f.Name)); err != nil || digest != f.Digest {
+			return false
+		}
+	}
+	return true
+}
+
+// More returns the contents of one of the files that were packed beside the
+// kernel.
+func (p *Kernel) More(name string) ([]byte, error) {
+	if p.packed == nil || !slices.ContainsFunc(p.packed.Files, func(f packedFile) bool { return f.Name == name }) {
+		return nil, fmt.Errorf("the packed kernel has no %s", name)
+	}
+	return os.ReadFile(filepath.Join(p.Source, name))
+}
+
+// findLinker is the lld of a version, of those on the PATH.
+func findLinker(ctx context.Context, want string) (Toolchain, error) {
+	var found []string
+	for _, dir := range programDirs("ld.lld") {
+		t := Toolchain{Dir: dir}
+		if _, err := exec.LookPath(t.lld()); err != nil {
+			continue // it has another name here, of which the linker's errors would begin
+		}
+		if err := t.inspectLinker(ctx, t.lld()); err != nil {
+			return t, err
+		}
+		if t.LLD == want {
+			return t, nil
+		}
+		found = append(found, t.LLD+" in "+dir)
+	}
+	here := "there is none here"
+	if found != nil {
+		here = "here is " + strings.Join(found, ", ")
+	}
+	return Toolchain{}, hint(errors.New(here+", and another may give other images"), "apt-get install lld-%d, in version %s", major(want), want)
+}
+
+// packedBaseline links the baseline of a packed kernel, with a link map, and
+// reads the table of kallsyms off it.
+func (w *Worker) packedBaseline(ctx context.Context) error {
+	p := w.kernel
+	way := *p.short.way
+	last := len(way.links) - 1
+	way.links = append(slices.Clone(way.links[:last]), append(slices.Clone(way.links[last]), "-Map=layout.map"))
+	var took Steps
+	if err := w.pass(ctx, &way, nil, &took); err != nil {
+		return err
+	}
+	p.took.Store(int64(took.Link))
+	digest, err := fileDigest(w.vmlinux())
+	if err != nil {
+		return err
+	}
+	if digest != p.packed.Image {
+		return fmt.Errorf("the packed kernel's image is %.12s, and was %.12s where it was packed: %s is another lld %s", digest, p.packed.Image, p.lld(), p.LLD)
+	}
+	image, err := openELF(w.vmlinux())
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	p.short.Lock()
+	defer p.short.Unlock()
+	p.short.way.kallsyms, err = readKallsyms(image.File)
+	return err
+}
+
+// linkPacked links by the shortcut alone: there is no script to fall back to.
+func (w *Worker) linkPacked(ctx context.Context, plan Plan) (image Image, err error) {
+	if _, err := w.kernel.baseline(ctx); err != nil {
+		return image, err
+	}
+	way := w.kernel.short.way
+	if err = w.pass(ctx, way, plan.Flag, &image.Steps); err == nil {
+		if w.kernel.FullScript {
+			image.SystemMap, err = w.systemMap()
+		}
+		if err == nil {
+			err = w.finish(ctx, &image)
+		}
+		return image, err
+	}
+	switch {
+	case ctx.Err() != nil || isMachine(err):
+		return image, err
+	case !errors.As(err, new(*LinkError)):
+		return image, hint(fmt.Errorf("a layout takes the whole link-vmlinux.sh, which a packed kernel has not: %w", err), "link it where the kernel was prepared, without -kernel")
+	}
+	// In the words of the first link that fails, as the script would.
+	for n := range way.links[:len(way.links)-1] {
+		if _, first := w.lld(ctx, way, n, plan.Flag); first != nil {
+			return image, first
+		}
+	}
+	return image, err
+}
+
+// systemMap writes the image's System.map, which the script has llvm-nm print: the
+// baseline's lines with the addresses of this layout, in their order.
+func (w *Worker) systemMap() (string, error) {
+	image, err := openELF(w.vmlinux())
+	if err != nil {
+		return "", err
+	}
+	defer image.Close()
+	now, err := readSymbolTable(image.File)
+	if err != nil {
+		return "", err
+	}
+	table := w.kernel.functionsOf().table
+	if !table.same(now) {
+		return "", errSymbols
+	}
+	at := places{}
+	for i := range table.len() {
+		at.add(table, table.name(i), i)
+	}
+	old, err := os.ReadFile(filepath.Join(w.kernel.Build, "System.map"))
+	if err != nil {
+		return "", err
+	}
+	type line struct {
+		symbol int
+		rest   string // type and name
+	}
+	var lines []line
+	for n, text := range strings.Split(strings.TrimSuffix(string(old), "\n"), "\n") {
+		hex, rest, _ := strings.Cut(text, " ")
+		_, name, _ := strings.Cut(rest, " ")
+		address, err := strconv.ParseUint(hex, 16, 64)
+		symbol, ok := at[place{name, address}]
+		if err != nil || !ok || symbol < 0 {
+			return "", fmt.Errorf("line %d of System.map is no symbol of the baseline: %.80q", n+1, text)
+		}
+		lines = append(lines, line{symbol, rest})
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return now.compare(a.symbol, b.symbol) })
+	var out bytes.Buffer
+	for _, l := range lines {
+		fmt.Fprintf(&out, "%016x %s\n", now.address(l.symbol), l.rest)
+	}
+	path := filepath.Join(w.dir, "System.map")
+	return path, os.WriteFile(path, out.Bytes(), 0o644)
+}
