@@ -213,43 +213,52 @@ func checkSeal(t *testing.T, path string) {
 // checkVerify verifies, on the real bug, the fix that is one and a patch that is
 // none. Of the find that was minimized the culprits are put where they failed.
 func checkVerify(t *testing.T, dir string) {
-	unrelated := filepath.Join(t.TempDir(), "unrelated.patch")
-	const text = `--- a/init/main.c
-+++ b/init/main.c
-@@ -1354,1 +1354,1 @@
--	pr_info("Run %s as init process\n", init_filename);
-+	pr_info("Run %s as the init process\n", init_filename);
-`
-	if err := os.WriteFile(unrelated, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	verify := func(patch string) (code int, v fuzz.Verified) {
-		code, out := unlucky(t, "verify", dir, "-patch", patch, "-seeds", "1:16", "-o", filepath.Join(t.TempDir(), "verify"), "-json")
-		if err := json.Unmarshal([]byte(out), &v); err != nil {
-			t.Fatalf("exit status %d, %v", code, err)
-		}
-		t.Log(&v)
-		if len(v.Culprits) == 0 {
-			t.Error("no culprit was tried")
-		}
-		return code, v
-	}
-	code, v := verify("scenarios/builtin/seal-mend.patch")
-	if code != 0 || v.Conclusion != fuzz.Fixed || v.Passed != 16 || v.Sweep.Baseline.Kind != qemu.Pass {
-		t.Errorf("with the fix: exit status %d, %s, %d of 16 layouts pass", code, v.Conclusion, v.Passed)
+	code, v := verifyJSON(t, dir, "examples/hash.patch")
+	if code != 0 || v.Conclusion != fuzz.Fixed || v.Passed != 64 || v.Sweep.Baseline.Kind != qemu.Pass {
+		t.Errorf("with the fix: exit status %d, %s, %d of 64 layouts pass", code, v.Conclusion, v.Passed)
 	}
 	for _, c := range v.Culprits {
 		if c.Failed || c.Layouts < 4 || c.Boots != c.Layouts || c.Notes != nil {
 			t.Errorf("with the fix a culprit fares so: %+v", c)
 		}
 	}
-	code, v = verify(unrelated)
+	code, v = verifyJSON(t, dir, unrelatedPatch(t))
 	if code != exitNo || v.Conclusion != fuzz.NotFixed {
 		t.Errorf("with an unrelated patch: exit status %d, %s", code, v.Conclusion)
 	}
 	if code, out := unlucky(t, "replay", v.File, "-boots", "1"); code != 0 {
 		t.Errorf("exit status %d: %s", code, out)
 	}
+}
+
+// unrelatedPatch writes a patch that has to do with no bug.
+func unrelatedPatch(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "unrelated.patch")
+	const text = `--- a/init/main.c
++++ b/init/main.c
+@@ -1354,1 +1354,1 @@
+-	pr_info("Run %s as init process\n", init_filename);
++	pr_info("Run %s as the init process\n", init_filename);
+`
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// verifyJSON verifies a patch on the sweeps of a folder.
+func verifyJSON(t *testing.T, dir, patch string) (code int, v fuzz.Verified) {
+	t.Helper()
+	code, out := unlucky(t, "verify", dir, "-patch", patch, "-o", filepath.Join(t.TempDir(), "verify"), "-json")
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		t.Fatalf("exit status %d, %v", code, err)
+	}
+	t.Log(&v)
+	if len(v.Culprits) == 0 {
+		t.Error("no culprit was tried")
+	}
+	return code, v
 }
 
 // cancelAt cancels once a file has some lines.
@@ -271,33 +280,40 @@ func verdicts(r fuzz.Report) string {
 	return b.String()
 }
 
-// A kernel that is prepared in two folders is the same, byte for byte, from
-// scratch or from one that lacked its last patch, and its baseline is the vmlinux that make linked, but for the build ID.
+// A kernel that is prepared in two folders is the same, byte for byte: from
+// scratch, as in an empty cache, or from a copy of one that has other patches. Its
+// baseline is the vmlinux that make linked, but for the build ID.
 func TestReproducible(t *testing.T) {
 	needKernels(t)
-	s, err := scenarios.Load("kcfi-seal")
-	if err != nil {
-		t.Fatal(err)
-	}
-	scr := newScreen(os.Stderr)
-	unpatched, err := linker.Prepare(t.Context(), cacheDir(), s.Kernel, scr.progress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	unpatched.Close()
-	mend, err := scenarios.ReadPatch("scenarios/builtin/seal-mend.patch")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Kernel.Patches = append(s.Kernel.Patches, mend)
-	var kernels []*linker.Kernel
-	for _, cache := range []string{cacheDir(), t.TempDir()} {
-		k, err := linker.Prepare(t.Context(), cache, s.Kernel, scr.progress)
+	prepare := func(cache, scenario string) (k *linker.Kernel, steps string) {
+		s, err := scenarios.Load(scenario)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer k.Close()
-		kernels = append(kernels, k)
+		k, err = linker.Prepare(t.Context(), cache, s.Kernel, func(step string, done, total int64) {
+			if done == 0 {
+				steps += step + "\n"
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k, steps
+	}
+	var kernels [2]*linker.Kernel
+	kernels[0], _ = prepare(cacheDir(), "canary")
+	defer kernels[0].Close()
+	other, _ := prepare(cacheDir(), "kcfi-seal")
+	other.Close()
+	cache := t.TempDir()
+	if err := os.Symlink(other.Dir, filepath.Join(cache, filepath.Base(other.Dir))); err != nil {
+		t.Fatal(err)
+	}
+	var steps string
+	kernels[1], steps = prepare(cache, "canary")
+	defer kernels[1].Close()
+	if !strings.Contains(steps, "copying the prepared kernel that differs by seal-mend.patch, planted.patch") {
+		t.Errorf("it was made in other steps:\n%s", steps)
 	}
 	if kernels[0].Source == kernels[1].Source {
 		t.Fatalf("both were built in %s", kernels[0].Source)
@@ -347,13 +363,20 @@ func TestPlanted(t *testing.T) {
 			t.Errorf("unlucky by %q", f.Title)
 		}
 	}
-	m := minimizeJSON(t, filepath.Join(r.Dir, r.Unlucky()[0].Layouts[0].Path))
+	path := filepath.Join(r.Dir, r.Unlucky()[0].Layouts[0].Path)
+	m := minimizeJSON(t, path, "-o", seeds.MinimizedPath(path))
 	if len(m.culprits()) != 1 || m.culprits()[0] != "canary_victim" || m.Minimized.Culprits[0].Modulus != 256 ||
 		m.Minimized.Culprits[0].Functions[0].Address%256 != 0x30 || m.Minimized.Boots > 60 {
 		t.Errorf("%v in %d boots, want canary_victim at 0x30 mod 0x100 in at most 60", m.Minimized.Culprits, m.Minimized.Boots)
 	}
 	if len(m.Plan.Paddings) != 1 || len(m.Minimized.Twin.Paddings) != 1 {
 		t.Errorf("the smallest plan is %v, its twin %v; want one padding each", m.Plan, m.Minimized.Twin)
+	}
+	// A patch that has nothing to do with it is told by the first boots: the old
+	// culprit, put where it failed.
+	code, v := verifyJSON(t, r.Dir, unrelatedPatch(t))
+	if code != exitNo || v.Conclusion != fuzz.NotFixed || len(v.Culprits) != 1 || !v.Culprits[0].Failed || v.Passed > 0 {
+		t.Errorf("with an unrelated patch: exit status %d, %s, %+v", code, v.Conclusion, v.Culprits)
 	}
 	for _, cpu := range []string{"max", "Nehalem", "EPYC"} {
 		r := sweepJSON(t, "boot", "-seeds", "1:12", "-cpu", cpu, "-accel", "tcg", "-o", t.TempDir())

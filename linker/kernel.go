@@ -271,7 +271,7 @@ func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball s
 	}
 	os.Remove(p.statePath())
 	if _, err := os.Stat(p.Source); err != nil {
-		copied, err := p.copyUnpatched(ctx, k, progress)
+		copied, err := p.copyPrepared(ctx, k, progress)
 		if err == nil && !copied {
 			err = unpack(ctx, tarball, p.Source, k.Patches, progress)
 		}

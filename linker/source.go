@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -81,17 +82,15 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 	return os.Rename(part, to)
 }
 
-// copyUnpatched makes the source and its build a copy of those of a prepared
-// kernel that lacks only the last of k's patches, and applies these: make then
-// compiles what they touch, and its vmlinux.o is the one that it makes from
-// scratch. Where the cache has no such kernel it does nothing.
-func (p *Kernel) copyUnpatched(ctx context.Context, k scenarios.Kernel, progress Progress) (done bool, err error) {
-	for n := len(k.Patches) - 1; n >= 0; n-- {
-		less := k
-		if less.Patches = k.Patches[:n]; n == 0 {
-			less.Patches = nil // as in a scenario without any
-		}
-		from, _, err := locate(ctx, filepath.Dir(p.Dir), less)
+// copyPrepared makes the source and its build a copy of those of a prepared
+// kernel that differs by k's last patches only, and brings these to the state that
+// k wants: make then compiles what they touch, and its vmlinux.o is the one that
+// it makes from scratch. Where the cache has no such kernel it does nothing.
+func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress Progress) (done bool, err error) {
+	for _, patches := range nearest(k.Patches) {
+		other := k
+		other.Patches = patches
+		from, _, err := locate(ctx, filepath.Dir(p.Dir), other)
 		if err != nil {
 			return false, err
 		}
@@ -107,7 +106,15 @@ func (p *Kernel) copyUnpatched(ctx context.Context, k scenarios.Kernel, progress
 		if digest, err := fileDigest(filepath.Join(from.Build, "vmlinux.o")); err != nil || digest != s.Object {
 			continue // damaged
 		}
-		progress("copying the kernel without "+k.Patches[n].File+" (seconds to a minute)", 0, 0)
+		same := 0
+		for same < len(patches) && patches[same] == k.Patches[same] {
+			same++
+		}
+		var files []string
+		for _, patch := range k.Patches[same:] {
+			files = append(files, patch.File)
+		}
+		progress("copying the prepared kernel that differs by "+strings.Join(files, ", ")+" (seconds to a minute)", 0, 0)
 		part := p.Source + ".part"
 		if err := os.RemoveAll(part); err != nil {
 			return false, err
@@ -115,12 +122,28 @@ func (p *Kernel) copyUnpatched(ctx context.Context, k scenarios.Kernel, progress
 		if _, err := output(ctx, "", environment(os.Getenv("PATH")), "cp", "-a", "--reflink=auto", from.Source, part); err != nil {
 			return false, err
 		}
-		if err := applyPatches(ctx, part, k.Patches[n:]); err != nil {
+		if err := applyPatches(ctx, part, k.Patches[same:]); err != nil {
 			return false, err
 		}
 		return true, os.Rename(part, p.Source)
 	}
 	return false, nil
+}
+
+// nearest are the patches of the kernels to begin with, the nearest first: those
+// with the last patch in the other state, or without it.
+func nearest(patches []scenarios.Patch) (out [][]scenarios.Patch) {
+	for n := len(patches) - 1; n >= 0; n-- {
+		without := append([]scenarios.Patch(nil), patches[:n]...) // nil, as in a scenario without any
+		last := patches[n]
+		if last.Want == "applied" {
+			last.Want = "absent"
+		} else {
+			last.Want = "applied"
+		}
+		out = append(out, append(slices.Clip(without), last), without)
+	}
+	return out
 }
 
 type progressReader struct {
