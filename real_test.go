@@ -147,7 +147,7 @@ type minimized struct {
 // minimizeJSON minimizes a saved seed.
 func minimizeJSON(t *testing.T, path string, args ...string) (m minimized) {
 	t.Helper()
-	code, out := unlucky(t, append([]string{"minimize", path, "-json", "-o", filepath.Join(t.TempDir(), "min.yaml")}, args...)...)
+	code, out := unlucky(t, append([]string{"minimize", path, "-json", "-j", "2", "-o", filepath.Join(t.TempDir(), "min.yaml")}, args...)...)
 	if code != 0 {
 		t.Fatalf("exit status %d", code)
 	}

@@ -69,6 +69,8 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SlurmdParameters=config_overrides
 MpiDefault=none
+# Of a loaded machine.
+MessageTimeout=100
 # Ended tasks are not forgotten, and one that ignores SIGTERM is not waited for long.
 MinJobAge=86400
 KillWait=10
@@ -92,7 +94,7 @@ PartitionName=all Nodes=n1,n2 Default=YES
 	c.daemon("slurmctld", "-D")
 	c.daemon("slurmd", "-D", "-N", "n1")
 	c.daemon("slurmd", "-D", "-N", "n2")
-	c.until("two idle nodes", func() bool { return c.command("sinfo", "-h", "-o", "%D %t") == "2 idle\n" })
+	c.until("two idle nodes", func() bool { out, _ := c.try("sinfo", "-h", "-o", "%D %t"); return out == "2 idle\n" })
 	return c
 }
 

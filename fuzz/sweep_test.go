@@ -618,7 +618,8 @@ func TestSweepOverlaps(t *testing.T) {
 	s.Kernel = k
 	var images []string
 	s.Guest.Run = func(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
-		if n := int64(len(images)); 0 < n && n < 6 { // not the baseline, nor the last
+		again := slices.Contains(images, m.Kernel)             // after a hang, on a loaded machine
+		if n := int64(len(images)); 0 < n && n < 6 && !again { // not the baseline, nor the last
 			for k.links.Load() < n+2 && ctx.Err() == nil {
 				time.Sleep(time.Millisecond)
 			}
@@ -628,11 +629,13 @@ func TestSweepOverlaps(t *testing.T) {
 			}
 		}
 		for _, path := range images {
-			if _, err := os.Stat(path); err == nil {
+			if _, err := os.Stat(path); err == nil && path != m.Kernel {
 				t.Errorf("%s is still there at boot %d", path, len(images))
 			}
 		}
-		images = append(images, m.Kernel)
+		if !again {
+			images = append(images, m.Kernel)
+		}
 		return m.Boot(ctx, e)
 	}
 	if r, err := s.Run(t.Context()); err != nil || r.Count(qemu.Pass) != 6 {

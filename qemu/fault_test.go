@@ -29,7 +29,7 @@ func TestSignalled(t *testing.T) {
 			{unix.SIGKILL, far, Infra, "QEMU was ended by a signal: killed (was the host out of memory?)"},
 			{unix.SIGTERM, far, Infra, "terminat"}, // by the signal, before QEMU handles it, or with status 0
 			{unix.SIGABRT, far, Infra, "QEMU was ended by a signal: aborted"},
-			{unix.SIGSTOP, 2 * time.Second, Hang, "still running after the limit of 2s"},
+			{unix.SIGSTOP, 10 * time.Second, Hang, "still running after the limit of 10s"},
 		} {
 			t.Run(fmt.Sprint(accel, "/", test.signal), func(t *testing.T) {
 				t.Parallel()
@@ -141,7 +141,7 @@ func lacking(t *testing.T, dir string) string {
 // TestFlood has a program in QEMU's place write 2 GB, in a process of its own
 // so that its memory can be told.
 func TestFlood(t *testing.T) {
-	const limit = time.Second
+	const limit = 5 * time.Second // enough for more than is kept, however slow the reader
 	if mark := os.Getenv(againVar); mark != "" {
 		begin := time.Now()
 		r, err := Machine{Binary: filepath.Join(mark, "qemu")}.Boot(t.Context(), Expect{Pass: passRE, Limit: limit})
@@ -151,7 +151,7 @@ func TestFlood(t *testing.T) {
 		if r.Kind != Hang && r.Kind != Pass {
 			t.Errorf("%s %s %s", r.Kind, r.Title, r.Reason)
 		}
-		if took := time.Since(begin); took > limit+2*time.Second {
+		if took := time.Since(begin); took > 2*limit {
 			t.Errorf("took %v", took)
 		}
 		if n := len(r.Console); n > consoleHead+consoleTail+100 || len(r.Stderr) > stderrHead+stderrTail+100 {
