@@ -13,8 +13,8 @@ SEEDS ?= 1:32
 sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
-# Every test, five kernel builds included, with the race detector, which wants a
-# C compiler; and each fuzz target for a moment. Some 40 minutes.
+# Every test, with the race detector, which wants a C compiler; and each fuzz target
+# for a moment. Two kernels are built, and four from copies of them. Some 40 minutes.
 test: install-test lint
 	CC=clang-22 CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
 	./fuzz.sh 5s
