@@ -9,7 +9,8 @@ SEEDS ?= 1:32
 
 .PHONY: sweep test short bench hunt fuzz lint install install-test unlucky clean
 
-# Hunt for the real bug of kcfi-seal: some 8 minutes the first time, 4 later.
+# Hunt for the real bug of kcfi-seal: some 4 minutes the first time, behind the
+# packages; less than one later.
 sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
