@@ -15,7 +15,7 @@ sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
 # Every test, with the race detector, which wants a C compiler; and each fuzz target
-# for a moment. Two kernels are built, and four from copies of them. Some 40 minutes.
+# for a moment. Three kernels are built, and four from copies of them. Some 45 minutes.
 test: install-test lint
 	CC=clang-22 CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
 	./fuzz.sh 5s
