@@ -326,7 +326,6 @@ func TestPrepareErrors(t *testing.T) {
 		{"dropped symbol", "NO_SUCH_SYMBOL=y (it is n)", "menuconfig", func(k *scenarios.Kernel) { k.Set = []string{"NO_SUCH_SYMBOL=y"} }},
 		{"no tree", "no kernel tree", "Makefile", func(k *scenarios.Kernel) { k.Dir = t.TempDir() }},
 		{"no build", "no finished kernel build", "vmlinux.o", func(k *scenarios.Kernel) { k.Dir, k.Build = "", t.TempDir() }},
-		{"no package", "linux-source-0.1", "apt-get install linux-source-0.1", func(k *scenarios.Kernel) { k.Dir, k.Package = "", "linux-source-0.1" }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			k := tinySpec(tree)
