@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -36,12 +37,12 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	tools, err := linker.FindToolchain(ctx)
 	if err != nil {
 		row("clang, lld", "missing: "+err.Error())
-		missing = append(missing, "clang-22", "lld-22", "llvm-22")
+		missing = append(missing, "llvm")
 	} else {
 		row("clang", tools.Clang+" in "+tools.Dir)
 		row("ld.lld", tools.LLD+", "+map[bool]string{
 			true:  "has --randomize-section-padding",
-			false: "has no --randomize-section-padding (LLVM 20 and later have it): strategy text only",
+			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
 	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
@@ -61,7 +62,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		}
 	}
 	if path, err := qemu.FindBusybox(); err != nil {
-		missing = append(missing, "busybox-static")
+		missing = append(missing, "busybox")
 		row("busybox", err.Error())
 	} else {
 		row("busybox", "there, statically linked, "+path)
@@ -76,7 +77,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s\n", name)
 		return nil
 	}
-	fmt.Fprintf(out, "\ninstall what is missing with:\n  apt-get install %s\n", strings.Join(missing, " "))
+	fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
 	return exit(exitFailed)
 }
 
