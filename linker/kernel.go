@@ -299,33 +299,6 @@ func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Pro
 	return p.build(ctx, k, progress)
 }
 
-// adopt takes a finished build folder, which is only read. What others are
-// using at the same time stays as it is.
-func (p *Kernel) adopt(build string, alone bool) error {
-	p.Build = build
-	if !alone {
-		return nil
-	}
-	source, err := sourceOf(build)
-	if err != nil {
-		return err
-	}
-	if err := linkFarm(source, p.Source); err != nil {
-		return err
-	}
-	script, err := patchedScript(source)
-	if err != nil {
-		return err
-	}
-	if err := replaceFile(p.script(), script, 0o755); err != nil {
-		return err
-	}
-	if !exists(filepath.Join(build, "vmlinux.o")) {
-		return nil // open says what that means
-	}
-	return p.writeState()
-}
-
 // script is the patched link-vmlinux.sh.
 func (p *Kernel) script() string {
 	if filepath.Dir(p.Build) == p.Source {
@@ -342,8 +315,8 @@ func patchedScript(source string) ([]byte, error) {
 		return nil, err
 	}
 	if makesObject.Match(script) {
-		return nil, hint(fmt.Errorf("%s makes vmlinux.o itself: a padded one would be overwritten", path),
-			"kernels from 6.1 on can be swept; for this one use `unlucky patch` and plain make")
+		return nil, hint(fmt.Errorf("Linux %s is older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
+			"for this one use `unlucky patch` and plain make")
 	}
 	patched, err := PatchScript(script)
 	if err != nil {
@@ -351,6 +324,19 @@ func patchedScript(source string) ([]byte, error) {
 	}
 	return patched, nil
 }
+
+// treeVersion is that of a source tree, "6.12.117", by its Makefile; "?" where
+// that does not say.
+func treeVersion(source string) string {
+	data, _ := os.ReadFile(filepath.Join(source, "Makefile"))
+	m := makefileVersion.FindSubmatch(data)
+	if m == nil {
+		return "?"
+	}
+	return fmt.Sprintf("%s.%s.%s", m[1], m[2], m[3])
+}
+
+var makefileVersion = regexp.MustCompile(`(?m)^VERSION = (\d+)\nPATCHLEVEL = (\d+)\nSUBLEVEL = (\d+)$`)
 
 // makesObject finds the link of vmlinux.o in the scripts of 6.0 and earlier.
 var makesObject = regexp.MustCompile(`(?m)^\s*(modpost_link|\$\{?LD\}?.*-r.*-o) vmlinux\.o`)
@@ -523,6 +509,9 @@ func (p *Kernel) open(ctx context.Context) error {
 		return err
 	}
 	if err := p.useLinker(ctx, p.args[0]); err != nil {
+		return err
+	}
+	if err := checkLinker(p.Build, p.LLD); err != nil {
 		return err
 	}
 	return p.readEnvironment(ctx)

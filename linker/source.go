@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -361,28 +360,6 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return errors.Join(os.WriteFile(to, data, info.Mode()), os.Chtimes(to, info.ModTime(), info.ModTime()))
-}
-
-// sourceOf finds the source tree of a finished build folder.
-func sourceOf(build string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(build, "Makefile"))
-	if err != nil {
-		return "", hint(fmt.Errorf("%s is no finished kernel build: %w", build, err), "give the folder that holds vmlinux.o (O=, or the tree itself)")
-	}
-	if m := includeLine.FindSubmatch(data); m != nil {
-		return filepath.EvalSymlinks(filepath.Join(absFrom(build, string(m[1])), ".."))
-	}
-	return build, nil
-}
-
-// includeLine is what kbuild writes into the Makefile of an O= folder.
-var includeLine = regexp.MustCompile(`(?m)^(?:export KBUILD_OUTPUT.*\n)?include ([^\s$]+/Makefile)$`)
-
-func absFrom(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
 }
 
 // isNoSpace tells a full disk, by what the system or a program said.
