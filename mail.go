@@ -223,7 +223,7 @@ func source(k scenarios.Kernel) string {
 	var text string
 	switch {
 	case k.Package != "":
-		text = "Debian's " + k.Package
+		text = "Debian's " + strings.Replace(k.Package, "=", " ", 1)
 	case k.Dir != "":
 		text = "the tree " + filepath.Base(k.Dir)
 	default:

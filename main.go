@@ -37,11 +37,12 @@ Usage:
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
+    unlucky fetch PACKAGE              fetch a kernel's source package, as a sweep does by itself, and print its path
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
     unlucky classify [-json] FILE|-    print the crash title of a console log
     unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
     unlucky hunt [SCENARIO]            compare strategies: layouts to the first crash of bugs of many kinds
-    unlucky clean                      remove the prepared kernels
+    unlucky clean                      remove the prepared kernels and the sources fetched for them
     unlucky COMMAND -h                 print the flags of a command
 
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
@@ -105,7 +106,7 @@ func commands() map[string]command {
 		"sweep": sweep, "replay": replay, "minimize": minimize, "bundle": bundle, "verify": verify,
 		"list": list, "suspects": suspects, "report": report, "coverage": coverage, "merge": merge,
 		"scenarios": listScenarios, "doctor": doctor, "patch": patch, "classify": classify,
-		"prepare": prepareFile, "bench": bench, "hunt": hunt, "clean": clean,
+		"prepare": prepareFile, "fetch": fetch, "bench": bench, "hunt": hunt, "clean": clean,
 	}
 }
 

@@ -368,6 +368,12 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	if err != nil {
 		return nil, err
 	}
+	if p := kernel.Package; p.Name != "" {
+		if p.Suite != "" || p.Name != s.Kernel.Package {
+			scr.note("kernel: %s, %s", p, from(p))
+		}
+		s.Kernel.Package = p.String() // for a replay elsewhere
+	}
 	return newRig(ctx, kernel, s, initrd, scr)
 }
 

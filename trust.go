@@ -75,6 +75,9 @@ func (o *override) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
 		if b.Image = k.Image; o.linux != "" {
 			b.Package, b.Dir = k.Package, k.Dir
 		}
+		if linker.SamePackage(k.Package, b.Package) {
+			b.Package = k.Package // a seed file has the version, too
+		}
 		return reflect.DeepEqual(b, k)
 	}
 	return slices.ContainsFunc(scenarios.Builtin(), known) || linker.Prepared(ctx, cacheDir(), k)

@@ -35,6 +35,8 @@ type Kernel struct {
 	Build  string // what kbuild calls objtree
 	Digest string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Image  string // "vmlinux" or "bzImage"
+	// Package is the Debian source package that it was made from, if any.
+	Package SourcePackage
 
 	// FullScript has each layout linked by the whole of link-vmlinux.sh, which
 	// makes a System.map; a packed kernel makes that without. Set it before the
@@ -79,7 +81,14 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
-	p, tarball, err := locate(ctx, cache, k)
+	if k.Package != "" {
+		source, err := FetchPackage(ctx, cache, k.Package, progress)
+		if err != nil {
+			return nil, withRoom(err, cache)
+		}
+		k.Package = source.String()
+	}
+	p, err := locate(ctx, cache, k)
 	if err != nil {
 		return nil, err
 	}
@@ -89,19 +98,16 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	if err := p.take(ctx, progress); err != nil {
 		return nil, err
 	}
-	if err := p.prepare(ctx, k, tarball, progress); err != nil {
+	if err := p.prepare(ctx, k, progress); err != nil {
 		p.Close()
-		if isNoSpace(err) {
-			err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
-		}
-		return nil, err
+		return nil, withRoom(err, cache)
 	}
 	return p, nil
 }
 
 // Prepared tells whether Prepare would find the kernel ready to be linked.
 func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
-	p, _, err := locate(ctx, cache, k)
+	p, err := locate(ctx, cache, k)
 	if err != nil {
 		return false
 	}
@@ -109,12 +115,13 @@ func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
 	return err == nil
 }
 
-// locate finds the kernel's folder in the cache, and the tarball of a package.
-func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Kernel, tarball string, err error) {
+// locate finds the kernel's folder in the cache, and the package on this machine.
+func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Kernel, err error) {
 	tools, err := FindToolchain(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	p = &Kernel{Toolchain: tools, Image: k.Image}
 	var key string
 	switch {
 	case k.Build != "":
@@ -122,14 +129,15 @@ func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Kernel, t
 	case k.Dir != "":
 		key = "tree of " + k.Dir
 	default:
-		if tarball, key, err = packageTarball(ctx, k.Package); err != nil {
-			return nil, "", err
+		if p.Package, err = findPackage(ctx, cache, k.Package); err != nil {
+			return nil, err
 		}
+		k.Package, key = p.Package.Name, p.Package.Version
 	}
-	p = &Kernel{Toolchain: tools, Image: k.Image, Dir: filepath.Join(cache, kernelName(k, key, tools))}
+	p.Dir = filepath.Join(cache, kernelName(k, key, tools))
 	p.Source = filepath.Join(p.Dir, "source")
 	p.Build = filepath.Join(p.Source, buildName)
-	return p, tarball, nil
+	return p, nil
 }
 
 // recipe counts up when make is called in another way.
@@ -184,7 +192,7 @@ func (p *Kernel) take(ctx context.Context, progress Progress) error {
 // Close releases the kernel.
 func (p *Kernel) Close() error { return p.lock.Unlock() }
 
-func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
+func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, progress Progress) error {
 	alone := p.lock.Locked()
 	for _, base := range []string{p.Dir, p.Source, memoryDir} {
 		removeRooms(base)
@@ -219,7 +227,7 @@ func (p *Kernel) prepare(ctx context.Context, k scenarios.Kernel, tarball string
 				return err
 			}
 		}
-		err = p.buildPackage(ctx, k, tarball, progress)
+		err = p.buildPackage(ctx, k, progress)
 	}
 	if err == nil {
 		err = p.open(ctx)
@@ -266,7 +274,7 @@ func (p *Kernel) writeState() error {
 	return replaceFile(p.statePath(), append(data, '\n'), 0o644)
 }
 
-func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball string, progress Progress) error {
+func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, progress Progress) error {
 	if err := checkNeeds(); err != nil {
 		return err
 	}
@@ -274,7 +282,7 @@ func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, tarball s
 	if _, err := os.Stat(p.Source); err != nil {
 		copied, err := p.copyPrepared(ctx, k, progress)
 		if err == nil && !copied {
-			err = unpack(ctx, tarball, p.Source, k.Patches, progress)
+			err = unpack(ctx, p.Package.Tarball, p.Source, k.Patches, progress)
 		}
 		if err != nil {
 			return err

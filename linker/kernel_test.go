@@ -358,7 +358,6 @@ func TestPrepareErrors(t *testing.T) {
 			prepend(t, filepath.Join(build, ".config"), "CONFIG_LLD_VERSION=190107\n")
 			k.Dir, k.Build = "", build
 		}},
-		{"no package", "linux-source-0.1", "apt-get install linux-source-0.1", func(k *scenarios.Kernel) { k.Dir, k.Package = "", "linux-source-0.1" }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			k := tinySpec(tree)

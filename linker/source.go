@@ -29,25 +29,6 @@ import (
 //   - a tree that was built in place, or that is to be patched: a copy of its
 //     source files
 
-// packageDir is where Debian's source packages put their tarballs; tests have
-// small ones elsewhere.
-var packageDir = "/usr/src"
-
-// packageTarball is the tarball that a Debian source package installs, and
-// the package's version.
-func packageTarball(ctx context.Context, pkg string) (path, version string, err error) {
-	install := "apt-get install " + pkg
-	path = filepath.Join(packageDir, pkg+".tar.xz")
-	if _, err := os.Stat(path); err != nil {
-		return "", "", hint(fmt.Errorf("source package %s: %w", pkg, err), "%s", install)
-	}
-	out, err := output(ctx, "", environment(os.Getenv("PATH")), "dpkg-query", "-W", "-f", "${Version}", pkg)
-	if err != nil {
-		return "", "", hint(fmt.Errorf("source package %s: %w", pkg, err), "%s", install)
-	}
-	return path, string(out), nil
-}
-
 // unpack extracts a Debian kernel tarball into the folder to, which must not
 // exist; to appears only when it is complete and patched.
 func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, progress Progress) error {
@@ -90,7 +71,7 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 	for _, patches := range nearest(k.Patches) {
 		other := k
 		other.Patches = patches
-		from, _, err := locate(ctx, filepath.Dir(p.Dir), other)
+		from, err := locate(ctx, filepath.Dir(p.Dir), other)
 		if err != nil {
 			return false, err
 		}
@@ -360,6 +341,14 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return errors.Join(os.WriteFile(to, data, info.Mode()), os.Chtimes(to, info.ModTime(), info.ModTime()))
+}
+
+// withRoom adds to the error of a full disk how to make room in the cache.
+func withRoom(err error, cache string) error {
+	if isNoSpace(err) {
+		err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
+	}
+	return err
 }
 
 // isNoSpace tells a full disk, by what the system or a program said.

@@ -189,10 +189,7 @@ func Open(ctx context.Context, cache, path string, progress Progress) (*Kernel, 
 	}
 	if err := p.unpack(ctx, a, progress); err != nil {
 		p.Close()
-		if isNoSpace(err) {
-			err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
-		}
-		return nil, err
+		return nil, withRoom(err, cache)
 	}
 	return p, nil
 }

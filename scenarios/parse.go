@@ -203,7 +203,7 @@ func (d *decoder) mapping(n *yaml.Node, key string, v reflect.Value) error {
 
 var (
 	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
-	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+$`)
+	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+(=[A-Za-z0-9.+:~-]+)?$`)
 	targetForm  = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9_-]*config$`)
 	setForm     = regexp.MustCompile(`^([A-Za-z0-9_]+)=(y|m|n|-?[0-9]+|0[xX][0-9A-Fa-f]+|"[^"\n]*")$`)
 	testedForm  = regexp.MustCompile(`^[0-9]+\.[0-9]+(\.[0-9]+)?$`)
@@ -259,7 +259,7 @@ func (d *decoder) checkKernel(k *Kernel) error {
 		return d.bad("kernel."+given[1], "%s are given: a kernel comes from one of package, dir and build", strings.Join(given, " and "))
 	}
 	if k.Package != "" && !packageForm.MatchString(k.Package) {
-		return d.bad("kernel.package", "%q is no Debian package (like linux-source-6.12)", k.Package)
+		return d.bad("kernel.package", "%q is no Debian package (like linux-source-6.12, linux-source-6.12=6.12.117-1, or linux-source for the newest)", k.Package)
 	}
 	for key, dir := range map[string]*string{"kernel.dir": &k.Dir, "kernel.build": &k.Build} {
 		if err := d.folder(key, dir); err != nil {

@@ -35,9 +35,11 @@ type Scenario struct {
 // Kernel says where the kernel comes from: exactly one of Package, Dir and
 // Build is set.
 type Kernel struct {
-	Package string  `yaml:"package,omitempty"` // Debian source package, "linux-source-6.12"
-	Dir     string  `yaml:"dir,omitempty"`     // a kernel tree, absolute
-	Build   string  `yaml:"build,omitempty"`   // a finished build folder, absolute; no patches, config or set then
+	// Package is a Debian source package, "linux-source-6.12", with "=VERSION"
+	// behind it where that is meant; "linux-source" is the newest there is.
+	Package string  `yaml:"package,omitempty"`
+	Dir     string  `yaml:"dir,omitempty"`   // a kernel tree, absolute
+	Build   string  `yaml:"build,omitempty"` // a finished build folder, absolute; no patches, config or set then
 	Patches []Patch `yaml:"patches,omitempty"`
 	Arch    string  `yaml:"arch"`
 	// Config is a make target ("tinyconfig") or, with newlines in it, the
