@@ -56,6 +56,7 @@ type Sweep struct {
 
 	mu     sync.Mutex
 	steps  Steps
+	passes int                     // links in one pass
 	images map[string]seeds.Layout // image digest -> the layout that had it first
 	idle   int                     // layouts that are the baseline's
 	twins  int
@@ -78,11 +79,12 @@ type Report struct {
 	Shard    Shard          `json:"shard,omitzero"` // whose layouts these are
 	Dir      string         `json:"dir"`            // Record.Path is relative to it
 	Baseline seeds.Record   `json:"baseline"`
-	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
-	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
-	Tried    int            `json:"tried"`   // layouts of this run
-	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
-	Steps    Steps          `json:"steps"`   // of the layouts of this run
+	Layouts  []seeds.Record `json:"layouts"`  // in the order of seeds
+	Beyond   int            `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
+	Tried    int            `json:"tried"`    // layouts of this run
+	OnePass  int            `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
+	Elapsed  time.Duration  `json:"elapsed"`  // of this run, without the baseline
+	Steps    Steps          `json:"steps"`    // of the layouts of this run
 	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
 	// for a kernel that has none.
 	Coverage *Totals `json:"coverage,omitempty"`
@@ -147,7 +149,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	s.steps = Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
 	s.told.Wait()
-	report.Elapsed, report.Steps, report.Coverage = time.Since(begin), s.steps, s.covered()
+	report.Elapsed, report.Steps, report.OnePass, report.Coverage = time.Since(begin), s.steps, s.passes, s.covered()
 	for _, r := range done {
 		seed, _ := r.Layout.Seed()
 		switch {
@@ -537,6 +539,11 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 	}
 	i.record.Image = i.Digest
 	s.took(Steps{Steps: i.Steps})
+	if i.SystemMap == "" {
+		s.mu.Lock()
+		s.passes++
+		s.mu.Unlock()
+	}
 	same, err := s.first(layout, i.Digest)
 	if err != nil || same == layout {
 		return i, err

@@ -108,7 +108,7 @@ func defaults() Scenario {
 var builtin embed.FS
 
 // names are the built-in scenarios in the order in which they are listed.
-var names = []string{"kcfi-seal", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
+var names = []string{"kcfi-seal", "kcfi-hash", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
 
 // Load reads a built-in scenario, by its name, or a scenario file.
 func Load(nameOrPath string) (Scenario, error) {
