@@ -6,7 +6,7 @@ NEEDS := llvm qemu-system-x86 linux-source-6.12 busybox make python3 flex bison 
 TEST_NEEDS := linux-source-6.1 git chromium slurm munge
 SEEDS ?= 1:32
 
-.PHONY: sweep test short bench hunt fuzz lint install install-test unlucky clean
+.PHONY: sweep test test-trees short bench hunt fuzz lint install install-test unlucky clean
 
 # Hunt for the real bug of kcfi-seal: some 4 minutes the first time, behind the
 # packages; less than one later.
@@ -22,6 +22,11 @@ test: install-test lint
 # The tests that need no kernel build: some two minutes.
 short: install
 	$(GO) test -short ./...
+
+# Kernel trees that are at hand, each swept: make test-trees LINUX="DIR..."
+test-trees: install
+	@test -n "$(LINUX)" || { echo 'make test-trees LINUX="DIR..." sweeps these kernel trees'; exit 2; }
+	UNLUCKY_TREES="$(LINUX)" $(GO) test -v -timeout 0 -run '^TestTrees$$' .
 
 # Layouts an hour: by hand, by a sweep, and the least that they can cost; before
 # that the parts, each by itself. Some 7 minutes, once the kernel is prepared.

@@ -230,7 +230,7 @@ func source(k scenarios.Kernel) string {
 		text = "the build " + filepath.Base(k.Build)
 	}
 	for _, p := range k.Patches {
-		if p.Want == "absent" {
+		if p.Want == scenarios.Absent {
 			text += ", without " + p.File
 		} else {
 			text += ", with " + p.File

@@ -561,7 +561,7 @@ func TestCover(t *testing.T) {
 	}
 	full := func(modulus uint64) (n int) {
 		for _, i := range functions {
-			n += int(max(1, modulus/linker.Alignment(layout, i)))
+			n += int(max(1, modulus/layout[i].Alignment()))
 		}
 		return n
 	}

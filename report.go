@@ -404,12 +404,15 @@ func classOf(t fuzz.Tried) string {
 		return "pass"
 	case t.Kind == qemu.LinkFailed:
 		return "nolink"
+	case t.Kind == qemu.Duplicate:
+		return "duplicate"
 	}
 	return "other"
 }
 
 var classes = []struct{ Class, Name string }{
-	{"unlucky", "unlucky"}, {"other", "failed otherwise"}, {"nolink", "does not link"}, {"pass", "passed"},
+	{"unlucky", "unlucky"}, {"other", "failed otherwise"}, {"nolink", "does not link"},
+	{"duplicate", "the layout of another seed"}, {"pass", "passed"},
 }
 
 func newChart(tried []fuzz.Tried) (c chart) {

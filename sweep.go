@@ -289,7 +289,7 @@ func (o *override) apply(s *scenarios.Scenario) error {
 		*to = dir
 	}
 	if s.Kernel.Build != "" { // it is what it is
-		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set = nil, "", nil
+		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set, s.Kernel.Try = nil, "", nil, nil
 	}
 	g := &s.Guest
 	if o.append != "" {
@@ -494,12 +494,13 @@ func printReport(out io.Writer, r *fuzz.Report) {
 	default:
 		fmt.Fprintf(&b, "  %-10s fails: %s\n", "baseline", r.Baseline.Title)
 	}
-	others := len(r.Layouts) - r.Count(qemu.Pass) - r.Count(qemu.LinkFailed) - r.Finds()
+	others := len(r.Layouts) - r.Count(qemu.Pass) - r.Count(qemu.LinkFailed) - r.Count(qemu.Duplicate) - r.Finds()
 	for _, row := range []struct {
 		name string
 		n    int
 	}{
 		{"passed", r.Count(qemu.Pass)}, {"unlucky", r.Finds()}, {"other", others}, {"no link", r.Count(qemu.LinkFailed)},
+		{"duplicate", r.Count(qemu.Duplicate)},
 	} {
 		if row.n > 0 || row.name == "passed" || row.name == "unlucky" {
 			fmt.Fprintf(&b, "  %-10s %d\n", row.name, row.n)
@@ -510,9 +511,14 @@ func printReport(out io.Writer, r *fuzz.Report) {
 	}
 	printFindings(&b, "unlucky layouts by title", r.Unlucky(), r.Dir)
 	printFindings(&b, "crashes other than the one looked for", r.Others(), r.Dir)
-	printList(&b, "layouts that do not link", r.Layouts, func(l seeds.Record) (string, bool) {
-		return fmt.Sprintf("seed %s: %s", l.Layout, l.Note), l.Kind == qemu.LinkFailed
-	})
+	for _, list := range []struct {
+		head string
+		kind qemu.Kind
+	}{{"layouts that do not link", qemu.LinkFailed}, {"seeds that give a layout twice, counted once", qemu.Duplicate}} {
+		printList(&b, list.head, r.Layouts, func(l seeds.Record) (string, bool) {
+			return fmt.Sprintf("seed %s: %s", l.Layout, l.Note), l.Kind == list.kind
+		})
+	}
 	printList(&b, "twins: layouts that pass, to compare with", r.Layouts, func(l seeds.Record) (string, bool) {
 		return filepath.Join(r.Dir, l.Path), l.Kind == qemu.Pass && l.Path != ""
 	})

@@ -86,7 +86,7 @@ func (o *override) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
 // plainConfig tells whether a kernel is a tree as it is, with symbols that make
 // has nothing to expand in.
 func plainConfig(k scenarios.Kernel) bool {
-	return len(k.Patches) == 0 && !strings.Contains(k.Config, "\n") && !strings.ContainsAny(strings.Join(k.Set, " "), "$`\\")
+	return len(k.Patches) == 0 && !strings.Contains(k.Config, "\n") && !strings.ContainsAny(strings.Join(append(slices.Clip(k.Set), k.Try...), " "), "$`\\")
 }
 
 // plainMachine is a type of machine with options that name no file.

@@ -78,7 +78,7 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	o.mend = func(k *scenarios.Kernel) {
 		var kept []scenarios.Patch
 		for _, p := range k.Patches {
-			if o.linux != "" && p.Want == "absent" {
+			if o.linux != "" && p.Want == scenarios.Absent {
 				scr.note("%s, which %s wants absent, is left in %s", p.File, saved.Scenario.Name, o.linux)
 				continue
 			}

@@ -68,31 +68,27 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 		order = regrouped(layout, shuffled(n/cutSeeds, order))
 		p.Order = displaced(layout, order)
 	}
-	var end, run uint64 // of what stands before; number of runs so far
-	output, first, fresh, odd := "", "", true, false
+	var run uint64 // number of runs so far
+	output, placer := linker.MainText(layout), linker.NewPlacer(layout)
+	first, fresh, odd := "", true, false
 	for place, i := range order {
 		s := layout[i]
 		if s.Output != output {
-			output, end = s.Output, 0
+			continue
 		}
-		address := s.Address
-		align := linker.Alignment(layout, i)
-		if end > 0 {
-			address = linker.AlignUp(end, align)
-		}
+		align, gap := s.Alignment(), uint64(0)
 		movable := linker.Movable(layout, place)
 		if movable && (fresh || align > 16 || block != rotations && (odd || align < 16 || mix(cut, uint64(i))%runLength == 0)) {
 			run++
 			shift := 16*uint64(digits(n, run)) + rest
-			if gap := (s.Address + shift&^(align-1) - address) % Modulus; gap > 0 {
+			if gap = (s.Address + shift&^(align-1) - placer.Next(i)) % Modulus; gap > 0 {
 				p.Paddings = append(p.Paddings, linker.Padding{Section: s.Name, Bytes: gap})
-				address += gap
 			}
 		}
 		// A section that stands where it stands, or moves in larger steps, does
 		// not hand its shift on.
 		fresh, odd = !movable || align > 16, align < 16
-		end = address + s.Size
+		placer.Put(i, gap)
 		if movable && first == "" {
 			first = s.Name
 		}

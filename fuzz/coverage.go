@@ -86,7 +86,7 @@ type FunctionCoverage struct {
 // this layout. A kernel whose addresses do not follow from its plans has none:
 // that is the error.
 func NewCoverage(layout []linker.Section) (*Coverage, error) {
-	c := &Coverage{layout: layout, output: mainText(layout)}
+	c := &Coverage{layout: layout, output: linker.MainText(layout)}
 	n, group := 0, 0
 	for i, s := range layout {
 		switch movable := linker.Movable(layout, i); {
@@ -101,7 +101,7 @@ func NewCoverage(layout []linker.Section) (*Coverage, error) {
 				group++
 			}
 		case s.Function != "":
-			f := counted{section: i, align: linker.Alignment(layout, i), group: group}
+			f := counted{section: i, align: layout[i].Alignment(), group: group}
 			for m, modulus := range moduli {
 				_, residues := f.steps(modulus)
 				c.totals.Residues[m].Of += residues
@@ -196,27 +196,6 @@ func (c *Coverage) meet(f, g int) {
 	if c.touched[f].CheckedAdd(uint32(g)) {
 		c.totals.Neighbours.Seen++
 	}
-}
-
-// Check holds the addresses that an image has by its own symbols against those
-// of its plan: a function that is elsewhere is a *linker.LinkError. Where lld
-// itself pads no plan says where, and an image with other symbols says nothing.
-func (c *Coverage) Check(plan linker.Plan, addresses []uint64) error {
-	if plan.Flag != nil || addresses == nil {
-		return nil
-	}
-	planned, err := linker.Place(c.layout, c.output, plan)
-	if err != nil {
-		return err
-	}
-	for _, f := range c.functions {
-		if at := addresses[f.section]; at != 0 && at != planned[f.section] {
-			s := c.layout[f.section]
-			reason := fmt.Sprintf("%s is at %#x, planned at %#x: please report this", s.Function, at+s.Entry, planned[f.section]+s.Entry)
-			return &linker.LinkError{Reason: reason, Log: reason}
-		}
-	}
-	return nil
 }
 
 // Recall adds layouts of this kernel that have booted to a verdict, by their

@@ -174,7 +174,7 @@ func TestCoverageIsSets(t *testing.T) {
 			slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(i, fixed) - cmp.Compare(j, fixed) })
 			end := uint64(0x400000)
 			for _, i := range order {
-				addresses[i] = linker.AlignUp(end+random.Uint64N(3)/2*64, linker.Alignment(layout, i))
+				addresses[i] = linker.AlignUp(end+random.Uint64N(3)/2*64, layout[i].Alignment())
 				end = addresses[i] + layout[i].Size
 			}
 		}
@@ -194,7 +194,7 @@ func TestCoverageIsSets(t *testing.T) {
 		}
 		slices.SortFunc(order, func(i, j int) int { return cmp.Compare(addresses[i], addresses[j]) })
 		for n, j := range order[1:] {
-			if i := order[n]; addresses[j]-addresses[i]-layout[i].Size < linker.Alignment(layout, j) {
+			if i := order[n]; addresses[j]-addresses[i]-layout[i].Size < layout[j].Alignment() {
 				neighbours[[2]int{i, j}] = true
 			}
 		}
@@ -247,7 +247,7 @@ func TestCoverageOfCover(t *testing.T) {
 		for _, f := range c.Functions() {
 			i := slices.IndexFunc(layout, func(s linker.Section) bool { return s.Function == f.Name })
 			for m, r := range f.Residues {
-				if align := linker.Alignment(layout, i); align >= 16 && r.Seen < r.Of || r.Seen > r.Of {
+				if align := layout[i].Alignment(); align >= 16 && r.Seen < r.Of || r.Seen > r.Of {
 					all[m] = false
 				}
 			}
@@ -280,32 +280,6 @@ func TestNoCoverage(t *testing.T) {
 		if _, err := NewCoverage(test.layout); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("error %v, want %q", err, test.want)
 		}
-	}
-}
-
-func TestCoverageCheck(t *testing.T) {
-	t.Parallel()
-	layout := fewFunctions()
-	c, err := NewCoverage(layout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan := Cover.Plan(3, layout)
-	addresses, err := linker.Place(layout, ".text", plan)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addresses[0], addresses[1], addresses[4] = 1, 1, 0 // not counted, not counted, not known
-	if err := c.Check(plan, addresses); err != nil {
-		t.Error(err)
-	}
-	addresses[3] += 16
-	want := fmt.Sprintf("two is at %#x, planned at %#x", addresses[3]+11, addresses[3]-16+11)
-	if err := c.Check(plan, addresses); err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("error %v, want %q", err, want)
-	}
-	if err := c.Check(LLD.Plan(3, nil), addresses); err != nil {
-		t.Errorf("strategy lld: %v", err)
 	}
 }
 

@@ -58,7 +58,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	case len(pass.Order) > 0:
 		return nil, errors.New("the passing layout has another order than the baseline")
 	}
-	h := &Hybrids{layout: layout, output: mainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}}
+	h := &Hybrids{layout: layout, output: linker.MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}}
 	var err1, err2 error
 	h.fail, err1 = newPlaced(layout, h.output, fail)
 	h.pass, err2 = newPlaced(layout, h.output, pass)
@@ -66,7 +66,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 		return nil, err
 	}
 	for place, i := range h.fail.order {
-		h.align[i] = linker.Alignment(layout, i)
+		h.align[i] = layout[i].Alignment()
 		if layout[i].Output == h.output && linker.Movable(layout, place) {
 			h.number[i] = len(h.functions)
 			h.functions = append(h.functions, i)
@@ -75,26 +75,12 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	if h.functions == nil {
 		return nil, errors.New("this kernel has no text input section that can be moved")
 	}
-	for place := h.fail.place[h.functions[0]]; place <= h.fail.place[h.functions[h.Len()-1]]; place++ {
-		if i := h.fail.order[place]; h.align[i] > Modulus {
+	for _, i := range h.functions { // what the linker script aligns to more keeps its residue
+		if h.align[i] > Modulus {
 			return nil, fmt.Errorf("%s is aligned to %d bytes: only residues up to mod %d can be kept", layout[i].Name, h.align[i], Modulus)
 		}
 	}
 	return h, nil
-}
-
-// mainText is the output section that most text input sections are in, usually
-// .text; empty where there are none.
-func mainText(layout []linker.Section) (output string) {
-	text := map[string]int{} // functions of each output section
-	for _, s := range layout {
-		if s.Text {
-			if text[s.Output]++; text[s.Output] > text[output] {
-				output = s.Output
-			}
-		}
-	}
-	return output
 }
 
 // Len is the number of functions.
@@ -133,27 +119,22 @@ func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
 	gaps := make([]uint64, len(order)) // before each place
 	first, last := 0, 0                // places with slack before them
 	before, behind := -1, 0            // the function before, and its place
-	var end uint64
+	placer := linker.NewPlacer(h.layout)
 	for place, i := range order {
 		if h.layout[i].Output != h.output {
 			continue
 		}
-		address := h.layout[i].Address
-		if end > 0 {
-			address = h.tight(end, i)
-		}
 		if linker.Movable(h.layout, place) {
 			f := h.number[i]
-			gaps[place] = h.slack(c, move, before, f, place-behind, address)
+			gaps[place] = h.slack(c, move, before, f, place-behind, placer.Next(i))
 			before, behind = f, place
-			address += gaps[place]
 			if gaps[place] > 0 {
 				if last = place; first == 0 {
 					first = place
 				}
 			}
 		}
-		end = address + h.layout[i].Size
+		placer.Put(i, gaps[place])
 	}
 	if first == 0 {
 		first = h.fail.place[h.functions[0]]
@@ -220,25 +201,20 @@ const unorderedModulus = 256
 // at its failing residue modulo unorderedModulus. Variants are moved as a whole.
 func (h *Hybrids) Unordered(variant int) linker.Plan {
 	gaps := make([]uint64, len(h.pass.order))
-	end, first := uint64(0), true
+	placer, first := linker.NewPlacer(h.layout), true
 	for place, i := range h.pass.order {
 		if h.layout[i].Output != h.output {
 			continue
 		}
-		address := h.layout[i].Address
-		if end > 0 {
-			address = h.tight(end, i)
-		}
 		if linker.Movable(h.layout, place) {
-			least := address + minSlack
+			least := placer.Next(i) + minSlack
 			gaps[place] = minSlack + (h.fail.address[i]-least)%max(unorderedModulus, h.align[i])
-			address += gaps[place]
 			if first {
 				gaps[place] += uint64(variant) * Modulus
 				first = false
 			}
 		}
-		end = address + h.layout[i].Size
+		placer.Put(i, gaps[place])
 	}
 	return h.plan(h.pass.order, gaps)
 }

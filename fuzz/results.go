@@ -244,7 +244,7 @@ func (t Tried) plan(layout []linker.Section) (plan linker.Plan, err error) {
 // be nil.
 func Place(ctx context.Context, layout []linker.Section, tried []Tried, each func(i int, addresses []uint64), progress func(done, total int)) error {
 	var mu sync.Mutex
-	done, output := 0, mainText(layout)
+	done, output := 0, linker.MainText(layout)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.NumCPU())
 	for i, t := range tried {

@@ -235,7 +235,7 @@ func (h history) absent(l int) bool { return h.apart != nil && h.apart[l] }
 // place fills in the histories.
 func (t *evidence) place(ctx context.Context, progress func(done, total int)) error {
 	var sections []int
-	output := mainText(t.layout)
+	output := linker.MainText(t.layout)
 	for i, s := range t.layout {
 		if s.Output == output && (s.Text || s.Function != "") {
 			sections = append(sections, i)
@@ -243,7 +243,7 @@ func (t *evidence) place(ctx context.Context, progress func(done, total int)) er
 	}
 	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % Modulus / 16) }
 	end := func(i int, addresses []uint64) uint64 { // where the next one begins if it touches
-		return linker.AlignUp(addresses[i]+t.layout[i].Size, linker.Alignment(t.layout, i+1))
+		return linker.AlignUp(addresses[i]+t.layout[i].Size, t.layout[i+1].Alignment())
 	}
 	baseline := make([]uint64, len(t.layout))
 	for i, s := range t.layout {

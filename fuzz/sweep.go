@@ -56,7 +56,9 @@ type Sweep struct {
 
 	mu     sync.Mutex
 	steps  Steps
-	images map[string]seeds.Layout // image digest -> the layout that has it
+	passes int                     // links in one pass
+	images map[string]seeds.Layout // image digest -> the layout that had it first
+	idle   int                     // layouts that are the baseline's
 	twins  int
 	found  bool
 	told   sync.WaitGroup // Found, which may take its time
@@ -77,11 +79,12 @@ type Report struct {
 	Shard    Shard          `json:"shard,omitzero"` // whose layouts these are
 	Dir      string         `json:"dir"`            // Record.Path is relative to it
 	Baseline seeds.Record   `json:"baseline"`
-	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
-	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
-	Tried    int            `json:"tried"`   // layouts of this run
-	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
-	Steps    Steps          `json:"steps"`   // of the layouts of this run
+	Layouts  []seeds.Record `json:"layouts"`  // in the order of seeds
+	Beyond   int            `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
+	Tried    int            `json:"tried"`    // layouts of this run
+	OnePass  int            `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
+	Elapsed  time.Duration  `json:"elapsed"`  // of this run, without the baseline
+	Steps    Steps          `json:"steps"`    // of the layouts of this run
 	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
 	// for a kernel that has none.
 	Coverage *Totals `json:"coverage,omitempty"`
@@ -134,7 +137,9 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	done := map[seeds.Layout]seeds.Record{}
 	for _, r := range s.journal.Records() {
 		done[r.Layout] = r
-		s.images[r.Image] = r.Layout
+		if r.Kind != qemu.Duplicate {
+			s.images[r.Image] = r.Layout
+		}
 		if r.Kind == qemu.Pass && r.Path != "" {
 			s.twins++
 		}
@@ -144,7 +149,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	s.steps = Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
 	s.told.Wait()
-	report.Elapsed, report.Steps, report.Coverage = time.Since(begin), s.steps, s.covered()
+	report.Elapsed, report.Steps, report.OnePass, report.Coverage = time.Since(begin), s.steps, s.passes, s.covered()
 	for _, r := range done {
 		seed, _ := r.Layout.Seed()
 		switch {
@@ -199,7 +204,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 					return
 				}
 			}
-			if r.Kind != qemu.LinkFailed {
+			if Booted(r.Kind) {
 				if links++; r.Kind != qemu.Pass {
 					fails++
 				}
@@ -274,7 +279,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 					outcomes <- outcome{err: err}
 					return
 				}
-				if i.record.Kind == qemu.LinkFailed {
+				if i.record.Kind != "" {
 					outcomes <- outcome{record: i.record}
 					continue
 				}
@@ -513,18 +518,13 @@ type image struct {
 	record seeds.Record
 }
 
-// link links one layout. One that does not link has its verdict, and is in the
-// journal. An error is one of the machine, not of the layout.
+// link links one layout. One that does not link, or is that of another seed, has
+// its verdict, and is in the journal. An error is one of the machine, not of the layout.
 func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan) (i image, err error) {
 	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
 	defer s.Guest.share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
-	if i.Image, err = l.Link(ctx, plan); err == nil && s.coverage != nil {
-		// One that is not the planned layout is none of this seed.
-		if err = s.coverage.Check(plan, i.Addresses); err != nil {
-			err = errors.Join(err, i.Remove())
-		}
-	}
+	i.Image, err = l.Link(ctx, plan)
 	i.record.Millis = time.Since(begin).Milliseconds()
 	var failed *linker.LinkError
 	switch {
@@ -539,7 +539,18 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan li
 	}
 	i.record.Image = i.Digest
 	s.took(Steps{Steps: i.Steps})
-	return i, s.distinct(layout, i.Digest)
+	if i.SystemMap == "" {
+		s.mu.Lock()
+		s.passes++
+		s.mu.Unlock()
+	}
+	same, err := s.first(layout, i.Digest)
+	if err != nil || same == layout {
+		return i, err
+	}
+	i.record.Kind, i.record.Note = qemu.Duplicate, "the layout of "+same.Name()
+	s.note("%s: the layout of %s: counted once", layout.Name(), same.Name())
+	return i, errors.Join(i.Remove(), s.tell(&i.record))
 }
 
 // judge boots an image, saves it if it is unlucky, confirms that, writes it
@@ -682,17 +693,29 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 	return err
 }
 
-// distinct refuses two layouts that are one: padding that silently does
-// nothing would make a sweep of a thousand seeds a test of one.
-func (s *Sweep) distinct(layout seeds.Layout, image string) error {
+// first is the layout that had an image first. Paddings that the linker script
+// takes up, or that come to the same, give two seeds one layout. Where most
+// layouts are the baseline's the padding does nothing, and a sweep of a thousand
+// seeds would be a test of one: that is the error.
+func (s *Sweep) first(layout seeds.Layout, image string) (seeds.Layout, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if same, ok := s.images[image]; ok && same != layout {
-		return fmt.Errorf("layout of %s equals %s: the padding did nothing", layout.Name(), same.Name())
+	same, ok := s.images[image]
+	if !ok || same == layout {
+		s.images[image] = layout
+		return layout, nil
 	}
-	s.images[image] = layout
-	return nil
+	if same == seeds.Baseline {
+		if s.idle++; s.idle >= idleLayouts && s.idle >= len(s.images) {
+			return same, fmt.Errorf("layout of %s equals %s, as those of %d other seeds: the padding does nothing", layout.Name(), same.Name(), s.idle-1)
+		}
+	}
+	return same, nil
 }
+
+// idleLayouts is how many layouts must be the baseline's before the sweep doubts
+// its padding.
+const idleLayouts = 4
 
 // infra turns a boot from which nothing was learnt into an error.
 func infra(layout seeds.Layout, r qemu.Result) error {

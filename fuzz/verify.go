@@ -371,7 +371,7 @@ const (
 // and, in further plans, as in some layouts of strategy cover, at their residue
 // mod Modulus. Notes say what there is no plan for.
 func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
-	output := mainText(layout)
+	output := linker.MainText(layout)
 	spots := make([]spot, len(c.Functions))
 	for n, f := range c.Functions {
 		i, err := findFunction(layout, output, f)
@@ -535,7 +535,7 @@ func checkSpots(layout []linker.Section, output string, plan linker.Plan, c seed
 		name, at := c.Functions[n].Name, p.address[s.section]
 		if s.touching {
 			before := spots[n-1].section
-			if end := p.address[before] + layout[before].Size; p.before(s.section) != before || at != linker.AlignUp(end, linker.Alignment(layout, s.section)) {
+			if end := p.address[before] + layout[before].Size; p.before(s.section) != before || at != linker.AlignUp(end, layout[s.section].Alignment()) {
 				return fmt.Sprintf("%s cannot be put directly behind %s", name, c.Functions[n-1].Name)
 			}
 			continue // at its residue, if the one before has kept its size
@@ -545,7 +545,7 @@ func checkSpots(layout []linker.Section, output string, plan linker.Plan, c seed
 			want += bytes
 		}
 		if (at-want)%Modulus != 0 {
-			return fmt.Sprintf("%s cannot be put at %#x mod %#x: it is aligned to %d bytes now", name, (want+layout[s.section].Entry)%Modulus, Modulus, linker.Alignment(layout, s.section))
+			return fmt.Sprintf("%s cannot be put at %#x mod %#x: it is aligned to %d bytes now", name, (want+layout[s.section].Entry)%Modulus, Modulus, layout[s.section].Alignment())
 		}
 	}
 	return ""

@@ -21,11 +21,20 @@ type kallsyms struct {
 	table   symbolTable
 	edges   []int          // symbols at which scripts/kallsyms.c stops taking symbols in
 	parts   map[string]int // the arrays' own symbols, without kallsyms_
-	base    uint64         // kallsyms_relative_base, the lowest address that is not absolute
-	down    bool           // others count down from the base: base - 1 - address
+	base    uint64         // kallsyms_relative_base, the lowest address that is not absolute; 0 for the form ownPlace
+	form    form           // of the offsets
 	entries []ksym         // in the baseline's order
 	byName  []int          // entries, sorted by name
 }
+
+// form is what the entries of kallsyms_offsets, of 32 bits each, say.
+type form int
+
+const (
+	up       form = iota // they count up from the base (6.15 to 7.0, or without per-CPU symbols)
+	down                 // per-CPU symbols: their address; others count down: base - 1 - address (to 6.14)
+	ownPlace             // each counts from its own place in the table (7.1 on, --pc-relative)
+)
 
 // ksym is one entry of the table.
 type ksym struct {
@@ -73,27 +82,30 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 			if has[part], err = bytesAt(f, table, i); err != nil {
 				return nil, err
 			}
+		case part == "relative_base": // to 7.0
+			k.form = ownPlace
 		case part != "seqs_of_names": // from 6.2 on
 			return nil, fmt.Errorf("its kallsyms has no kallsyms_%s", part)
 		}
 	}
-	if len(has["num_syms"]) < 4 || len(has["relative_base"]) < 8 || len(has["token_index"]) < 512 {
+	if len(has["num_syms"]) < 4 || len(has["token_index"]) < 512 || k.form != ownPlace && len(has["relative_base"]) < 8 {
 		return nil, errKallsymsShort
 	}
 	n := int(binary.LittleEndian.Uint32(has["num_syms"]))
 	if len(has["offsets"])/4 < n {
 		return nil, errKallsymsShort
 	}
-	k.base = binary.LittleEndian.Uint64(has["relative_base"])
+	forms := []form{ownPlace}
+	if k.form != ownPlace {
+		k.base, forms = binary.LittleEndian.Uint64(has["relative_base"]), []form{down, up}
+	}
 	list, err := decodeNames(has["names"], has["token_table"], has["token_index"], n)
 	if err != nil {
 		return nil, err
 	}
-	// Two forms are known: all offsets count up from the base (6.15 on, or
-	// without per-CPU symbols), or those of the per-CPU ones are addresses
-	// and the others count down. Names are sorted whole (6.11 on), without what
-	// ThinLTO appends, or to their first dot.
-	for _, k.down = range []bool{true, false} {
+	// Names are sorted whole (6.11 on), without what ThinLTO appends, or to
+	// their first dot.
+	for _, k.form = range forms {
 		if !k.find(list, has["offsets"], at) {
 			continue
 		}
@@ -117,7 +129,10 @@ func (k *kallsyms) find(list []ksym, offsets []byte, at places) bool {
 	for i, e := range list {
 		offset := binary.LittleEndian.Uint32(offsets[4*i:])
 		address := k.base + uint64(offset)
-		if k.down {
+		switch k.form {
+		case ownPlace:
+			address = k.offsetPlace(k.table, i) + uint64(int64(int32(offset)))
+		case down:
 			if e.absolute = int32(offset) >= 0; e.absolute {
 				address = uint64(offset)
 			} else {
@@ -131,6 +146,11 @@ func (k *kallsyms) find(list []ksym, offsets []byte, at places) bool {
 		k.entries = append(k.entries, e)
 	}
 	return true
+}
+
+// offsetPlace is where an image has the offset of its n-th entry.
+func (k *kallsyms) offsetPlace(t symbolTable, n int) uint64 {
+	return t.address(k.parts["offsets"]) + 4*uint64(n)
 }
 
 // sortNames sorts the entries as kallsyms_seqs_of_names has them, by names that
@@ -313,7 +333,7 @@ func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 	}
 	order := k.order(now)
 	for _, i := range order {
-		if e := k.entries[i]; !e.absolute {
+		if e := k.entries[i]; !e.absolute && k.form != ownPlace {
 			if now.address(e.symbol) != k.base {
 				return nil, errors.New("the first symbol of its kallsyms has moved")
 			}
@@ -333,7 +353,9 @@ func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 		offset := now.address(e.symbol)
 		switch {
 		case e.absolute:
-		case k.down:
+		case k.form == ownPlace:
+			offset -= k.offsetPlace(now, n)
+		case k.form == down:
 			offset = k.base - 1 - offset
 		default:
 			offset -= k.base

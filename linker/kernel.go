@@ -51,6 +51,7 @@ type Kernel struct {
 	functions *functions    // of the layout
 	short     shortcutState // without one until the layout is known
 	links     atomic.Int64  // the short way
+	linked    atomic.Bool   // an image was handed out
 	memory    atomic.Int64  // bytes that workers may fill of memoryDir
 	took      atomic.Int64  // by the baseline's link, CPU time in ns; 0 until there was one
 
@@ -296,7 +297,7 @@ func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Pro
 	}
 	var err error
 	if len(k.Patches) > 0 || builtInPlace(k.Dir) != "" {
-		err = copyTracked(ctx, k.Dir, p.Source, k.Patches, progress)
+		err = copySource(ctx, k.Dir, p.Source, k.Patches, progress)
 	} else {
 		err = linkFarm(k.Dir, p.Source)
 	}
@@ -304,33 +305,6 @@ func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Pro
 		return err
 	}
 	return p.build(ctx, k, progress)
-}
-
-// adopt takes a finished build folder, which is only read. What others are
-// using at the same time stays as it is.
-func (p *Kernel) adopt(build string, alone bool) error {
-	p.Build = build
-	if !alone {
-		return nil
-	}
-	source, err := sourceOf(build)
-	if err != nil {
-		return err
-	}
-	if err := linkFarm(source, p.Source); err != nil {
-		return err
-	}
-	script, err := patchedScript(source)
-	if err != nil {
-		return err
-	}
-	if err := replaceFile(p.script(), script, 0o755); err != nil {
-		return err
-	}
-	if !exists(filepath.Join(build, "vmlinux.o")) {
-		return nil // open says what that means
-	}
-	return p.writeState()
 }
 
 // script is the patched link-vmlinux.sh.
@@ -349,8 +323,8 @@ func patchedScript(source string) ([]byte, error) {
 		return nil, err
 	}
 	if makesObject.Match(script) {
-		return nil, hint(fmt.Errorf("%s makes vmlinux.o itself: a padded one would be overwritten", path),
-			"kernels from 6.1 on can be swept; for this one use `unlucky patch` and plain make")
+		return nil, hint(fmt.Errorf("Linux %s is older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
+			"for this one use `unlucky patch` and plain make")
 	}
 	patched, err := PatchScript(script)
 	if err != nil {
@@ -358,6 +332,19 @@ func patchedScript(source string) ([]byte, error) {
 	}
 	return patched, nil
 }
+
+// treeVersion is that of a source tree, "6.12.117", by its Makefile; "?" where
+// that does not say.
+func treeVersion(source string) string {
+	data, _ := os.ReadFile(filepath.Join(source, "Makefile"))
+	m := makefileVersion.FindSubmatch(data)
+	if m == nil {
+		return "?"
+	}
+	return fmt.Sprintf("%s.%s.%s", m[1], m[2], m[3])
+}
+
+var makefileVersion = regexp.MustCompile(`(?m)^VERSION = (\d+)\nPATCHLEVEL = (\d+)\nSUBLEVEL = (\d+)$`)
 
 // makesObject finds the link of vmlinux.o in the scripts of 6.0 and earlier.
 var makesObject = regexp.MustCompile(`(?m)^\s*(modpost_link|\$\{?LD\}?.*-r.*-o) vmlinux\.o`)
@@ -380,7 +367,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 		}
 	}
 	progress("configuring the kernel (seconds)", 0, 0)
-	if err := p.configure(ctx, k); err != nil {
+	if err := p.configure(ctx, k, progress); err != nil {
 		return err
 	}
 	logPath := filepath.Join(p.Dir, "build.log")
@@ -414,7 +401,7 @@ func (p *Kernel) make(ctx context.Context, k scenarios.Kernel, out io.Writer, ar
 		// line of it moves what clang notes of the source: the same package
 		// must give the same vmlinux.o on every machine.
 		for symbol, tool := range map[string]string{"RUST=y": "RUSTC", "DEBUG_INFO_BTF=y": "PAHOLE"} {
-			if !slices.Contains(k.Set, symbol) && !strings.Contains(k.Config, "CONFIG_"+symbol) {
+			if !slices.Contains(k.Set, symbol) && !slices.Contains(k.Try, symbol) && !strings.Contains(k.Config, "CONFIG_"+symbol) {
 				args = append(args, tool+"=false")
 			}
 		}
@@ -427,7 +414,7 @@ func (p *Kernel) make(ctx context.Context, k scenarios.Kernel, out io.Writer, ar
 
 // configure writes .config: the base, then the symbols to set, then what
 // kconfig makes of them. A symbol that kconfig dropped is an error.
-func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel) error {
+func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel, progress Progress) error {
 	path := filepath.Join(p.Build, ".config")
 	before, _ := os.ReadFile(path)
 	info, _ := os.Stat(path)
@@ -449,15 +436,12 @@ func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel) error {
 	if err != nil {
 		return err
 	}
-	for _, set := range k.Set {
-		name, value, _ := strings.Cut(set, "=")
-		line := "CONFIG_" + set
-		if value == "n" {
-			line = "# CONFIG_" + name + " is not set"
-		}
-		old := regexp.MustCompile(`(?m)^(# )?CONFIG_` + regexp.QuoteMeta(name) + `(=.*| is not set)\n`)
-		config = append(old.ReplaceAll(config, nil), line+"\n"...)
+	names, err := symbolNames(p.Source)
+	if err != nil {
+		return err
 	}
+	set, try := names.settings(k.Set), names.settings(k.Try)
+	config = names.apply(config, append(slices.Clip(set), try...))
 	if err := os.WriteFile(path, config, 0o644); err != nil {
 		return err
 	}
@@ -467,38 +451,18 @@ func (p *Kernel) configure(ctx context.Context, k scenarios.Kernel) error {
 	if config, err = os.ReadFile(path); err != nil {
 		return err
 	}
-	if err := checkConfig(config, k.Set); err != nil {
-		return err
+	if dropped := dropped(config, set); dropped != nil {
+		return hint(fmt.Errorf("kconfig did not take %s", strings.Join(dropped, ", ")),
+			"this kernel has no such symbol, or one that it depends on is off: look for it in menuconfig with /")
+	}
+	if dropped := dropped(config, try); dropped != nil {
+		progress("leaving out "+strings.Join(dropped, ", ")+", which this kernel does not take", 0, 0)
 	}
 	if info != nil && bytes.Equal(before, config) { // nothing for make to do
 		return os.Chtimes(path, info.ModTime(), info.ModTime())
 	}
 	return nil
 }
-
-// checkConfig compares the finished .config with what was asked for.
-func checkConfig(config []byte, set []string) error {
-	var dropped []string
-	for _, s := range set {
-		name, want, _ := strings.Cut(s, "=")
-		got := "n"
-		if m := regexp.MustCompile(`(?m)^CONFIG_` + regexp.QuoteMeta(name) + `=(.*)$`).FindSubmatch(config); m != nil {
-			got = string(m[1])
-		}
-		if got != want && !(want == "y" && bytes.Contains(config, []byte("\nCONFIG_"+renamed[name]+"=y\n"))) {
-			dropped = append(dropped, fmt.Sprintf("%s (it is %s)", s, got))
-		}
-	}
-	if dropped == nil {
-		return nil
-	}
-	return hint(fmt.Errorf("kconfig did not take %s", strings.Join(dropped, ", ")),
-		"this kernel has no such symbol, or one that it depends on is off: look for it in menuconfig with /")
-}
-
-// renamed are symbols that later kernels have by another name and still take
-// by the old one, without writing it into .config (CFI: 6.18).
-var renamed = map[string]string{"CFI_CLANG": "CFI"}
 
 // objectCounter counts the objects in kbuild's output.
 type objectCounter struct {
@@ -553,6 +517,9 @@ func (p *Kernel) open(ctx context.Context) error {
 		return err
 	}
 	if err := p.useLinker(ctx, p.args[0]); err != nil {
+		return err
+	}
+	if err := checkLinker(p.Build, p.LLD); err != nil {
 		return err
 	}
 	return p.readEnvironment(ctx)
@@ -611,7 +578,8 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 	if err := replaceFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
 		return err
 	}
-	env := environment(p.path(), "sub_make_done=1")
+	// What the first make of two tells the second; from 6.13 on objtree, too.
+	env := environment(p.path(), "sub_make_done=1", "objtree=.")
 	out, err := output(ctx, p.Build, env, "make", "--silent", "--no-print-directory",
 		"-f", filepath.Join(source, "Makefile"), "-f", rule, "LLVM=1", "unlucky_install")
 	if err != nil {

@@ -326,6 +326,38 @@ func TestPrepareErrors(t *testing.T) {
 		{"dropped symbol", "NO_SUCH_SYMBOL=y (it is n)", "menuconfig", func(k *scenarios.Kernel) { k.Set = []string{"NO_SUCH_SYMBOL=y"} }},
 		{"no tree", "no kernel tree", "Makefile", func(k *scenarios.Kernel) { k.Dir = t.TempDir() }},
 		{"no build", "no finished kernel build", "vmlinux.o", func(k *scenarios.Kernel) { k.Dir, k.Build = "", t.TempDir() }},
+		{"too old", "Linux 5.15.7 is older than 6.1: its ", "unlucky patch", func(k *scenarios.Kernel) {
+			k.Dir = tinyTree(t)
+			script := filepath.Join(k.Dir, "scripts/link-vmlinux.sh")
+			prepend(t, script, "#!/bin/sh\n${LD} -r -o vmlinux.o\n")
+			prepend(t, filepath.Join(k.Dir, "Makefile"), "VERSION = 5\nPATCHLEVEL = 15\nSUBLEVEL = 7\n")
+		}},
+		{"source moved", "the source of the build in ", "run make with O=", func(k *scenarios.Kernel) {
+			tree, build := tinyTree(t), t.TempDir()
+			tinyBuild(t, tree, build)
+			if err := os.Rename(tree, tree+"-2"); err != nil {
+				t.Fatal(err)
+			}
+			k.Dir, k.Build = "", build
+		}},
+		{"newer object", "vmlinux.o is newer than ", "run make in ", func(k *scenarios.Kernel) {
+			build := t.TempDir()
+			tinyBuild(t, tinyTree(t), build)
+			note := filepath.Join(build, ".vmlinux.o.cmd")
+			if err := os.WriteFile(note, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(note, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			k.Dir, k.Build = "", build
+		}},
+		{"another linker", "was made by lld 19.1.7, and the lld here is ", "install lld-19", func(k *scenarios.Kernel) {
+			build := t.TempDir()
+			tinyBuild(t, tinyTree(t), build)
+			prepend(t, filepath.Join(build, ".config"), "CONFIG_LLD_VERSION=190107\n")
+			k.Dir, k.Build = "", build
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			k := tinySpec(tree)
@@ -346,6 +378,18 @@ func TestPrepareErrors(t *testing.T) {
 			t.Errorf("error %v, want the compiler's line and the path of the log", err)
 		}
 	})
+}
+
+// prepend puts a text before that of a file, which need not be there.
+func prepend(t *testing.T, path, text string) {
+	t.Helper()
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append([]byte(text), old...), 0o755); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // What can be damaged by hand in the cache is seen.

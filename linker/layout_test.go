@@ -2,6 +2,7 @@ package linker
 
 import (
 	"debug/elf"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,19 +44,136 @@ func TestReadLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Section{
-		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0, 1, 0, 0},
-		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0, 0, 0, 0},
-		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16, 3, 0, 0},
-		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0, 0, 0, 0},
-		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0, 0, 0, 0},
-		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0, 0, 0, 0},
-		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0, 0, 0, 0},
+		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0, 1, 0, 0, 0, 0},
+		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0, 0, 0, 0, 16, 0},
+		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16, 3, 0, 0, 0, 0},
+		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0, 0, 0, 0, 0, 0},
+		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0, 0, 0, 0, 0, 0},
+		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0, 0, 0, 0, 0, 0},
+		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0, 0, 0, 0, 0, 0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
 	if _, err := readLayout(strings.NewReader("Archive member included\n"), "vmlinux.o", someImage); err == nil {
 		t.Error("a link map of GNU ld is taken for one of lld")
+	}
+}
+
+// scriptMap is the beginning of .text from 6.18 on: SRSO's pair, and functions
+// behind what the script aligns.
+const scriptMap = `             VMA              LMA     Size Align Out     In      Symbol
+ffffffff81000000          1000000   600000    64 .text
+ffffffff81000000          1000000        0     1         . = ALIGN((1 << 21))
+ffffffff81000000          1000000       22     1         vmlinux.o:(.text..__x86.rethunk_untrain)
+ffffffff81000000          1000000       22     1                 srso_alias_untrain_ret
+ffffffff81000022          1000022        e     1         . = ALIGN(16)
+ffffffff81000030          1000030     1999    16         vmlinux.o:(.entry.text)
+ffffffff810019c9          10019c9   10273b     1         . = srso_alias_untrain_ret | (1 << 2) | (1 << 8) | (1 << 14) | (1 << 20)
+ffffffff81104104          1104104       10     1         vmlinux.o:(.text..__x86.rethunk_safe)
+ffffffff81104114          1104114    fbeec     1         . = ALIGN(((1)<<(21)))
+ffffffff81200000          1200000       10    16         vmlinux.o:(.text.unlikely.a)
+ffffffff81200010          1200010        8    16         vmlinux.o:(.text.unlikely.b)
+ffffffff81200018          1200018      fe8     1         . = ALIGN((1 << 12))
+ffffffff81201000          1201000        8     1         vmlinux.o:(.text.hot.c)
+ffffffff81201008          1201008        8     1         . = ALIGN(16)
+ffffffff81201008          1201008        0     1         __start = .
+ffffffff81201010          1201010       10     1         vmlinux.o:(.text.d)
+ffffffff81201020          1201020       e0     1         . = . + 0xe0
+ffffffff81201100          1201100       10     1         vmlinux.o:(.text.e)
+ffffffff81201110          1201110       10     1         . = ALIGN(16 * 16)
+ffffffff81201200          1201200       10     1         vmlinux.o:(.text.f)
+`
+
+// What the linker script aligns and fixes is read in the link map, however near
+// the baseline happens to lie.
+func TestReadScript(t *testing.T) {
+	layout, err := readLayout(strings.NewReader(scriptMap), "vmlinux.o", someImage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		align   uint64
+		pin     int
+		movable bool
+	}{{1 << 21, 0, false}, {16, 0, false}, {0, 1, false}, {1 << 21, 0, false}, {0, 0, true}, {4096, 0, false}, {16, 0, true}, {0, 8, false}, {0, 9, false}} {
+		if s := layout[i]; s.ScriptAlign != want.align || s.Pin != want.pin || Movable(layout, i) != want.movable {
+			t.Errorf("%+v, movable %v; want %+v", s, Movable(layout, i), want)
+		}
+	}
+	if err := checkPlaces(layout, Plan{}, addressesOf(layout)); err != nil {
+		t.Error(err)
+	}
+	plan := func(bytes uint64) Plan { return Plan{Paddings: []Padding{{".text.unlikely.b", bytes}}} }
+	// c has the next page all the same, and d, aligned to 16, stands as before.
+	at, err := Place(layout, ".text", plan(16))
+	if err != nil || at[2] != layout[2].Address || at[4] != layout[4].Address+16 || at[5] != layout[5].Address || at[6] != layout[6].Address {
+		t.Errorf("%#x, %v", at, err)
+	}
+	at, err = Place(layout[:7], ".text", plan(4096))
+	if err != nil || at[5] != layout[5].Address+4096 || at[6] != layout[6].Address+4096 {
+		t.Errorf("%#x, %v", at, err)
+	}
+	if _, err := Place(layout, ".text", Plan{Paddings: []Padding{{".text.d", 256}}}); err == nil || !strings.Contains(err.Error(), "behind the place that the linker script fixes") {
+		t.Errorf("a plan that runs into a fixed place: %v", err)
+	}
+	// SRSO's pair stands behind the functions up to 6.17, and moves together.
+	const pair = `VMA
+0 0 0 1 .text
+ffffffff81000000 1000000 30 16         vmlinux.o:(.text.f)
+ffffffff81000030 1000030 30 16         vmlinux.o:(.text.g)
+ffffffff81000060 1000060 1fffa0 1         . = ALIGN((1 << 21))
+ffffffff81200000 1200000 22 1         vmlinux.o:(.text..__x86.rethunk_untrain)
+ffffffff81200000 1200000 22 1                 srso_alias_untrain_ret
+ffffffff81200022 1200022 104000 1         . = srso_alias_untrain_ret | (1 << 2)
+ffffffff81200024 1200024 10 1         vmlinux.o:(.text..__x86.rethunk_safe)
+`
+	if layout, err = readLayout(strings.NewReader(pair), "vmlinux.o", someImage); err != nil {
+		t.Fatal(err)
+	}
+	at, err = Place(layout, ".text", Plan{Paddings: []Padding{{".text.g", 1 << 21}}})
+	if err != nil || at[3]-layout[3].Address != 1<<21 || at[2]-layout[2].Address != 1<<21 {
+		t.Errorf("%#x, %v", at, err)
+	}
+}
+
+func addressesOf(layout []Section) []uint64 {
+	at := make([]uint64, len(layout))
+	for i, s := range layout {
+		at[i] = s.Address
+	}
+	return at
+}
+
+// An image that is not the planned layout is an error that is not the layout's.
+func TestCheckPlaces(t *testing.T) {
+	layout, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := Plan{Paddings: []Padding{{".text.f", 16}}}
+	at, err := Place(layout, ".text", plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at[3], at[6] = 0, 1 // not known, of another output section
+	if err := checkPlaces(layout, plan, at); err != nil {
+		t.Error(err)
+	}
+	at[2] += 16
+	var misplaced *MisplacedError
+	var failed *LinkError
+	var hinted *HintError
+	err = checkPlaces(layout, plan, at)
+	if !errors.As(err, &misplaced) || errors.As(err, &failed) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint, "please report it") ||
+		err.Error() != "f is at 0xffffffff81001330, planned at 0xffffffff81001320" {
+		t.Errorf("error %v", err)
+	}
+	if err := checkPlaces(layout, Plan{Flag: new(uint32)}, at); err != nil {
+		t.Errorf("padded by lld itself: %v", err)
+	}
+	if err := checkPlaces(layout, plan, nil); err != nil {
+		t.Errorf("other symbols: %v", err)
 	}
 }
 
@@ -72,22 +190,12 @@ func TestScriptArgs(t *testing.T) {
 	}
 }
 
-func TestCheckConfig(t *testing.T) {
-	config := []byte("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=\"x y\"\nCONFIG_D=16\n")
-	if err := checkConfig(config, []string{"A=y", "B=n", "NOT_THERE=n", `C="x y"`, "D=16"}); err != nil {
-		t.Error(err)
-	}
-	err := checkConfig(config, []string{"A=n", "B=y", "D=8"})
-	if err == nil || err.Error() != "kconfig did not take A=n (it is y), B=y (it is n), D=8 (it is 16)" {
-		t.Error(err)
-	}
-}
-
 // FuzzLayout: a link map is refused, or gives sections that can be: they end
 // below the last address, and their functions are in them. Whatever is then
 // planned for them is refused by name or gives addresses that rise.
 func FuzzLayout(f *testing.F) {
 	f.Add([]byte(someMap), uint16(3), uint64(48))
+	f.Add([]byte(scriptMap), uint16(6), uint64(16))
 	f.Add([]byte("VMA\nffffffffffffff00 0 ff 16 .text\nffffffffffffff00 0 ff 16         vmlinux.o:(.text.f)\n"+
 		"ffffffffffffff80 0 7f 16         vmlinux.o:(.text.g)\n"), uint16(1), uint64(64))
 	f.Add([]byte("VMA\n0 0 0 1 .text\nfffffffffffffff0 0 ffffffffffffffff 1         vmlinux.o:(.text)\n"), uint16(0), ^uint64(0))
@@ -99,7 +207,7 @@ func FuzzLayout(f *testing.F) {
 			return
 		}
 		for _, s := range layout {
-			if s.Address+s.Size < s.Address || s.Align&(s.Align-1) != 0 || s.Entry > s.Size || s.Segment < -1 || s.Segment > 1 || s.Functions < 0 {
+			if s.Address+s.Size < s.Address || s.Align&(s.Align-1) != 0 || s.ScriptAlign&(s.ScriptAlign-1) != 0 || s.Entry > s.Size || s.Segment < -1 || s.Segment > 1 || s.Functions < 0 {
 				t.Fatalf("%+v", s)
 			}
 		}

@@ -81,6 +81,14 @@ func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
 	}
 	padded := time.Since(begin)
 	image, err := w.link(ctx, plan)
+	if err == nil {
+		if f := w.kernel.functionsOf(); f != nil {
+			err = checkPlaces(f.layout, plan, image.Addresses)
+		}
+		if err != nil {
+			err = errors.Join(err, image.Remove())
+		}
+	}
 	if err != nil {
 		w.clear()
 	}
@@ -127,12 +135,16 @@ func isMachine(err error) bool {
 	return errors.As(err, new(machineError)) || isNoSpace(err)
 }
 
-// run runs a step of a link at low priority in the worker's folder, for limit
-// at most, and adds what it prints to log. It returns the CPU time.
+// run runs a step of a link in the worker's folder, at low priority but for those
+// before the first image, which a person waits for. It runs for limit at most, and adds what it prints to log. It returns the CPU time.
 func (w *Worker) run(ctx context.Context, limit time.Duration, env []string, log *bytes.Buffer, argv ...string) (time.Duration, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	took, err := spend(bounded, low, w.dir, env, log, argv...)
+	nice := 0
+	if w.kernel.linked.Load() {
+		nice = low
+	}
+	took, err := spend(bounded, nice, w.dir, env, log, argv...)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -376,6 +388,13 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 	setGroups(layout)
 	if p.functions, err = findFunctions(image.File, layout); err != nil {
 		return nil, err
+	}
+	own := make([]uint64, len(layout))
+	for i, s := range layout {
+		own[i] = s.Address
+	}
+	if err := checkPlaces(layout, Plan{}, own); err != nil {
+		return nil, fmt.Errorf("the baseline's link map: %w", err)
 	}
 	if p.packed == nil {
 		w.learnShortcut(trace.Bytes())

@@ -16,7 +16,7 @@ func setGroups(layout []Section) {
 	group, last := 0, -1 // the last section that is in a group
 	for i := range layout {
 		s := &layout[i]
-		if !PerFunction(s.Name) || !Movable(layout, i) || Alignment(layout, i) != max(s.Align, 1) {
+		if !PerFunction(s.Name) || !Movable(layout, i) || s.ScriptAlign > s.Align {
 			continue
 		}
 		if last != i-1 || layout[last].Output != s.Output || layout[last].Index > s.Index {

@@ -197,7 +197,7 @@ func TestKallsymsMove(t *testing.T) {
 		{"twin", 't', 0x1200}, {"other", 'T', 0x1210}, {"twin", 't', 0x1220},
 		{"_etext", 'T', 0x1300},
 	}
-	k := kallsyms{base: 0x1000, down: true, edges: []int{1, 10}, parts: map[string]int{"seqs_of_names": 0}}
+	k := kallsyms{base: 0x1000, form: down, edges: []int{1, 10}, parts: map[string]int{"seqs_of_names": 0}}
 	var at []uint64
 	for i, s := range symbols {
 		at = append(at, s.at)

@@ -2,6 +2,7 @@ package linker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -27,7 +27,7 @@ import (
 //   - a Debian source package, unpacked
 //   - a clean tree: a folder of links to its entries
 //   - a tree that was built in place, or that is to be patched: a copy of its
-//     tracked files
+//     source files
 
 // unpack extracts a Debian kernel tarball into the folder to, which must not
 // exist; to appears only when it is complete and patched.
@@ -57,7 +57,7 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 		}
 		return fmt.Errorf("unpacking %s: %w%s", tarball, err, indentTail(log.Bytes(), 5))
 	}
-	if err := applyPatches(ctx, part, patches); err != nil {
+	if err := applyPatches(ctx, part, patches, progress); err != nil {
 		return err
 	}
 	return os.Rename(part, to)
@@ -103,7 +103,7 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 		if _, err := output(ctx, "", environment(os.Getenv("PATH")), "cp", "-a", "--reflink=auto", from.Source, part); err != nil {
 			return false, err
 		}
-		if err := applyPatches(ctx, part, k.Patches[same:]); err != nil {
+		if err := applyPatches(ctx, part, k.Patches[same:], progress); err != nil {
 			return false, err
 		}
 		return true, os.Rename(part, p.Source)
@@ -112,17 +112,17 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 }
 
 // nearest are the patches of the kernels to begin with, the nearest first: those
-// with the last patch in the other state, or without it.
+// with the last patch in another state, or without it.
 func nearest(patches []scenarios.Patch) (out [][]scenarios.Patch) {
 	for n := len(patches) - 1; n >= 0; n-- {
 		without := append([]scenarios.Patch(nil), patches[:n]...) // nil, as in a scenario without any
-		last := patches[n]
-		if last.Want == "applied" {
-			last.Want = "absent"
-		} else {
-			last.Want = "applied"
+		for _, want := range []string{scenarios.Applied, scenarios.IfFits, scenarios.Absent} {
+			if other := patches[n]; other.Want != want {
+				other.Want = want
+				out = append(out, append(slices.Clip(without), other))
+			}
 		}
-		out = append(out, append(slices.Clip(without), last), without)
+		out = append(out, without)
 	}
 	return out
 }
@@ -140,9 +140,9 @@ func (p *progressReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// applyPatches brings the source to the state that each patch wants, applied
-// or absent, whichever state it is in.
-func applyPatches(ctx context.Context, source string, patches []scenarios.Patch) error {
+// applyPatches brings the source to the state that each patch wants, whichever
+// it is in. progress is told what does not fit and need not.
+func applyPatches(ctx context.Context, source string, patches []scenarios.Patch, progress Progress) error {
 	for _, p := range patches {
 		run := func(args ...string) error {
 			var log bytes.Buffer
@@ -154,11 +154,15 @@ func applyPatches(ctx context.Context, source string, patches []scenarios.Patch)
 			return nil
 		}
 		there, missing := []string{"--reverse", "--force"}, []string{"--forward"}
-		if p.Want == "absent" {
+		if p.Want == scenarios.Absent {
 			there, missing = missing, there
 		}
 		if run(append(there, "--dry-run")...) == nil {
 			continue // already as wanted
+		}
+		if p.Want == scenarios.IfFits && run(append(missing, "--dry-run")...) != nil {
+			progress("leaving out "+p.File+", which does not fit this kernel", 0, 0)
+			continue
 		}
 		if err := run(missing...); err != nil {
 			err = fmt.Errorf("patch %s (wanted: %s) does not fit this kernel: %w", p.File, p.Want, err)
@@ -229,25 +233,51 @@ func removeTop(source string, which func(fs.DirEntry) bool) error {
 	return nil
 }
 
-// copyTracked makes source a copy of the files of tree that git tracks, as
-// they are in the working tree. Files that have not changed since the last
-// copy are left alone, so that make does not compile them again.
-func copyTracked(ctx context.Context, tree, source string, patches []scenarios.Patch, progress Progress) error {
+// sourceFiles are the files of a tree that git tracks, or all where no git is and
+// nothing was built.
+func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
 	out, err := output(ctx, tree, environment(os.Getenv("PATH")), "git", "-c", "safe.directory=*", "ls-files", "-z")
-	if err != nil {
-		return hint(fmt.Errorf("%s was built in place or is to be patched, and is no git tree whose files can be copied: %w", tree, err),
+	files = strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err == nil && slices.Contains(files, "Makefile"): // not another project's, in which the tree lies
+		return files, nil
+	case builtInPlace(tree) != "":
+		return nil, hint(fmt.Errorf("%s was built in place, and is no git tree whose files can be copied: %w", tree, cmp.Or(err, errors.New("git tracks no Makefile there"))),
 			"run `make mrproper` in a copy of it and give that with -linux, or give the finished build with -build")
+	}
+	files = nil
+	return files, filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(tree, path)
+		switch {
+		case err != nil || d.IsDir() && !ours(rel):
+			return err
+		case d.IsDir():
+			return fs.SkipDir
+		}
+		files = append(files, rel)
+		return nil
+	})
+}
+
+// copySource makes source a copy of the source files of tree, as they are in the
+// working tree. Files that have not changed since the last
+// copy are left alone, so that make does not compile them again.
+func copySource(ctx context.Context, tree, source string, patches []scenarios.Patch, progress Progress) error {
+	files, err := sourceFiles(ctx, tree)
+	if err != nil {
+		return err
 	}
 	// Through the links of an earlier linkFarm one would compare the tree with itself.
 	if err := removeTop(source, func(e fs.DirEntry) bool { return e.Type()&fs.ModeSymlink != 0 }); err != nil {
 		return err
 	}
-	files := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	keep := make(map[string]bool, len(files))
 	for i, name := range files {
 		keep[name] = true
 		if i%1000 == 0 {
-			progress("copying the tracked files of "+tree, int64(i), int64(len(files)))
+			progress("copying the source files of "+tree, int64(i), int64(len(files)))
 		}
 		if err := copyFile(filepath.Join(tree, name), filepath.Join(source, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -256,7 +286,7 @@ func copyTracked(ctx context.Context, tree, source string, patches []scenarios.P
 	if err := removeOthers(source, keep); err != nil {
 		return err
 	}
-	return applyPatches(ctx, source, patches)
+	return applyPatches(ctx, source, patches, progress)
 }
 
 // removeOthers removes the files of an earlier copy that are tracked no more.
@@ -311,28 +341,6 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return errors.Join(os.WriteFile(to, data, info.Mode()), os.Chtimes(to, info.ModTime(), info.ModTime()))
-}
-
-// sourceOf finds the source tree of a finished build folder.
-func sourceOf(build string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(build, "Makefile"))
-	if err != nil {
-		return "", hint(fmt.Errorf("%s is no finished kernel build: %w", build, err), "give the folder that holds vmlinux.o (O=, or the tree itself)")
-	}
-	if m := includeLine.FindSubmatch(data); m != nil {
-		return filepath.EvalSymlinks(filepath.Join(absFrom(build, string(m[1])), ".."))
-	}
-	return build, nil
-}
-
-// includeLine is what kbuild writes into the Makefile of an O= folder.
-var includeLine = regexp.MustCompile(`(?m)^(?:export KBUILD_OUTPUT.*\n)?include ([^\s$]+/Makefile)$`)
-
-func absFrom(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
 }
 
 // withRoom adds to the error of a full disk how to make room in the cache.

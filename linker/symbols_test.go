@@ -11,18 +11,25 @@ import (
 	"testing"
 )
 
-// kallsymsImage is a linked image with a table of kallsyms in its newest form,
-// of the functions named, which are in the order of their names.
-func kallsymsImage(t testing.TB, functions ...string) []byte {
+// kallsymsImage is a linked image with a table of kallsyms whose offsets have a
+// form, of the functions named, which are in the order of their names and have
+// that many bytes.
+func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []byte {
 	t.Helper()
 	var source strings.Builder
 	source.WriteString(".text\n.globl _stext\n_stext:\n")
 	for _, name := range functions {
-		fmt.Fprintf(&source, "%s: .skip 16, 0x90\n", name)
+		fmt.Fprintf(&source, "%s: .skip %d, 0x90\n", name, size)
 	}
-	fmt.Fprintf(&source, "_etext:\n.section .rodata\n.p2align 3\nkallsyms_num_syms: .long %d\n.p2align 3\nkallsyms_relative_base: .quad _stext\nkallsyms_offsets:\n", len(functions))
+	fmt.Fprintf(&source, "_etext:\n.section .rodata\n.p2align 3\nkallsyms_num_syms: .long %d\n.p2align 3\n", len(functions))
+	if offsets != ownPlace {
+		source.WriteString("kallsyms_relative_base: .quad _stext\n")
+	}
+	source.WriteString("kallsyms_offsets:\n")
 	for _, name := range functions {
-		fmt.Fprintf(&source, ".long %s - _stext\n", name)
+		fmt.Fprintf(&source, map[form]string{
+			up: ".long %s - _stext\n", down: ".long _stext - 1 - %s\n", ownPlace: ".long %s - .\n",
+		}[offsets], name)
 	}
 	source.WriteString("kallsyms_names:\n")
 	for _, name := range functions {
@@ -60,13 +67,15 @@ func kallsymsImage(t testing.TB, functions ...string) []byte {
 // read in memory that is some times the file's; a table whose symbols have not
 // moved is the one that the file has.
 func FuzzSymbols(f *testing.F) {
-	seed := kallsymsImage(f, "alpha", "beta.llvm.123", "gamma")
-	if image, err := newELF(bytes.NewReader(seed), int64(len(seed))); err != nil {
-		f.Fatal(err)
-	} else if k, err := readKallsyms(image.File); err != nil || k == nil || len(k.entries) != 3 {
-		f.Fatalf("the seed's kallsyms: %+v, %v", k, err)
+	for _, offsets := range []form{up, down, ownPlace} {
+		seed := kallsymsImage(f, offsets, 16, "alpha", "beta.llvm.123", "gamma")
+		if image, err := newELF(bytes.NewReader(seed), int64(len(seed))); err != nil {
+			f.Fatal(err)
+		} else if k, err := readKallsyms(image.File); err != nil || k == nil || len(k.entries) != 3 || k.form != offsets {
+			f.Fatalf("the seed's kallsyms: %+v, %v", k, err)
+		}
+		f.Add(seed)
 	}
-	f.Add(seed)
 	for _, data := range append(seedObjects(f), corpus(f)...) {
 		f.Add(data)
 	}
@@ -129,13 +138,54 @@ func TestKallsymsForm(t *testing.T) {
 		{[]string{"alpha", "beta.d", "beta.c"}, "<nil>"},      // to the first dot
 		{[]string{"beta", "alpha"}, "of a form that is not known"},
 	} {
-		image := kallsymsImage(t, test.functions...)
-		f, err := newELF(bytes.NewReader(image), int64(len(image)))
-		if err != nil {
+		for _, offsets := range []form{up, down, ownPlace} {
+			image := kallsymsImage(t, offsets, 16, test.functions...)
+			f, err := newELF(bytes.NewReader(image), int64(len(image)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := readKallsyms(f.File); !strings.Contains(fmt.Sprint(err), test.want) {
+				t.Errorf("%v, form %d: %v, want %s", test.functions, offsets, err, test.want)
+			}
+		}
+	}
+}
+
+// From the table of one image that of another follows, whose functions stand
+// elsewhere, in each form.
+func TestKallsymsPatch(t *testing.T) {
+	for _, offsets := range []form{up, down, ownPlace} {
+		read := func(size int) ([]byte, *wholeELF, *kallsyms) {
+			image := kallsymsImage(t, offsets, size, "alpha", "beta", "gamma", "zeta")
+			f, err := newELF(bytes.NewReader(image), int64(len(image)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := readKallsyms(f.File)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return image, f, k
+		}
+		_, _, baseline := read(16)
+		want, f, k := read(48)
+		blank := bytes.Clone(want)
+		for part, size := range map[string]int{"names": 5, "offsets": 16, "markers": 4, "seqs_of_names": 12} {
+			s, at, err := sectionOf(f.File, k.table, k.parts[part])
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(blank[s.Offset+at:], make([]byte, size))
+		}
+		path := filepath.Join(t.TempDir(), "image")
+		if err := os.WriteFile(path, blank, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readKallsyms(f.File); !strings.Contains(fmt.Sprint(err), test.want) {
-			t.Errorf("%v: %v, want %s", test.functions, err, test.want)
+		if err := baseline.patch(path); err != nil {
+			t.Fatalf("form %d: %v", offsets, err)
+		}
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, want) || bytes.Equal(blank, want) {
+			t.Errorf("form %d: the table is not the image's own (%v)", offsets, err)
 		}
 	}
 }
@@ -166,7 +216,7 @@ func TestHostileSymbols(t *testing.T) {
 	if _, err := decodeNames(bytes.Repeat(append([]byte{127}, make([]byte, 127)...), 1000), tokens, index, 1000); err == nil {
 		t.Error("names that are many times the image are taken")
 	}
-	image := kallsymsImage(t, "alpha", "beta")
+	image := kallsymsImage(t, up, 16, "alpha", "beta")
 	f, err := newELF(bytes.NewReader(image), int64(len(image)))
 	if err != nil {
 		t.Fatal(err)

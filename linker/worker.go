@@ -97,6 +97,7 @@ func (w *Worker) takeObject(e edit) error {
 // handOut gives what was linked last a name that the next link leaves alone.
 func (w *Worker) handOut(path string) (string, error) {
 	w.images++
+	w.kernel.linked.Store(true)
 	out := filepath.Join(w.room, fmt.Sprintf("%s-%d", filepath.Base(path), w.images))
 	return out, os.Rename(path, out)
 }

@@ -22,6 +22,7 @@ const (
 	Crash      Kind = "crash"       // the console shows one, or QEMU ended without the pass line
 	Hang       Kind = "hang"        // the time limit came first
 	LinkFailed Kind = "link-failed" // there was nothing to boot; never from Boot
+	Duplicate  Kind = "duplicate"   // the layout is that of another seed, which has the verdict; never from Boot
 	Infra      Kind = "infra"       // QEMU or KVM failed: nothing was learnt about the guest
 )
 

@@ -273,7 +273,7 @@ func (d *decoder) checkKernel(k *Kernel) error {
 		return err
 	}
 	if k.Build != "" {
-		for _, key := range []string{"kernel.config", "kernel.set", "kernel.patches"} {
+		for _, key := range []string{"kernel.config", "kernel.set", "kernel.try", "kernel.patches"} {
 			if d.lines[key] != 0 {
 				return d.bad(key, "a finished build is taken as it is: leave this out, or give dir in place of build")
 			}
@@ -289,8 +289,11 @@ func (d *decoder) checkKernel(k *Kernel) error {
 		return err
 	}
 	seen := map[string]bool{}
-	for i, set := range k.Set {
+	for i, set := range append(slices.Clip(k.Set), k.Try...) {
 		key := fmt.Sprintf("kernel.set[%d]", i)
+		if i >= len(k.Set) {
+			key = fmt.Sprintf("kernel.try[%d]", i-len(k.Set))
+		}
 		m := setForm.FindStringSubmatch(set)
 		switch {
 		case strings.HasPrefix(set, "CONFIG_"):
@@ -348,9 +351,9 @@ func (d *decoder) oneOf(key, got string, valid ...string) error {
 
 func (d *decoder) checkPatch(key string, p *Patch) error {
 	if p.Want == "" {
-		p.Want = "applied"
+		p.Want = Applied
 	}
-	if err := d.oneOf(key+".want", p.Want, "applied", "absent"); err != nil {
+	if err := d.oneOf(key+".want", p.Want, Applied, Absent, IfFits); err != nil {
 		return err
 	}
 	if p.File == "" {
@@ -382,7 +385,7 @@ func ReadPatch(path string) (Patch, error) {
 	if !patchForm.Match(data) {
 		return Patch{}, fmt.Errorf("%s is not a unified diff", path)
 	}
-	return Patch{File: filepath.Base(path), Want: "applied", Text: string(data)}, nil
+	return Patch{File: filepath.Base(path), Want: Applied, Text: string(data)}, nil
 }
 
 func (d *decoder) checkConfig(k *Kernel) error {

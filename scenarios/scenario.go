@@ -46,17 +46,27 @@ type Kernel struct {
 	// text of a .config.
 	Config string `yaml:"config,omitempty"`
 	// Set are symbols on top of it, NAME=VALUE without CONFIG_; n is off.
-	Set   []string `yaml:"set,omitempty"`
+	Set []string `yaml:"set,omitempty"`
+	// Try are symbols like those of Set that not every kernel has: set where
+	// kconfig takes them.
+	Try   []string `yaml:"try,omitempty" json:",omitempty"`
 	Image string   `yaml:"image"` // "vmlinux" or "bzImage"
 }
 
 // Patch is a patch for the kernel's source, as `patch -p1` takes it.
 type Patch struct {
 	File   string `yaml:"file"` // a name, for messages: the patch is Text
-	Want   string `yaml:"want"` // "applied" or "absent"
+	Want   string `yaml:"want"` // Applied, Absent or IfFits
 	Tested string `yaml:"tested,omitempty"`
 	Text   string `yaml:"text"`
 }
+
+// What is wanted of a patch.
+const (
+	Applied = "applied"
+	Absent  = "absent"
+	IfFits  = "if-fits" // applied to a source that it fits; any other stays as it is
+)
 
 // Guest is the virtual machine: exactly one of Init and Rootfs is set.
 type Guest struct {
@@ -98,7 +108,7 @@ func defaults() Scenario {
 var builtin embed.FS
 
 // names are the built-in scenarios in the order in which they are listed.
-var names = []string{"kcfi-seal", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
+var names = []string{"kcfi-seal", "kcfi-hash", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
 
 // Load reads a built-in scenario, by its name, or a scenario file.
 func Load(nameOrPath string) (Scenario, error) {

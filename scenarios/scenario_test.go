@@ -168,7 +168,7 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"nosuch":   `no scenario "nosuch": built in are kcfi-seal, canary, boot, page-cross, pair, early, canary-flaky, cfi-shutdown; or give a YAML file`,
+		"nosuch":   `no scenario "nosuch": built in are kcfi-seal, kcfi-hash, canary, boot, page-cross, pair, early, canary-flaky, cfi-shutdown; or give a YAML file`,
 		"x.yaml":   "reading the scenario: open x.yaml: no such file or directory",
 		"./nosuch": "reading the scenario: open ./nosuch: no such file or directory",
 		dir:        "reading the scenario: read " + dir + ": is a directory",

@@ -55,6 +55,37 @@ func TestBaseline(t *testing.T) {
 	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
 		t.Errorf("it was written again, %v", err)
 	}
+	// A file of the first version, which says nothing of the linker script, is
+	// read, and written anew when the kernel says the rest.
+	var old bytes.Buffer
+	w := gzip.NewWriter(&old)
+	fmt.Fprintf(w, `{"unlucky":1,"object":%q,"sections":[{"name":"a","output":".text","segment":0,"address":4096,"size":8,"align":1,"text":true,"function":"a","entry":0,"functions":1,"index":1,"group":0},
+		{"name":"b","output":".text","segment":0,"address":4112,"size":8,"align":1,"text":true,"function":"b","entry":0,"functions":1,"index":2,"group":0},
+		{"name":"c","output":".text","segment":0,"address":5000,"size":8,"align":1,"text":false,"function":"c","entry":0,"functions":1,"index":3,"group":0}]}`, object)
+	if err := errors.Join(w.Close(), os.WriteFile(path, old.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	got, err = ReadBaseline(s.Dir(), object)
+	if err != nil || got[0].Alignment() != 1 || got[1].ScriptAlign != 16 || got[1].Pin != 0 || got[2].Pin != 3 {
+		t.Errorf("the first version: %+v, %v", got, err)
+	}
+	got[1].ScriptAlign = 8
+	if err := s.SaveBaseline(object, got); err != nil {
+		t.Error(err)
+	}
+	if now, err := ReadBaseline(s.Dir(), object); err != nil || !slices.Equal(now, got) {
+		t.Errorf("written anew: %+v, %v", now, err)
+	}
+	got[1].ScriptAlign = 16
+	if err := s.SaveBaseline(object, got); err == nil || !strings.Contains(err.Error(), "laid out otherwise") {
+		t.Errorf("another linker script: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveBaseline(object, someSections()); err != nil {
+		t.Fatal(err)
+	}
 	other := someSections()
 	other[1].Address += 16
 	if err := s.SaveBaseline(object, other); err == nil || !strings.Contains(err.Error(), path+": this kernel's baseline is laid out otherwise") {
@@ -99,7 +130,9 @@ func TestBaselineDamaged(t *testing.T) {
 		{"more behind it", zip(fmt.Sprintf(whole, 16) + "{}"), "something follows"},
 		{"another kernel", zip(strings.Replace(fmt.Sprintf(whole, 16), object, "ffff", 1)), "another vmlinux.o (ffff)"},
 		{"alignment", zip(fmt.Sprintf(whole, 24)), "24, is no power of two"},
-		{"newer", zip(`{"unlucky":2,"sections":7}`), "written by a newer unlucky"},
+		{"the script's alignment", zip(strings.Replace(fmt.Sprintf(whole, 16), `"text"`, `"script-align":3,"text"`, 1)), "3, is no power of two"},
+		{"a place behind it", zip(strings.Replace(fmt.Sprintf(whole, 16), `"text"`, `"pin":2,"text"`, 1)), "hangs on section 2"},
+		{"newer", zip(`{"unlucky":3,"sections":7}`), "written by a newer unlucky"},
 		{"null", zip("null"), "there is no layout in it"},
 	} {
 		if err := os.WriteFile(path, test.data, 0o644); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -268,8 +269,8 @@ func setAside(path string, data []byte) (string, error) {
 
 // Records returns what is known of each layout, by plan and command line: of
 // several records of one the last, in the order of the file. Those whose last
-// record is infra are left out: nothing was learnt, and they are to be done
-// again.
+// record is infra, or of a layout that was not the planned one, are left out:
+// nothing was learnt, and they are to be done again.
 func (j *Journal) Records() []Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -287,12 +288,20 @@ func latest(records []Record) []Record {
 	}
 	var out []Record
 	for i, r := range records {
-		if last[key{r.Layout, r.Plan, r.Append}] == i && r.Kind != qemu.Infra {
+		if last[key{r.Layout, r.Plan, r.Append}] == i && r.Kind != qemu.Infra && !r.misplaced() {
 			out = append(out, r)
 		}
 	}
 	return out
 }
+
+// misplaced tells a layout that was linked at other addresses than planned, by a
+// fault of an earlier unlucky, which took that for one that does not link.
+func (r Record) misplaced() bool {
+	return r.Kind == qemu.LinkFailed && misplacedNote.MatchString(r.Note)
+}
+
+var misplacedNote = regexp.MustCompile(` is at 0x[0-9a-f]+, planned at 0x[0-9a-f]+: please report this$`)
 
 // Append writes a record and returns once it is on the disk. After an error
 // (a full disk, for instance) the journal holds what it held before, and may
@@ -384,7 +393,7 @@ func decodeLine(line []byte, v any) error {
 // check refuses a record that this program would not have written.
 func (r Record) check() error {
 	switch r.Kind {
-	case qemu.Pass, qemu.Crash, qemu.Hang, qemu.LinkFailed, qemu.Infra:
+	case qemu.Pass, qemu.Crash, qemu.Hang, qemu.LinkFailed, qemu.Duplicate, qemu.Infra:
 		return nil
 	}
 	return fmt.Errorf("%.20q is no kind of verdict", r.Kind)

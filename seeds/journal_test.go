@@ -72,6 +72,25 @@ func open(t testing.TB, path string) *Journal {
 // layouts lets cmp look into a Layout.
 var layouts = cmp.AllowUnexported(Layout{})
 
+// What an earlier unlucky took for a layout that does not link, and was its own
+// fault, counts as not tried.
+func TestJournalMisplaced(t *testing.T) {
+	records := someRecords()
+	path := writeJournal(t, records)
+	j := open(t, path)
+	fault := Record{Layout: Seed(9), Kind: qemu.LinkFailed, Note: "run_init_process is at 0xffffffff81200010, planned at 0xffffffff81001310: please report this"}
+	if err := j.Append(fault); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	if d := cmp.Diff(records, open(t, path).Records(), layouts); d != "" {
+		t.Error(d)
+	}
+	if _, got, _, err := ReadJournal(path); err != nil || len(got) != len(records) {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
 func TestJournal(t *testing.T) {
 	records := someRecords()
 	path := writeJournal(t, records)

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"unlucky/fuzz"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// Each kernel is swept by one pass of the linker, which gives the images of the
+// whole link-vmlinux.sh byte for byte; all layouts are where they were planned, or
+// the sweep would end, and boot.
+func TestKernels(t *testing.T) {
+	needKernels(t)
+	for _, pkg := range []string{"linux-source", "linux-source-6.12", "linux-source-6.1"} {
+		t.Run(pkg, func(t *testing.T) {
+			p, err := linker.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
+			if err != nil {
+				t.Fatalf("NOT TESTED: %s cannot be had here: %v", pkg, err)
+			}
+			t.Logf("%s, %s", p, from(p))
+			scenario := "boot"
+			if pkg == "linux-source" {
+				scenario = "kcfi-hash" // whose test builds it, too
+			}
+			sweepBothWays(t, scenarioWith(t, scenario, p.String()), 249, 272)
+		})
+	}
+}
+
+// The planted bug is met on the oldest kernel and on the newest.
+func TestCanaryOfOthers(t *testing.T) {
+	needKernels(t)
+	for _, pkg := range []string{"linux-source", "linux-source-6.1"} {
+		t.Run(pkg, func(t *testing.T) {
+			r := sweepJSON(t, scenarioWith(t, "canary", pkg), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+			t.Log(count(r))
+			if r.Finds() != 1 || r.Unlucky()[0].Title != "invalid opcode in canary_reboot" {
+				t.Errorf("%+v", r.Unlucky())
+			}
+		})
+	}
+}
+
+// The trees of UNLUCKY_TREES, which `make test-trees` sets, each as a kernel of
+// its own: what works is told for each.
+func TestTrees(t *testing.T) {
+	trees := strings.Fields(os.Getenv("UNLUCKY_TREES"))
+	if len(trees) == 0 {
+		t.Skip(`NOT TESTED: no trees are given; make test-trees LINUX="DIR..." sweeps them`)
+	}
+	for _, tree := range trees {
+		t.Run(filepath.Base(tree), func(t *testing.T) {
+			sweepBothWays(t, "boot", 253, 260, "-linux", tree)
+		})
+	}
+}
+
+// scenarioWith writes a built-in scenario with another package, and returns its
+// path.
+func scenarioWith(t *testing.T, name, pkg string) string {
+	t.Helper()
+	s, err := scenarios.Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Kernel.Package = pkg
+	data, err := s.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "scenario.yaml")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// sweepBothWays sweeps seeds of a scenario, of which those from 257 on change the
+// order of functions, by one pass of the linker and by the whole script, and
+// holds the images against each other. Of boot all layouts must pass.
+func sweepBothWays(t *testing.T, scenario string, first, last int, args ...string) {
+	t.Helper()
+	sweep := func(full bool) fuzz.Report {
+		r := sweepJSON(t, append([]string{scenario, "-seeds", fmt.Sprintf("%d:%d", first, last), "-accel", "tcg", "-o", t.TempDir(),
+			fmt.Sprint("-full-script=", full)}, args...)...)
+		t.Logf("whole script %v: %s, %d placed and linked in one pass, %.0f layouts an hour", full, count(r), r.OnePass, r.PerHour())
+		return r
+	}
+	short, full := sweep(false), sweep(true)
+	layouts := last - first + 1
+	if verdicts(short) != verdicts(full) || len(short.Layouts) != layouts {
+		t.Errorf("by one pass:\n%sby the script:\n%s", verdicts(short), verdicts(full))
+	}
+	if short.OnePass != layouts-2 || full.OnePass != 0 { // the first of each kind is compared
+		t.Errorf("%d of %d layouts were linked in one pass, with -full-script %d", short.OnePass, layouts, full.OnePass)
+	}
+	if short.Scenario == "boot" && (short.Count(qemu.Pass) != layouts || short.Baseline.Kind != qemu.Pass) {
+		t.Errorf("a healthy kernel: %s", count(short))
+	}
+	if n := short.Coverage.Residues[0]; n.Seen != n.Of {
+		t.Errorf("%d of %d residues mod %d", n.Seen, n.Of, n.Modulus)
+	}
+}
