@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,20 +19,25 @@ import (
 
 func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	rest, err := parse(f, args, out, "doctor [SCENARIO]", 0, 1)
+	o := new(override)
+	o.source(f)
+	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR]", 0, 1)
 	if err != nil {
 		return err
 	}
 	name := "kcfi-seal"
+	if o.linux+o.build != "" {
+		name = "kcfi-hash" // which takes any tree
+	}
 	if len(rest) == 1 {
 		name = rest[0]
 	}
-	scenario, err := scenarios.Load(name)
+	scenario, err := o.load([]string{name})
 	if err != nil {
 		return err
 	}
 	var missing []string
-	row := func(name, state string) { fmt.Fprintf(out, "  %-34s %s\n", name, state) }
+	row := func(name, state string) { fmt.Fprintf(out, "  %-34s %s\n", name, printable(state)) }
 
 	fmt.Fprintln(out, "tools:")
 	tools, err := linker.FindToolchain(ctx)
@@ -46,9 +52,6 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		}[tools.Randomizes()])
 	}
 	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
-	if pkg := scenario.Kernel.Package; pkg != "" {
-		needs = append(needs, linker.Need{Name: "/usr/src/" + pkg + ".tar.xz", Package: pkg})
-	}
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {
@@ -68,17 +71,43 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		row("busybox", "there, statically linked, "+path)
 	}
 
+	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
+	scr := newScreen(os.Stderr)
+	stopped := foretell(out, linker.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress))
+	scr.done()
+
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
 	for _, accel := range []string{"tcg", "kvm"} {
 		row("QEMU under "+accel+" runs as", runsAs(accel))
 	}
-	if len(missing) == 0 {
-		fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s\n", name)
-		return nil
+	if len(missing) > 0 {
+		fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
 	}
-	fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
-	return exit(exitFailed)
+	if len(missing) > 0 || stopped {
+		return exit(exitFailed)
+	}
+	fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s%s\n", name, o.kernelFlags())
+	return nil
+}
+
+// foretell prints what is known of a kernel before it is built, and tells whether
+// something of that will stop it.
+func foretell(out io.Writer, facts []linker.Fact) (stopped bool) {
+	const column = 17
+	for _, f := range facts {
+		if f.Err == nil {
+			text := wrap(fmt.Sprintf("  %-*s", column, f.Name), strings.Repeat(" ", 2+column), printable(f.Text))
+			fmt.Fprint(out, text, "\n")
+			continue
+		}
+		stopped = true
+		fmt.Fprintf(out, "  %-*s WILL STOP: %s\n", column, f.Name, printable(f.Err.Error()))
+		if h := new(linker.HintError); errors.As(f.Err, &h) {
+			fmt.Fprintf(out, "  %-*s hint: %s\n", column, "", printable(h.Hint))
+		}
+	}
+	return stopped
 }
 
 var versionNumber = regexp.MustCompile(`\d+\.\d+(\.\d+)*`)
@@ -110,7 +139,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 	if err := qemu.KVM(); err != nil {
 		return "no: " + err.Error() + "; TCG is used"
 	}
-	if !linker.Prepared(ctx, cacheDir(), s.Kernel) {
+	if s.Kernel.Dir != "" || !linker.Prepared(ctx, cacheDir(), s.Kernel) { // a tree would be built
 		return "/dev/kvm answers; whether a kernel runs on it is seen once " + s.Name + " has been prepared (unlucky sweep does it)"
 	}
 	b, err := prepare(ctx, s, newScreen(os.Stderr))

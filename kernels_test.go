@@ -24,7 +24,7 @@ func TestKernels(t *testing.T) {
 			if err != nil {
 				t.Fatalf("NOT TESTED: %s cannot be had here: %v", pkg, err)
 			}
-			t.Logf("%s, %s", p, from(p))
+			t.Logf("%s, %s", p, p.From())
 			scenario := "boot"
 			if pkg == "linux-source" {
 				scenario = "kcfi-hash" // whose test builds it, too
