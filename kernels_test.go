@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
+	"unlucky/seeds"
 )
 
 // Each kernel is swept by one pass of the linker, which gives the images of the
@@ -20,16 +23,11 @@ func TestKernels(t *testing.T) {
 	needKernels(t)
 	for _, pkg := range []string{"linux-source", "linux-source-6.12", "linux-source-6.1"} {
 		t.Run(pkg, func(t *testing.T) {
-			p, err := linker.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
-			if err != nil {
-				t.Fatalf("NOT TESTED: %s cannot be had here: %v", pkg, err)
-			}
-			t.Logf("%s, %s", p, p.From())
 			scenario := "boot"
 			if pkg == "linux-source" {
 				scenario = "kcfi-hash" // whose test builds it, too
 			}
-			sweepBothWays(t, scenarioWith(t, scenario, p.String()), 249, 272)
+			sweepBothWays(t, scenarioWith(t, scenario, kernelSource(t, pkg)), 249, 272)
 		})
 	}
 }
@@ -39,12 +37,57 @@ func TestCanaryOfOthers(t *testing.T) {
 	needKernels(t)
 	for _, pkg := range []string{"linux-source", "linux-source-6.1"} {
 		t.Run(pkg, func(t *testing.T) {
-			r := sweepJSON(t, scenarioWith(t, "canary", pkg), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+			r := sweepJSON(t, scenarioWith(t, "canary", kernelSource(t, pkg)), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
 			t.Log(count(r))
 			if r.Finds() != 1 || r.Unlucky()[0].Title != "invalid opcode in canary_reboot" {
 				t.Errorf("%+v", r.Unlucky())
 			}
 		})
+	}
+}
+
+// The real bug of kcfi-hash: found, replayed, gone with cfi=off, minimized to a
+// function without a kCFI hash and the one before it, and gone with the patch that
+// looks where hashes are.
+func TestKCFIHash(t *testing.T) {
+	needKernels(t)
+	kernelSource(t, "linux-source")
+	r := sweepJSON(t, "kcfi-hash", "-seeds", "1:1024", "-stop-after", "1", "-o", t.TempDir())
+	t.Log(count(r))
+	if r.Finds() == 0 {
+		t.Fatalf("%s has no unlucky layout in 1024: is it mended there?", r.Object)
+	}
+	path := filepath.Join(r.Dir, r.Unlucky()[0].Layouts[0].Path)
+	if code, out := unlucky(t, "replay", path); code != 0 || !strings.Contains(out, "reproduced in 3 of 3 boots") {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	if code, out := unlucky(t, "replay", path, "-boots", "1", "-append", "cfi=off", "-json"); code != exitNo || !strings.Contains(out, `"titles":{"pass":1}`) {
+		t.Errorf("with cfi=off: exit status %d: %s", code, out)
+	}
+	m := minimizeJSON(t, path, "-o", seeds.MinimizedPath(path))
+	// clang gives the second of each an ENDBR and no hash, and it can be sealed.
+	pairs := []string{"d_alloc __d_alloc", "atomic_notifier_chain_register notifier_chain_register", "desc_make_final _prb_commit"}
+	if len(m.culprits()) == 0 {
+		t.Error("no culprit")
+	}
+	for i, c := range m.Minimized.Culprits {
+		if name := m.culprits()[i]; !slices.Contains(pairs, name) || !c.Functions[1].Touching {
+			t.Errorf("%s, want one of %q that touch", name, pairs)
+		}
+	}
+	// That all layouts pass is shown by more of them than a test has time for.
+	code, out := unlucky(t, "verify", r.Dir, "-patch", "examples/cfi-sites.patch", "-seeds", "1:16", "-o", filepath.Join(t.TempDir(), "verify"), "-json")
+	var v fuzz.Verified
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		t.Fatalf("exit status %d, %v", code, err)
+	}
+	if v.Conclusion == fuzz.NotFixed || v.Passed != 16 || v.Sweep.Baseline.Kind != qemu.Pass || len(v.Culprits) != len(m.Minimized.Culprits) {
+		t.Errorf("with the fix: exit status %d, %s, %d of 16 layouts pass, %d culprits", code, &v, v.Passed, len(v.Culprits))
+	}
+	for _, c := range v.Culprits {
+		if c.Failed || c.Layouts < 2 {
+			t.Errorf("with the fix a culprit fares so: %+v", c)
+		}
 	}
 }
 
@@ -60,6 +103,21 @@ func TestTrees(t *testing.T) {
 			sweepBothWays(t, "boot", 253, 260, "-linux", tree)
 		})
 	}
+}
+
+// kernelSource fetches a kernel's source, and tells the suite that it comes from. A
+// mirror that has it not ends the test, loudly.
+func kernelSource(t *testing.T, pkg string) string {
+	t.Helper()
+	p, err := linker.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
+	if err != nil {
+		t.Skipf("NOT TESTED: %s cannot be had here: %v", pkg, err)
+	}
+	if pkg == "linux-source" && p.Name == "linux-source-6.12" {
+		t.Skipf("NOT TESTED: no kernel newer than %s can be had here", p)
+	}
+	t.Logf("%s, %s", p, p.From())
+	return p.String()
 }
 
 // scenarioWith writes a built-in scenario with another package, and returns its

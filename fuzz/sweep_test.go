@@ -809,6 +809,30 @@ func TestLayoutOtherThanPlanned(t *testing.T) {
 	}
 }
 
+// Scripts as those of 6.18 and later, with fixed places at the start of .text and
+// pages between functions: all layouts are as planned, padded and in other orders,
+// and what is not fixed comes to all its residues.
+func TestFixedPlaces(t *testing.T) {
+	t.Parallel()
+	k := tiny(t, replacing(t, "vmlinux.lds", "*(.head.text)\n\t\t*(.text.hot .text.hot.*)\n\t\t*(.text .text.[0-9a-zA-Z_]*)\n\t\t*(.text..by_hand)",
+		`. = ALIGN((1 << 16)); *(.head.text)
+		. = start | (1 << 10) | (1 << 14); *(.text..by_hand)
+		. = ALIGN(((1)<<(12))); *(.text.fill1*)
+		. = ALIGN((1 << 12)); *(.text.fill2*) . = ALIGN(16);
+		*(.text .text.[0-9a-zA-Z_]*)`))
+	for _, first := range []uint32{1, 257, 513} {
+		s := sweep(k, scenario("off"), t.TempDir(), first, first+7, 2)
+		s.Strategy = fuzz.Cover
+		r, err := s.Run(t.Context())
+		if err != nil || r.Count(qemu.Pass)+r.Count(qemu.Duplicate) != 8 || r.Count(qemu.Pass) < 7 {
+			t.Fatalf("%v, %+v", err, r)
+		}
+		if c := r.Coverage; c.Residues[0].Seen != c.Residues[0].Of || c.Fixed != 4 {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 // A folder whose layouts were those of another linker script is refused.
 func TestOtherScript(t *testing.T) {
 	t.Parallel()

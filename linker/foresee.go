@@ -182,11 +182,7 @@ func (f *facts) outcome(setting func(symbol string) string) {
 	} else {
 		f.add("what can move", "nothing, unless its functions have sections of their own, as LTO_CLANG_THIN=y gives them")
 	}
-	how := "one pass of lld for a layout, once the first has shown that it gives the image of link-vmlinux.sh"
-	if setting("DEBUG_INFO_BTF") == "y" {
-		how = "the whole of link-vmlinux.sh for each layout, as the kernel has BTF"
-	}
-	f.add("links", "%s", how)
+	f.add("links", "one pass of lld for a layout, once the first has shown that it gives the image of link-vmlinux.sh; else that script")
 }
 
 // configName is a configuration in a word.

@@ -589,6 +589,10 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 	p.env, p.kbuild = environment(p.path(), "MAKE=true"), nil
 	for _, v := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		name, value, _ := strings.Cut(v, "=")
+		if name == "PAHOLE_FLAGS" {
+			// With several threads it gives other bytes each time.
+			v = paholeThreads.ReplaceAllString(v, "$1")
+		}
 		if linkVariables[name] {
 			p.env = append(p.env, v)
 		}
@@ -601,6 +605,8 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 	}
 	return nil
 }
+
+var paholeThreads = regexp.MustCompile(`([ =])-j\d*( |$)`)
 
 // replaceFile writes a file atomically unless it holds the same already.
 func replaceFile(path string, data []byte, perm os.FileMode) error {

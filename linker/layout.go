@@ -239,7 +239,7 @@ func (p *Placer) next(i int, padding uint64) uint64 {
 // whether it can be there.
 func (p *Placer) Put(i int, padding uint64) bool {
 	at, size := p.next(i, padding), p.layout[i].Size
-	if p.end+padding < p.end || at < p.end || at+size < at || p.layout[i].Pin == 0 && p.end > 0 && at < p.end+padding {
+	if end := p.end + padding; end < p.end || at+size < at || p.end > 0 && at < end {
 		return false
 	}
 	p.Address[i], p.end = at, at+size
@@ -250,13 +250,16 @@ func (p *Placer) Put(i int, padding uint64) bool {
 // where that is larger.
 func (s Section) Alignment() uint64 { return max(s.Align, s.ScriptAlign, 1) }
 
-// Movable tells whether a section of a layout can be padded before: it is an
-// ordinary one of text, the linker script does not fix its place, and one of the
-// object stands before it to be lengthened.
+// Movable tells whether a section of a layout moves where it is padded before: it
+// is an ordinary one of text, and the linker script does not fix its place.
 func Movable(layout []Section, i int) bool {
-	s := layout[i]
-	return s.Text && s.Pin == 0 && s.ScriptAlign < page &&
-		i > 0 && layout[i-1].Output == s.Output && layout[i-1].Name != ""
+	return paddable(layout, i) && layout[i].Pin == 0 && layout[i].ScriptAlign < page
+}
+
+// paddable tells whether a section can be padded before: one of the object stands
+// before it to be lengthened.
+func paddable(layout []Section, i int) bool {
+	return layout[i].Text && i > 0 && layout[i-1].Output == layout[i].Output && layout[i-1].Name != ""
 }
 
 // AlignUp is the lowest multiple of align, a power of two, that is not below n.
@@ -377,7 +380,7 @@ func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
 		if !layout[order[place]].Text {
 			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
 		}
-		if !Movable(layout, place) { // places keep what is before them, or a group stands there
+		if !paddable(layout, place) { // places keep what is before them, or a group stands there
 			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[place].Output)
 		}
 		padding[layout[order[place-1]].Index] += p.Bytes

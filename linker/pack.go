@@ -123,6 +123,9 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	if err != nil {
 		return m, nil, hint(fmt.Errorf("this kernel can't be linked in one pass: %w", err), "only a kernel that needs no more than lld can be packed")
 	}
+	if way.btfIDs != nil {
+		return m, nil, hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
+	}
 	m = manifest{Version: packVersion, Clang: p.Clang, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: way.links, Sort: way.sort}
 	if m.Image, err = fileDigest(w.vmlinux()); err != nil {
 		return m, nil, err

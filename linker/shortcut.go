@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +27,7 @@ import (
 type shortcut struct {
 	links    [][]string        // of the script; one pass is the last of them
 	objects  map[string][]byte // that the script made for that, by their names in it
+	btfIDs   []string          // the call of resolve_btfids on the image, or nil
 	sort     []string          // sorttable's call, or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
@@ -67,15 +67,8 @@ const maxRefused = 4
 // linked both ways: a hundredth of the time.
 var checkEvery = 256
 
-// outOfReach are programs in the script that put more into the image than the
-// shortcut knows of.
-var outOfReach = regexp.MustCompile(`(?m)^\++ \S*(resolve_btfids|pahole)\b`)
-
 // findShortcut reads the trace of a link in w's folder.
 func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
-	if m := outOfReach.FindSubmatch(trace); m != nil {
-		return nil, fmt.Errorf("its link needs %s", m[1])
-	}
 	s := new(shortcut)
 	output := w.kernel.output()
 	var calls [][]string // that write a file
@@ -87,10 +80,13 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 		o := slices.Index(words, "-o")
 		switch {
 		case o > 0 && o+1 < len(words) && words[o+1] == output:
-			s.links, s.sort = append(calls, words), nil
+			s.links, s.btfIDs, s.sort = append(calls, words), nil, nil
 		case o > 0:
 			calls = append(calls, words)
-		case strings.HasSuffix(words[0], "/sorttable") && words[len(words)-1] == output:
+		case words[len(words)-1] != output:
+		case filepath.Base(words[0]) == "resolve_btfids":
+			s.btfIDs = words
+		case filepath.Base(words[0]) == "sorttable":
 			s.sort = words
 		}
 	}
@@ -110,7 +106,8 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 		s.sort[i+1] = os.DevNull
 	}
 	var err error
-	if s.objects, err = w.madeFor(s.links[len(s.links)-1][1:]); err != nil {
+	// BTF holds no address: the baseline's serves every layout.
+	if s.objects, err = w.madeFor(append(s.links[len(s.links)-1][1:], s.btfIDs...)); err != nil {
 		return nil, err
 	}
 	image, err := openELF(filepath.Join(w.dir, output))
@@ -122,8 +119,8 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	return s, err
 }
 
-// madeFor are the objects that the script has made, of those that words of a
-// call name.
+// madeFor are the objects, and the IDs of BTF, that the script has made, of those
+// that words of a call name.
 func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 	made := map[string][]byte{}
 	for _, word := range words {
@@ -131,7 +128,7 @@ func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 		if err != nil || !info.Mode().IsRegular() || word != filepath.Base(word) {
 			continue // an option, or what the build has
 		}
-		if word == "vmlinux.o" || filepath.Ext(word) != ".o" {
+		if ext := filepath.Ext(word); word == "vmlinux.o" || ext != ".o" && ext != ".BTF_ids" {
 			continue // the worker's own, or an image
 		}
 		if made[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
@@ -249,7 +246,7 @@ func (p *Kernel) refused(kind int, err error) {
 // lld runs one of the links of a shortcut, and returns its CPU time. The error is
 // a *LinkError where it is the layout's.
 func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (time.Duration, error) {
-	argv, err := w.linkCommand(way, n)
+	argv, err := w.withMade(way, way.links[n])
 	if err != nil {
 		return 0, err
 	}
@@ -280,20 +277,27 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 		}
 	}
 	patched := time.Now()
-	if way.sort != nil {
+	for _, argv := range [][]string{way.btfIDs, way.sort} {
+		if argv == nil {
+			continue
+		}
 		var log bytes.Buffer
-		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, way.sort...); err != nil {
-			return fmt.Errorf("%s: %w%s", way.sort[0], err, indentTail(log.Bytes(), 4))
+		argv, err := w.withMade(way, argv)
+		if err == nil {
+			_, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w%s", argv[0], err, indentTail(log.Bytes(), 4))
 		}
 	}
 	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
 	return nil
 }
 
-// linkCommand is one of the shortcut's links in the worker's folder, to which it
-// adds the objects that the script had made for it.
-func (w *Worker) linkCommand(way *shortcut, n int) ([]string, error) {
-	argv := slices.Clone(way.links[n])
+// withMade is a call of the shortcut in the worker's folder, to which it adds what
+// the script had made for it.
+func (w *Worker) withMade(way *shortcut, argv []string) ([]string, error) {
+	argv = slices.Clone(argv)
 	for i, word := range argv {
 		data, ok := way.objects[word]
 		if !ok {
@@ -305,7 +309,7 @@ func (w *Worker) linkCommand(way *shortcut, n int) ([]string, error) {
 			continue
 		}
 		if err := os.WriteFile(path, data, 0o644); err != nil {
-			return nil, errors.Join(err, os.Remove(path))
+			return argv, errors.Join(err, os.Remove(path))
 		}
 	}
 	return argv, nil
@@ -376,7 +380,7 @@ func (w *Worker) Pass(ctx context.Context) (string, error) {
 	if way == nil {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.linkCommand(way, len(way.links)-1)
+	argv, err := w.withMade(way, way.links[len(way.links)-1])
 	if err == nil {
 		_, err = output(ctx, w.dir, w.kernel.env, argv...)
 	}

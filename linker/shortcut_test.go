@@ -118,12 +118,30 @@ func TestShortcutDiffers(t *testing.T) {
 	}
 }
 
-// What puts more into the image than the shortcut knows of is seen at once.
-func TestShortcutOutOfReach(t *testing.T) {
-	k, notes := tinyKernel(t, "resolve_btfids() { :; }\nresolve_btfids vmlinux\n")
-	digests(t, k, 2)
-	if k.short.way != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "its link needs resolve_btfids") {
-		t.Errorf("notes %q", *notes)
+// What resolve_btfids puts into the finished image, with the IDs that the script
+// made or without, is put into each.
+func TestShortcutBTF(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "resolve_btfids")
+	if err := writeProgram(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids shortcut.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []string{
+		program + " vmlinux\n",
+		"echo ids >.tmp_vmlinux1.BTF_ids\n" + program + " --patch_btfids .tmp_vmlinux1.BTF_ids vmlinux\n",
+	} {
+		k, notes := tinyKernel(t, call)
+		k.FullScript = true
+		want := digests(t, k, 4)
+		k.FullScript, k.layout = false, nil
+		got := digests(t, k, 2)
+		if err := os.Remove(k.script()); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, digests(t, k, 4)[2:]...)
+		if fmt.Sprint(got) != fmt.Sprint(want) || len(*notes) > 0 {
+			t.Errorf("images %v, by the script %v; notes %q", got, want, *notes)
+		}
 	}
 }
 
