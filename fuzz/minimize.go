@@ -286,6 +286,14 @@ func (m *Minimize) search(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.whole(ctx); err != nil {
+		return err
+	}
+	if !m.residues {
+		if err := m.goFar(ctx); err != nil {
+			return err
+		}
+	}
 	culprits, err := m.isolate(ctx)
 	if err != nil && !inconclusive(err) && !errors.Is(err, errBudget) {
 		return err
@@ -379,9 +387,6 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	}
 	var before []Culprit // of the last search that came to its end
 	for {
-		if err := m.whole(ctx); err != nil {
-			return nil, err
-		}
 		culprits, err := search.Culprits(ctx)
 		if err != nil && !inconclusive(err) {
 			if len(culprits) < len(before) {
@@ -414,6 +419,9 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		default:
 			m.judge.care++
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
+			if err := m.whole(ctx); err != nil {
+				return culprits, err
+			}
 		}
 	}
 }
@@ -489,6 +497,37 @@ func (m *Minimize) whole(ctx context.Context) error {
 		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
 	}
 	m.residues = answers[0] != Passes
+	return nil
+}
+
+// goFar looks for a distance, where a residue mod Modulus alone does not decide: it
+// makes the hybrids those of a larger modulus, if one of them has both ends.
+func (m *Minimize) goFar(ctx context.Context) error {
+	all := Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
+	none := Choice{On: make([]bool, m.hybrids.Len())}
+	far := m.hybrids.Far()
+	questions := []question{{plan: func(v int) linker.Plan { return far.Plan(all, nil, v+1) }}, m.choice(far, none, nil)}
+	var second *Hybrids
+	if m.second != nil {
+		second = m.second.Far()
+		questions = append(questions, m.choice(second, none, nil))
+	}
+	m.asking(far.Len(), "is it a distance")
+	answers, err := m.judge.ask(ctx, true, questions...)
+	switch {
+	case err != nil || answers[0] != Fails:
+		return err
+	case answers[1] == Passes && (second == nil || answers[2] == Passes):
+		m.second = second
+	case answers[1] == Passes:
+		m.second = nil
+	case second != nil && answers[2] == Passes:
+		far, m.second = second, nil
+	default:
+		return nil
+	}
+	m.hybrids, m.residues = far, true
+	m.note("moved by whole pages it passes, and by multiples of %#x bytes it fails: residues mod %#x are looked at, with what the linker script places behind the functions", farModulus, farModulus)
 	return nil
 }
 

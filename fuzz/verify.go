@@ -371,6 +371,9 @@ const (
 // and, in further plans, as in some layouts of strategy cover, at their residue
 // mod Modulus. Notes say what there is no plan for.
 func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
+	if c.Sampled {
+		return nil, []string{fmt.Sprintf("%s: a distance decides, and what it is in another kernel is not known", c)}
+	}
 	output := linker.MainText(layout)
 	spots := make([]spot, len(c.Functions))
 	for n, f := range c.Functions {
