@@ -248,8 +248,8 @@ func config(k scenarios.Kernel) string {
 	if strings.Contains(text, "\n") {
 		text = "the .config in seed.yaml"
 	}
-	if len(k.Set) > 0 {
-		text += ", with " + strings.Join(k.Set, " ")
+	if len(k.Set)+len(k.Try) > 0 {
+		text += ", with " + strings.Join(append(slices.Clip(k.Set), k.Try...), " ")
 	}
 	return text
 }
