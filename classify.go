@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 
-	"unlucky/qemu"
+	"unlucky/qemu/oops"
 )
 
 func classify(_ context.Context, args []string, in io.Reader, out io.Writer) error {
@@ -27,7 +27,7 @@ func classify(_ context.Context, args []string, in io.Reader, out io.Writer) err
 		defer file.Close()
 		in = file
 	}
-	c := qemu.NewClassifier(*warnings)
+	c := oops.NewClassifier(*warnings)
 	if _, err := io.Copy(c, in); err != nil {
 		return fmt.Errorf("reading %s: %w", rest[0], err)
 	}

@@ -1,4 +1,4 @@
-package qemu
+package oops
 
 import (
 	"bytes"
@@ -14,9 +14,9 @@ func Lines(console []byte) (shown []string) {
 			shown = append(shown, text)
 		}
 	}
-	l := lines{each: each}
+	l := LineWriter{Each: each}
 	l.Write(console)
-	l.flush()
+	l.Flush()
 	return shown
 }
 
@@ -27,7 +27,7 @@ func Lines(console []byte) (shown []string) {
 func Excerpt(console []byte, warnings bool) (report []string) {
 	s := scan{warnings: warnings}
 	last := ""
-	l := lines{each: func(raw []byte) {
+	l := LineWriter{Each: func(raw []byte) {
 		text, caller := show(raw) // feed overwrites raw
 		if text == "" || s.complete() {
 			return
@@ -47,7 +47,7 @@ func Excerpt(console []byte, warnings bool) (report []string) {
 		last = text
 	}}
 	l.Write(console)
-	l.flush()
+	l.Flush()
 	if !s.counted() {
 		return nil
 	}
@@ -56,7 +56,7 @@ func Excerpt(console []byte, warnings bool) (report []string) {
 
 // show is a line for people, and its caller.
 func show(raw []byte) (shown, caller string) {
-	line := clean(bytes.Clone(raw))
+	line := Clean(bytes.Clone(raw))
 	text, caller, stamped := splitPrefix(line)
 	before := line[:bytes.LastIndex(line, text)]
 	indent := len(before) - len(bytes.TrimRight(before, " "))

@@ -1,4 +1,4 @@
-package qemu
+package oops
 
 import (
 	"bytes"
@@ -101,7 +101,7 @@ func TestEveryRule(t *testing.T) {
 	seen := make(map[*rule]bool)
 	for _, log := range consoles(t) {
 		for _, line := range bytes.Split(log, []byte("\n")) {
-			text, _, _ := splitPrefix(clean(bytes.Clone(line)))
+			text, _, _ := splitPrefix(Clean(bytes.Clone(line)))
 			if r, _ := match(text); r != nil {
 				seen[r] = true
 			}
@@ -187,7 +187,7 @@ func checkLaws(t *testing.T, console []byte, warnings bool, chunk int) {
 			t.Fatalf("byte %#x in %+v", b, got)
 		}
 	}
-	if got.Kind == "" || len(got.Line) > lineMax {
+	if got.Kind == "" || len(got.Line) > LineMax {
 		t.Fatalf("kind %q, line of %d bytes", got.Kind, len(got.Line))
 	}
 	if n := len(c.scan.frames); n > maxFrames {
@@ -238,8 +238,8 @@ func FuzzClean(f *testing.F) {
 				want[i] = ' '
 			}
 		}
-		if got := clean(bytes.Clone(line)); !bytes.Equal(got, want) {
-			t.Errorf("clean(%q) = %q, want %q", line, got, want)
+		if got := Clean(bytes.Clone(line)); !bytes.Equal(got, want) {
+			t.Errorf("Clean(%q) = %q, want %q", line, got, want)
 		}
 	})
 }
@@ -298,11 +298,11 @@ func TestStripPrefix(t *testing.T) {
 		"] .123456] [.123456] [ .123456] 1.123456]": "] .123456] [.123456] [ .123456] 1.123456]",
 	} {
 		line := []byte(in)
-		if got := string(stripPrefix(line)); got != want {
-			t.Errorf("stripPrefix(%q) = %q, want %q", in, got, want)
+		if got := string(Text(line)); got != want {
+			t.Errorf("Text(%q) = %q, want %q", in, got, want)
 		}
 		if string(line) != in {
-			t.Errorf("stripPrefix(%q) changed its argument to %q", in, line)
+			t.Errorf("Text(%q) changed its argument to %q", in, line)
 		}
 	}
 }
