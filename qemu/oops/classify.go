@@ -2,35 +2,44 @@ package oops
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // The bounds of a report, whatever the console holds; LineMax is the one of a line.
 const (
 	maxTitle  = 120 // bytes
-	maxReport = 200 // lines behind the anchor; an oops takes about 60, of 6.12 with its registers printed twice
+	maxReport = 200 // messages behind the anchor; an oops takes about 60, of 6.12 with its registers printed twice
 	maxFrames = 64
 )
 
-// Report is what a console says went wrong.
+// Report is what a console says went wrong. What it does not say is empty.
 type Report struct {
 	// Title names the crash alike in every boot and layout: it is free of
 	// addresses, process ids and compilers' suffixes. Printable ASCII, single
 	// spaces, at most 120 bytes.
 	Title string `json:"title"`
 	// Kind is the sort of report: kasan, kmsan, kcsan, kfence, ubsan, cfi, ibt,
-	// oops, bug, warning, lockup, stall, hung task, panic, reboot or decompressor.
+	// oops, bug, slub, warning, lockdep, leak, dma, lockup, stall, hung task,
+	// panic, reboot, decompressor or efi stub.
 	Kind     string `json:"kind"`
-	Function string `json:"function,omitempty"` // the function blamed; empty if none is known
+	Function string `json:"function,omitempty"` // the function blamed
+	Module   string `json:"module,omitempty"`   // that it is of
+	File     string `json:"file,omitempty"`     // of the kernel's source: where the check stands that failed, else of the function
+	FileLine int    `json:"file_line,omitempty"`
+	Task     string `json:"task,omitempty"`    // the name of the task that ran, or that hangs
+	Version  string `json:"version,omitempty"` // of the kernel
 	// Line is the line that the report begins with, without timestamp, caller
 	// and control bytes.
 	Line string `json:"line"`
 }
 
 // Classify returns the first crash report of a whole console log, and whether
-// there is one. WARNINGs count only where asked for; but the WARNING that a
-// panic_on_warn kernel died of always does.
+// there is one. WARNINGs, and what else the kernel goes on after by design (lockdep,
+// kmemleak, DMA-API), count only where asked for; but the one that a panic_on_warn
+// kernel died of always does.
 func Classify(console []byte, warnings bool) (Report, bool) {
 	c := NewClassifier(warnings)
 	c.Write(console)
@@ -47,7 +56,7 @@ type Classifier struct {
 // NewClassifier returns a Classifier that counts WARNINGs if asked to.
 func NewClassifier(warnings bool) *Classifier {
 	c := &Classifier{scan: scan{warnings: warnings}}
-	c.lines.Each = c.scan.feed
+	c.lines.Each = func(raw []byte) { messages(Clean(raw), c.scan.feed) }
 	return c
 }
 
@@ -82,17 +91,18 @@ func (c *Classifier) withLastLine() scan {
 	s := c.scan
 	if !s.complete() && len(c.lines.partial) > 0 {
 		s.previous = bytes.Clone(s.previous)
-		s.frames = slices.Clip(s.frames)
-		s.feed(bytes.Clone(c.lines.partial))
+		s.frames, s.doubtful = slices.Clip(s.frames), slices.Clip(s.doubtful)
+		messages(Clean(bytes.Clone(c.lines.partial)), s.feed)
 	}
 	return s
 }
 
-// scan is what is known after some lines of a console.
+// scan is what is known after some messages of a console.
 type scan struct {
 	warnings bool
-	previous []byte // the last line that was not blank
+	previous []byte // the last message
 	banner   []byte // "[" if the first banner had a timestamp, empty if not; nil before it
+	version  string // by the banner
 
 	// The first report; rule is nil before it.
 	rule   *rule
@@ -101,111 +111,124 @@ type scan struct {
 	title  string // without detail and function
 	detail string
 	died   bool // of a WARNING: it counts
+	proven bool // the line that rule.proof asks for was there
 	ended  bool // nothing more of the report will come
 	lines  int  // behind the anchor
 	begun  int  // reports so far, those that this one took the place of among them
+	task   string
+	file   string // by the anchor, with its line
+	fileAt int
 
 	// Whom to blame.
-	named  string   // by the anchor itself
-	rip    string   // by the RIP line of the first trace
-	hasRIP bool     // even if no function was in it
-	frames []string // of the first call trace, top first
-	traced bool     // the first trace has ended
+	named    place   // by the anchor itself, or the line that rule.site asks for
+	pc       place   // by the registers of the first trace
+	hasPC    bool    // even if no function was there
+	lr       place   // by the link register beside it
+	work     place   // what the worker does
+	headed   bool    // the first trace's heading was there
+	frames   []place // of the first call trace, top first
+	doubtful []place // those that the unwinder does not believe in
+	traced   bool    // the first trace has ended
 }
 
 // counted reports whether the report in hand is a crash.
 func (s *scan) counted() bool {
-	return s.rule != nil && (!s.rule.warning || s.warnings || s.died)
+	return s.rule != nil && (!s.rule.warning || s.warnings || s.died) && (s.rule.proof == nil || s.proven)
 }
 
 func (s *scan) complete() bool { return s.ended && s.counted() }
 
-// feed takes one line, and overwrites it.
-func (s *scan) feed(raw []byte) {
-	line, caller, stamped := splitPrefix(Clean(raw))
-	if len(line) == 0 || s.complete() {
+// feed takes one message.
+func (s *scan) feed(m message) {
+	if s.complete() {
 		return
 	}
-	if s.counted() || !s.begin(line, caller, stamped) {
+	switch {
+	case s.rule != nil && s.rule.refuted != nil && s.rule.refuted.Match(m.text):
+		s.forget()
+		s.begin(m)
+	case s.rule != nil && s.rule.proof != nil && !s.proven && !s.ended && s.rule.proof.Match(m.text):
+		s.proven = true
+		s.follow(m)
+	case s.counted() || !s.begin(m):
 		if s.rule != nil && !s.ended {
-			s.follow(line, caller)
+			s.follow(m)
 		}
 	}
-	s.previous = append(s.previous[:0], line...)
+	s.previous = append(s.previous[:0], m.text...)
 }
 
-// begin starts a report if line begins one, in place of a WARNING that does not
-// count.
-func (s *scan) begin(line []byte, caller string, stamped bool) bool {
-	r, groups := match(line)
+// forget drops the report in hand.
+func (s *scan) forget() {
+	*s = scan{warnings: s.warnings, previous: s.previous, banner: s.banner, version: s.version, begun: s.begun}
+}
+
+// begin starts a report if a message begins one, in place of one that does not
+// count. Of two WARNINGs in a row the second may be the first one's own.
+func (s *scan) begin(m message) bool {
+	r, groups := match(m.text)
 	if r == nil {
 		return false
 	}
-	if r.second && !s.again(stamped) {
+	if r.second && !s.again(m) {
 		return false
 	}
-	if s.rule != nil && r.kind == "panic" && ofWarning.Match(line) {
-		s.died, s.ended = true, true
+	if s.rule != nil && r.kind == "panic" && ofWarning.Match(m.text) {
+		// Before 4.10 the trace came behind the panic that a WARNING led to.
+		s.died, s.ended = true, s.hasPlace()
 		return true
 	}
-	text := string(r.anchor.Expand(nil, []byte(r.title), line, groups))
-	anchor := line
+	if s.rule != nil && s.rule.warning && r.warning && !s.ended {
+		return false
+	}
+	text := string(r.anchor.Expand(nil, []byte(r.title), m.text, groups))
+	anchor := m.text
 	if r.before && groups[2] == groups[3] {
 		text += string(s.previous)
 		anchor = s.previous
 	}
-	named := ""
-	if i := r.anchor.SubexpIndex("F"); i > 0 && groups[2*i] >= 0 {
-		named = cleanSymbol(string(line[groups[2*i]:groups[2*i+1]]))
+	s.forget()
+	s.rule, s.caller, s.ended = r, m.caller, r.oneLine
+	s.line, s.title = string(anchor), cleanText(text)
+	s.begun++
+	if f := group(r.anchor, m.text, groups, "F"); f != "" {
+		_, tail, _ := strings.Cut(string(m.text), f)
+		s.named = placeOf(f, "", tail)
 	}
-	*s = scan{
-		warnings: s.warnings, previous: s.previous, banner: s.banner,
-		rule: r, caller: caller, line: string(anchor), title: cleanText(text), named: named, ended: r.oneLine, begun: s.begun + 1,
+	s.task = group(r.anchor, m.text, groups, "T")
+	if source := sourceLine.FindSubmatch(m.text); source != nil {
+		s.file = string(source[1])
+		s.fileAt, _ = strconv.Atoi(string(source[2]))
 	}
 	return true
 }
 
 // again reports whether this banner is a second one of the kernel's: it has a
 // timestamp where the first had one, so /proc/version does not count.
-func (s *scan) again(stamped bool) bool {
+func (s *scan) again(m message) bool {
 	stamp := []byte{}
-	if stamped {
+	if m.stamped {
 		stamp = []byte("[")
 	}
 	if s.banner == nil {
 		s.banner = stamp
+		s.version, _, _ = strings.Cut(string(m.text[len("Linux version "):]), " ")
 		return false
 	}
 	return bytes.Equal(s.banner, stamp)
 }
 
-// match returns the rule whose report line begins, or nil.
-func match(line []byte) (*rule, []int) {
-	for i := range rules {
-		r := &rules[i]
-		if !bytes.Contains(line, []byte(r.hint)) {
-			continue
-		}
-		if groups := r.anchor.FindSubmatchIndex(line); groups != nil {
-			if r.not != nil && r.not.Match(line) || noReport.Match(line) {
-				return nil, nil
-			}
-			return r, groups
-		}
-	}
-	return nil, nil
-}
-
-// follow takes a line behind the anchor.
-func (s *scan) follow(line []byte, caller string) {
+// follow takes a message behind the anchor.
+func (s *scan) follow(m message) {
 	if s.lines++; s.lines >= maxReport {
 		s.ended = true
 	}
-	if endOfReport.Match(line) {
+	line := m.text
+	if endOfReport.Match(line) && (s.hasPlace() || !panicLine.Match(line)) {
 		s.ended = true
 		return
 	}
-	if s.caller != "" && caller != s.caller && !s.rule.anyCPU {
+	if s.caller != "" && m.caller != s.caller && !s.rule.anyCPU {
 		return // another CPU prints in between
 	}
 	if s.rule.detail != nil && s.detail == "" {
@@ -213,42 +236,103 @@ func (s *scan) follow(line []byte, caller string) {
 			s.detail = " " + string(m[1])
 		}
 	}
+	if s.rule.site != nil && s.named.function == "" {
+		if groups := s.rule.site.FindSubmatchIndex(line); groups != nil {
+			s.named = place{function: cleanSymbol(group(s.rule.site, line, groups, "F"))}
+		}
+	}
+	s.about(line)
 	s.trace(line)
 	if end := s.rule.end; end != nil && end.Match(line) && (end != endOfTask || s.traced) {
 		s.ended = true
 	}
 }
 
-// trace takes a line that may be of the first trace: a RIP line, a heading, a
-// frame. "?" marks frames that the unwinder does not believe in.
+// hasPlace reports whether there is somebody to blame by now, or nobody will be.
+func (s *scan) hasPlace() bool {
+	_, known := s.culprit([]place{s.named, s.pc})
+	return known || s.rule.blame == blameNone || len(s.frames)+len(s.doubtful) > 0
+}
+
+// about takes a line that says what ran: which task, which work, which kernel.
+func (s *scan) about(line []byte) {
+	for _, it := range []struct {
+		known *string
+		by    *regexp.Regexp
+	}{{&s.task, taskText}, {&s.version, versionText}} {
+		if *it.known == "" {
+			if m := it.by.FindSubmatch(line); m != nil {
+				*it.known = string(m[1]) + string(m[2])
+			}
+		}
+	}
+	if s.work.function == "" {
+		if m := workText.FindSubmatch(line); m != nil {
+			s.work = placeOf(string(m[1]), "", string(line))
+		}
+	}
+}
+
+// trace takes a line that may be of the first trace: a register, a heading, a
+// frame. What looks like frames before the heading is something else's, unless
+// the heading is lost.
 func (s *scan) trace(line []byte) {
 	if s.traced {
 		return
 	}
-	if traceLine.Match(line) {
-		if len(s.frames) == 0 {
-			return
+	switch {
+	case heading.Match(line):
+		switch {
+		case len(s.frames) == 0, !s.headed:
+			s.frames, s.doubtful = nil, nil
+		case s.rule.foreign != nil && slices.ContainsFunc(s.frames, func(p place) bool { return s.rule.foreign.MatchString(p.function) }):
+			s.pc, s.hasPC, s.frames, s.doubtful = place{}, false, nil, nil
+		default:
+			s.traced = true
 		}
-		foreign := s.rule.foreign
-		if foreign != nil && slices.ContainsFunc(s.frames, foreign.MatchString) {
-			s.rip, s.hasRIP, s.frames = "", false, nil
-			return
-		}
-		s.traced = true
+		s.headed = true
+		return
+	case otherTrace.Match(line):
+		s.traced = s.headed && len(s.frames)+len(s.doubtful) > 0
 		return
 	}
-	if m := ripLine.FindSubmatch(line); m != nil {
-		if user := len(m[1]) > 0 && strings.IndexByte("37bf", m[1][3]) >= 0; !user && !s.hasRIP {
-			s.rip, s.hasRIP = cleanSymbol(string(m[2])), true
+	if p, ok := register(pcLines, line); ok {
+		if !s.hasPC {
+			s.pc, s.hasPC = p, true
 			if s.rule.blame == blameStall {
-				s.frames = nil // so far they were of the interrupt that found the stall
+				s.frames, s.doubtful = nil, nil // so far they were of the interrupt that found the stall
 			}
 		}
 		return
 	}
-	if m := frameLine.FindSubmatch(line); m != nil && len(s.frames) < maxFrames {
-		s.frames = append(s.frames, cleanSymbol(string(m[1])))
+	if p, ok := register(callerLines, line); ok {
+		if s.lr.function == "" {
+			s.lr = p
+		}
+		return
 	}
+	if p, doubtful, ok := parseFrame(string(line)); ok {
+		switch {
+		case doubtful && len(s.doubtful) < maxFrames:
+			s.doubtful = append(s.doubtful, p)
+		case !doubtful && len(s.frames) < maxFrames:
+			s.frames = append(s.frames, p)
+		}
+	}
+}
+
+// register reads a line of a register dump, by the forms that are given.
+func register(forms []*regexp.Regexp, line []byte) (place, bool) {
+	for _, re := range forms {
+		if m := re.FindSubmatch(line); m != nil {
+			if len(m[1]) == 0 {
+				return place{}, true
+			}
+			_, tail, _ := strings.Cut(string(line), string(m[1]))
+			return placeOf(string(m[1]), "", tail), true
+		}
+	}
+	return place{}, false
 }
 
 // report names the report in hand.
@@ -256,7 +340,14 @@ func (s *scan) report() (Report, bool) {
 	if !s.counted() {
 		return Report{}, false
 	}
-	r := Report{Title: s.title + s.detail, Kind: s.rule.kind, Function: s.blamed(), Line: s.line}
+	p := s.blamed()
+	r := Report{
+		Title: s.title + s.detail, Kind: s.rule.kind, Line: s.line, Task: s.task, Version: s.version,
+		Function: p.function, Module: p.module, File: p.file, FileLine: p.line,
+	}
+	if s.file != "" {
+		r.File, r.FileLine = s.file, s.fileAt
+	}
 	if r.Function != "" {
 		r.Title += " in " + r.Function
 	}
@@ -264,50 +355,105 @@ func (s *scan) report() (Report, bool) {
 	return r, true
 }
 
-// blamed returns the function that the report is about, or "".
-func (s *scan) blamed() string {
+// blamed returns the place that the report is about; it may have no function.
+func (s *scan) blamed() place {
 	switch s.rule.blame {
 	case blameNone:
-		return ""
+		return place{}
 	case blameStall:
 		return s.stalled()
+	case blameTrap:
+		return s.firstOf(s.interrupted())
+	case blameWork:
+		if s.work.function != "" {
+			return s.work
+		}
 	case blameLine:
-		if s.named != "" {
+		if s.named.function != "" {
 			return s.named
 		}
 	}
-	suspects := append([]string{s.named}, s.frames...)
-	if s.rule.blame != blameTrace {
-		suspects = slices.Insert(suspects, 1, s.rip)
+	suspects := []place{s.named}
+	if s.rule.blame == blamePC || s.rule.blame == blameLine {
+		suspects = append(suspects, s.pc, s.lr)
+		if s.pc.function != "" && !idle(s.pc.function) {
+			suspects = suspects[:2]
+		}
 	}
-	suspects = slices.DeleteFunc(suspects, func(f string) bool { return f == "" })
-	return s.firstOf(suspects)
+	return s.firstOf(append(suspects, s.stack()...))
+}
+
+// stack returns the frames of the trace, those that the unwinder does not believe
+// in only where there are no others.
+func (s *scan) stack() []place {
+	frames := s.frames
+	if len(frames) == 0 {
+		frames = s.doubtful
+	}
+	return slices.DeleteFunc(slices.Clone(frames), func(p place) bool { return p.start && p.function != s.pc.function })
+}
+
+// interrupted returns the frames below the last of the exception's own.
+func (s *scan) interrupted() []place {
+	frames := s.stack()
+	is := func(p place) bool { return trapped.MatchString(p.function) }
+	at := slices.IndexFunc(frames, is)
+	if at < 0 {
+		return nil
+	}
+	for at < len(frames) && is(frames[at]) {
+		at++
+	}
+	return frames[at:]
 }
 
 // stalled returns the function just above the kernel's entry: what the stalled
 // CPU was asked to do, as opposed to where the interrupt happened to find it.
-func (s *scan) stalled() string {
-	suspects := s.frames
-	if s.rip != "" {
-		suspects = append([]string{s.rip}, suspects...)
+func (s *scan) stalled() place {
+	suspects := s.stack()
+	if below := s.interrupted(); len(below) > 0 && !s.hasPC {
+		suspects = below // without the interrupt that found the stall
 	}
-	if i := slices.IndexFunc(suspects, entry.MatchString); i > 0 {
-		above := slices.Clone(suspects[:i])
-		slices.Reverse(above)
-		return s.firstOf(above)
+	if s.pc.function != "" {
+		suspects = append([]place{s.pc}, suspects...)
 	}
-	return s.firstOf(suspects)
+	i := slices.IndexFunc(suspects, func(p place) bool { return entry.MatchString(p.function) })
+	if i <= 0 {
+		return s.firstOf(suspects)
+	}
+	above := slices.Clone(suspects[:i])
+	slices.Reverse(above)
+	if p, ok := s.culprit(above); ok {
+		return p
+	}
+	if s.work.function != "" {
+		return s.work
+	}
+	return s.firstOf(append(above, suspects[i:]...))
 }
 
-// firstOf returns the first suspect that is not plumbing; if all are, the first.
-func (s *scan) firstOf(suspects []string) string {
-	for _, f := range suspects {
-		if !plumbing.MatchString(f) && (s.rule.skip == nil || !s.rule.skip.MatchString(f)) {
-			return f
+// idle reports whether a function is passed over.
+func idle(f string) bool { return plumbing.MatchString(f) || unnamed.MatchString(f) }
+
+// culprit returns the first suspect that is not plumbing.
+func (s *scan) culprit(suspects []place) (place, bool) {
+	for _, p := range suspects {
+		if p.function != "" && !idle(p.function) && (s.rule.skip == nil || !s.rule.skip.MatchString(p.function)) {
+			return p, true
 		}
 	}
-	if len(suspects) > 0 {
-		return suspects[0]
+	return place{}, false
+}
+
+// firstOf returns the culprit; if all are plumbing, the first that may be named.
+func (s *scan) firstOf(suspects []place) place {
+	if p, ok := s.culprit(suspects); ok {
+		return p
 	}
-	return ""
+	for _, p := range suspects {
+		if p.function != "" && !unnamed.MatchString(p.function) {
+			return p
+		}
+	}
+	return place{}
 }

@@ -1,22 +1,13 @@
 package oops
 
-import (
-	"bytes"
-	"strings"
-)
+import "strings"
 
 // Lines returns the lines of a console that are not blank, as people read them:
 // without control bytes, escape sequences, timestamps and callers, in printable
-// ASCII, indented as they were. Lines above 4 KiB are cut into pieces.
+// ASCII, indented as they were, each message on its own. Lines above 4 KiB are cut
+// into pieces.
 func Lines(console []byte) (shown []string) {
-	each := func(raw []byte) {
-		if text, _ := show(raw); text != "" {
-			shown = append(shown, text)
-		}
-	}
-	l := LineWriter{Each: each}
-	l.Write(console)
-	l.Flush()
+	eachMessage(console, func(m message) { shown = append(shown, m.shown()) })
 	return shown
 }
 
@@ -27,13 +18,12 @@ func Lines(console []byte) (shown []string) {
 func Excerpt(console []byte, warnings bool) (report []string) {
 	s := scan{warnings: warnings}
 	last := ""
-	l := LineWriter{Each: func(raw []byte) {
-		text, caller := show(raw) // feed overwrites raw
-		if text == "" || s.complete() {
+	eachMessage(console, func(m message) {
+		if s.complete() {
 			return
 		}
 		begun := s.begun
-		s.feed(raw)
+		s.feed(m)
 		switch {
 		case s.begun == begun:
 		case s.rule.before && strings.TrimSpace(last) == s.line:
@@ -41,30 +31,25 @@ func Excerpt(console []byte, warnings bool) (report []string) {
 		default:
 			report = nil
 		}
-		if s.rule != nil && (s.caller == "" || s.caller == caller || s.rule.anyCPU) {
-			report = append(report, text)
+		if s.rule != nil && (s.caller == "" || s.caller == m.caller || s.rule.anyCPU) {
+			report = append(report, m.shown())
 		}
-		last = text
-	}}
-	l.Write(console)
-	l.Flush()
+		last = m.shown()
+	})
 	if !s.counted() {
 		return nil
 	}
 	return report
 }
 
-// show is a line for people, and its caller.
-func show(raw []byte) (shown, caller string) {
-	line := Clean(bytes.Clone(raw))
-	text, caller, stamped := splitPrefix(line)
-	before := line[:bytes.LastIndex(line, text)]
-	indent := len(before) - len(bytes.TrimRight(before, " "))
-	if stamped {
-		indent = max(0, indent-1) // the space behind a timestamp or a caller
-	}
-	if len(text) == 0 {
-		return "", ""
-	}
-	return strings.Repeat(" ", indent) + string(text), caller
+// eachMessage calls each with all that a console holds.
+func eachMessage(console []byte, each func(message)) {
+	l := LineWriter{Each: func(raw []byte) { messages(Clean(raw), each) }}
+	l.Write(console)
+	l.Flush()
+}
+
+// shown is a message for people.
+func (m message) shown() string {
+	return strings.Repeat(" ", m.indent) + string(m.text)
 }

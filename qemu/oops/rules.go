@@ -1,63 +1,19 @@
 package oops
 
-import (
-	"regexp"
-	"strings"
-)
+import "regexp"
 
-// rule says how one kind of crash report begins on a Linux console, how it is
-// named, and which function it blames. The rules are tried in order; the first
-// that fits names the report. The wordings are those of Linux 6.12 (the file is
-// named beside each) and of the older and newer kernels that differ.
-type rule struct {
-	kind   string
-	hint   string         // stands in every line that anchor takes: a quick first test
-	anchor *regexp.Regexp // the report's first line, prefixes stripped; group F is the function, if the line names it
-	not    *regexp.Regexp // lines that anchor takes and that are no crash
-	title  string         // regexp.Expand template over anchor; " in F" comes behind it
-	blame  blame
-
-	detail  *regexp.Regexp // group 1 of the first later line that matches is added to the title
-	skip    *regexp.Regexp // frames that are never to blame here, besides plumbing
-	foreign *regexp.Regexp // a frame of traces that are not of what failed
-	end     *regexp.Regexp // a line that ends the report, besides endOfReport
-
-	warning bool // counts only where warnings are asked for
-	anyCPU  bool // the trace is printed by another CPU or task than the anchor
-	oneLine bool // nothing follows: complete at once
-	before  bool // where group 1 is empty, it is the last line before that is not blank
-	second  bool // the first such line of a console is no crash
-}
-
-// blame is where a report's function is looked for. Plumbing is passed over,
-// and named only if there is nothing else.
-type blame int
-
-const (
-	blameNone  blame = iota
-	blameRIP         // the anchor's F, else the RIP line, else the call trace
-	blameLine        // the anchor's F even if it is plumbing, else as blameRIP
-	blameTrace       // the anchor's F, else the call trace
-	blameStall       // the frame above the entry into the kernel: the top one is chance
-)
-
-const (
-	symbol = `[A-Za-z_$][\w$.]*`
-	inF    = `(?:(?P<F>` + symbol + `)\+0x|)` // %pS: a bare address where kallsyms knows no name
-)
-
-// sanitizer is the first line of the reports of one of the sanitizers.
-func sanitizer(name string) *regexp.Regexp {
-	return regexp.MustCompile(`BUG: ` + name + `: ([\w -]+?)(?: in (?:(?P<F>` + symbol + `)|0x)|$|[^\w -])`)
-}
-
-var rules = []rule{
+// firstRules are the reports that read alike on all architectures, but for those
+// that an architecture's own table may say better: lastRules. The wordings are
+// those of Linux 6.12 and of the older and newer kernels that differ; the kernel's
+// file that prints each is named beside it, and in docs/consoles.md.
+var firstRules = []rule{
 	// Sanitizers: mm/kasan/report.c, mm/kmsan/report.c, kernel/kcsan/report.c,
 	// mm/kfence/report.c, lib/ubsan.c (the form with "at F" is UBSAN_TRAP's).
 	{
 		kind: "kasan", hint: "BUG: KASAN: ", blame: blameTrace,
 		anchor: sanitizer("KASAN"), title: "KASAN: $1", end: ruler,
 		detail: regexp.MustCompile(`^(Read|Write) (?:of size|at addr) `),
+		skip:   names(`kfree\w*`, `kvfree`, `kmem_cache_free`, `_*slab_free\w*`),
 	}, {
 		kind: "kmsan", hint: "BUG: KMSAN: ", blame: blameTrace,
 		anchor: sanitizer("KMSAN"), title: "KMSAN: $1", end: ruler,
@@ -72,107 +28,192 @@ var rules = []rule{
 		anchor: regexp.MustCompile(`UBSAN: ([\w/ -]+?) (?:in \S+:\d+|at ` + inF + `)`),
 		title:  "UBSAN: $1", end: ruler,
 	},
-	// CFI, IBT and jump labels say what failed in their own line; the BUG or
-	// invalid opcode behind it is the same crash. kernel/cfi.c,
-	// arch/x86/kernel/cet.c, arch/x86/kernel/jump_label.c.
+	// CFI says what failed in its own line; the BUG or exception behind it is the
+	// same crash: kernel/cfi.c. Before 6.1 it was a panic.
 	{
 		kind: "cfi", hint: "CFI failure at ", blame: blameLine,
 		anchor: regexp.MustCompile(`CFI failure at ` + inF), title: "CFI failure",
 	}, {
-		kind: "ibt", hint: "Missing ENDBR: ", blame: blameLine,
-		anchor: regexp.MustCompile(`Missing ENDBR: ` + inF), title: "missing ENDBR",
-	}, {
-		kind: "bug", hint: "jump_label: Fatal ", blame: blameLine,
-		anchor: regexp.MustCompile(`jump_label: Fatal kernel bug, unexpected op at ` + inF),
-		title:  "jump_label: unexpected op",
-	},
-	// Page faults: arch/x86/mm/fault.c. Up to 5.0 and on Arm the wording is
-	// "unable to handle kernel ...".
-	{
-		kind: "oops", hint: "kernel NULL pointer dereference", blame: blameRIP,
-		anchor: regexp.MustCompile(`(?:BUG: |BUG: unable to handle |Unable to handle )kernel NULL pointer dereference`),
-		title:  "BUG: unable to handle kernel NULL pointer dereference",
-	}, {
-		kind: "oops", hint: "nable to handle ", blame: blameRIP,
-		anchor: regexp.MustCompile(`(?:BUG: u|U)nable to handle (?:page fault for address|kernel paging request)`),
-		title:  "BUG: unable to handle kernel paging request",
+		kind: "cfi", hint: "CFI failure (target", blame: blameTrace,
+		anchor: regexp.MustCompile(`Kernel panic - not syncing: CFI failure \(target`), title: "CFI failure",
 	},
 	// lib/bug.c; lib/list_debug.c and mm/usercopy.c find what others broke.
 	{
-		kind: "bug", hint: "kernel BUG at ", blame: blameRIP,
+		kind: "bug", hint: "ernel BUG at ", blame: blamePC,
 		anchor: regexp.MustCompile(`kernel BUG at (?:.* )?\S*\blist_debug\.c:\d+!`), title: "BUG: corrupted list",
 	}, {
-		kind: "bug", hint: "kernel BUG at ", blame: blameRIP,
+		kind: "bug", hint: "ernel BUG at ", blame: blamePC,
 		anchor: regexp.MustCompile(`kernel BUG at (?:.* )?\S*\busercopy\.c:\d+!`), title: "BUG: bad usercopy",
 		skip: regexp.MustCompile(`^(?:usercopy_|_*check_|_*copy_|_*raw_copy_|_*inline_copy_)`),
 	}, {
-		kind: "bug", hint: "ernel BUG at ", blame: blameRIP,
+		kind: "bug", hint: "ernel BUG at ", blame: blamePC,
 		anchor: regexp.MustCompile(`kernel BUG at (?:.* )?\S+:\d+!|Kernel BUG at ` + inF), title: "kernel BUG",
-	}, {
-		kind: "bug", hint: "BUG: ", blame: blameTrace, // mm/page_alloc.c, mm/memory.c, kernel/sched/core.c
-		anchor: regexp.MustCompile(`BUG: (Bad page state|Bad page map|scheduling while atomic)\b`), title: "BUG: $1",
+	},
+	// mm/page_alloc.c, mm/memory.c, mm/swapfile.c, kernel/sched/core.c.
+	{
+		kind: "bug", hint: "BUG: ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: (Bad page state|Bad page map|Bad page cache|scheduling while atomic)\b(?:: (?P<T>.+?)/\d+/0x)?`), title: "BUG: $1",
 		not:  regexp.MustCompile(`messages suppressed`),
-		skip: regexp.MustCompile(`^(?:bad_page|print_bad_pte|__schedule|schedule|preempt_schedule)`),
+		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|free_page_is_bad|free_pages_prepare|free_pages_check|_*free_pages_ok|check_(?:new|free)_page|prep_new_page|get_page_from_freelist|post_alloc_hook|_*(?:set|reset)_page_owner|rmqueue|new_slab|allocate_slab)`),
+	},
+	// kernel/sched/core.c, lib/smp_processor_id.c, kernel/locking/spinlock_debug.c,
+	// kernel/workqueue.c.
+	{
+		kind: "bug", hint: "BUG: sleeping ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: sleeping function called from invalid context`), title: "BUG: sleeping function called from invalid context",
+	}, {
+		kind: "bug", hint: "BUG: using ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: using (\w+\(\)) in preemptible`), title: "BUG: using $1 in preemptible code",
+	}, {
+		kind: "bug", hint: "BUG: ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: ((?:spin|rw|write-|read-)lock(?:[ -][a-z]+)+?) on (?:CPU#|UP)`), title: "BUG: $1",
+	}, {
+		kind: "bug", hint: "BUG: workqueue leaked ", blame: blameWork,
+		anchor: regexp.MustCompile(`BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)`), title: "BUG: workqueue leaked lock or atomic",
+	},
+	// kernel/fork.c, fs/dcache.c, fs/super.c, fs/open.c.
+	{
+		kind: "bug", hint: "BUG: ", blame: blameNone, oneLine: true,
+		anchor: regexp.MustCompile(`BUG: (Bad rss-counter state|non-zero \w+(?: on freeing mm)?)\b`), title: "BUG: $1",
+	}, {
+		kind: "bug", hint: "still in use", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: Dentry .*still in use`), title: "BUG: Dentry still in use",
+		skip: names(`umount_check`, `d_walk`, `do_one_tree`, `shrink_dcache_for_umount`),
+	}, {
+		kind: "bug", hint: "VFS: ", blame: blameTrace,
+		anchor: regexp.MustCompile(`VFS: (Busy inodes after unmount|Close: file count is (?:0|zero))`), title: "VFS: $1",
+	},
+	// mm/slub.c.
+	{
+		kind: "slub", hint: "BUG ", blame: blameTrace,
+		anchor: regexp.MustCompile(`(?:^|[^\w:] ?)BUG ([\w.:()-]+) \((?:Not tainted|Tainted: [^)]*)\): ([^\[]*[^\[ ])`), title: "BUG $1: $2",
+		not:  regexp.MustCompile(`kasan: bad access`),
+		skip: names(`print_trailer`, `object_err`, `slab_\w+`, `_*slab_\w+`, `check_\w+`, `alloc_debug_processing`, `free_debug_processing`, `free_to_partial_list`, `on_freelist`, `_*kmem_cache_\w+`, `_*unfreeze_partials`, `put_cpu_partial`, `flush_cpu_slab`, `deactivate_slab`, `kfree`, `discard_slab`, `list_slab_objects`, `shutdown_cache`),
+	},
+	// Lockdep, kernel/locking/lockdep.c. It goes on without itself, so it counts as a
+	// WARNING. Up to 4.10 its headings stand in brackets: "[ INFO: ... ]".
+	{
+		kind: "lockdep", hint: " dependency detected", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|INFO|BUG): possible (?:circular locking|irq lock inversion) dependency detected`), title: "possible deadlock",
+		site: lockSite, skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "possible recursive locking", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|INFO|BUG): possible recursive locking detected`), title: "possible deadlock",
+		site: lockSite, skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "lock order detected", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): \S+-safe -> \S+-unsafe lock order detected`), title: "possible deadlock",
+		site: lockSite, skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "inconsistent lock state", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): inconsistent lock state`), title: "inconsistent lock state",
+		site: lockSite, skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "uspicious RCU usage", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): suspicious RCU usage`), title: "WARNING: suspicious RCU usage",
+		skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "nvalid wait context", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`BUG: Invalid wait context`), title: "BUG: Invalid wait context",
+		site: lockSite, skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "unlock balance", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|BUG): bad unlock balance detected`), title: "WARNING: bad unlock balance",
+		site: regexp.MustCompile(`is trying to release lock .* at:$|^(?:\[<[0-9a-f]+>\] )?(?P<F>` + symbol + `)\+0x`), skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "held", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): (?:.+/\d+ )?(still has locks held|held lock freed|lock held when returning to user space)`), title: "WARNING: $1",
+		skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "lock was not taken", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): [Nn]ested lock was not taken`), title: "WARNING: nested lock was not taken",
+		skip: lockHelpers,
+	}, {
+		kind: "lockdep", hint: "non-static key", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`INFO: trying to register non-static key`), title: "INFO: trying to register non-static key",
+		skip: lockHelpers,
+	},
+	// mm/kmemleak.c; "BUG: memory leak" is how fuzzers print what it finds.
+	{
+		kind: "leak", hint: "memory leak", blame: blameTrace, warning: true,
+		anchor: regexp.MustCompile(`kmemleak: \d+ new suspected memory leaks|BUG: memory leak`), title: "memory leak",
+		skip: regexp.MustCompile(`^(?:kmemleak_|create_object|sock_kmalloc|new_inode|alloc_inode|\w*alloc_skb\w*|_*alloc_\w*|security_inode_alloc|_*kv?m\w*|_*kmem_\w+|slab_\w+|_*do_kmalloc\w*|pskb_\w+|skb_\w+|sk_(?:prot_)?alloc|mempool_\w+|_*percpu_\w+|pcpu_\w+|_*vmalloc\w*)`),
+	},
+	// kernel/dma/debug.c: before the WARNING that says no more.
+	{
+		kind: "dma", hint: "DMA-API: ", blame: blamePC, warning: true,
+		anchor: regexp.MustCompile(`DMA-API: (?:\S+ \S+: )?(device driver [a-z ]+[a-z]|exceeded \d+ overlapping mappings|cacheline tracking \w+)`), title: "DMA-API: $1",
+		not:  regexp.MustCompile(`disabled|preallocated|debugging (?:enabled|disabled)`),
+		skip: names(`check_\w+`, `debug_dma_\w+`, `add_dma_entry`, `active_cacheline_\w+`, `dma_(?:un)?map_\w+`, `dma_(?:free|alloc)_\w+`, `_*dma_map_\w+`, `err_printk`),
 	},
 	// kernel/panic.c. Since 6.19: "WARNING: FILE:LINE at F, CPU#N: COMM/PID";
 	// before 3.14: "WARNING: at FILE:LINE F()".
 	{
-		kind: "warning", hint: "WARNING: ", blame: blameRIP, warning: true,
+		kind: "warning", hint: "WARNING: ", blame: blamePC, warning: true,
 		anchor: regexp.MustCompile(`WARNING: (?:CPU: \d+ PID: \d+ at (?:\S+:\d+ ?)?|at \S+:\d+ |(?:.* )?\S+:\d+ at )(?:(?P<F>` +
-			symbol + `)\+0x|0x[0-9a-f]|\[?<[0-9a-f]|$)`),
-		title: "WARNING",
+			symbol + `)(?:\+0x|\(\)| \()|0x[0-9a-f]|\[?<[0-9a-f]|$)`),
+		title: "WARNING", skip: assertions,
 	},
-	// kernel/watchdog.c, kernel/rcu/tree_stall.h, tree_exp.h and tasks.h, kernel/hung_task.c.
+	// kernel/watchdog.c and, on powerpc, arch/powerpc/kernel/watchdog.c;
+	// kernel/rcu/tree_stall.h, tree_exp.h and tasks.h; kernel/hung_task.c;
+	// kernel/workqueue.c.
 	{
-		kind: "lockup", hint: "BUG: soft lockup", blame: blameRIP, end: endOfTask,
-		anchor: regexp.MustCompile(`BUG: soft lockup`), title: "BUG: soft lockup",
+		kind: "lockup", hint: "BUG: soft lockup", blame: blamePC, end: endOfTask,
+		anchor: regexp.MustCompile(`BUG: soft lockup(?:.*\[(?P<T>.+):\d+\])?`), title: "BUG: soft lockup", skip: stallFinders,
 	}, {
-		kind: "lockup", hint: "hard LOCKUP on cpu", blame: blameRIP, end: endOfTask, anyCPU: true,
-		anchor: regexp.MustCompile(`Watchdog detected hard LOCKUP on cpu`), title: "BUG: hard lockup",
+		kind: "lockup", hint: "LOCKUP", blame: blamePC, end: endOfTask, anyCPU: true,
+		anchor: regexp.MustCompile(`detected hard LOCKUP|CPU \d+ Hard LOCKUP`), title: "BUG: hard lockup", skip: stallFinders,
+	}, {
+		kind: "lockup", hint: "BUG: workqueue lockup", blame: blameWork, anyCPU: true,
+		anchor: regexp.MustCompile(`BUG: workqueue lockup`), title: "BUG: workqueue lockup",
 	}, {
 		kind: "stall", hint: "INFO: rcu_", blame: blameStall, end: endOfTask, anyCPU: true,
 		anchor:  regexp.MustCompile(`INFO: rcu_\w+ (?:self-)?detected (?:expedited )?stall`),
 		foreign: regexp.MustCompile(`^rcu_gp_kthread$`), // a starved grace-period thread: a victim
-		title:   "INFO: rcu detected stall",
+		title:   "INFO: rcu detected stall", skip: stallFinders,
 	}, {
 		kind: "hung task", hint: "INFO: task ", blame: blameTrace, end: endOfTask,
-		anchor: regexp.MustCompile(`INFO: task .+:\d+ blocked (?:in I/O wait )?for more than \d+ seconds`), title: "INFO: task hung",
-		skip: regexp.MustCompile(`^_*(?:schedule|io_schedule|context_switch|preempt_schedule|(?:do_)?wait_for_|wait_on_|wait_woken|bit_wait|out_of_line_wait_|percpu_down_|percpu_rwsem_)`),
-	},
-	// arch/x86/kernel/traps.c, arch/x86/mm/extable.c.
-	{
-		kind: "panic", hint: "PANIC: double fault", blame: blameRIP,
-		anchor: regexp.MustCompile(`PANIC: double fault`), title: "PANIC: double fault",
+		anchor: regexp.MustCompile(`INFO: task (?P<T>.+):\d+ blocked (?:in I/O wait )?for more than \d+ seconds`), title: "INFO: task hung",
+		skip: sleepers,
 	}, {
-		kind: "panic", hint: "PANIC: early exception", blame: blameRIP, end: endOfTask,
-		anchor: regexp.MustCompile(`PANIC: early exception`), title: "PANIC: early exception",
+		kind: "hung task", hint: "INFO: task ", blame: blameTrace, end: endOfTask,
+		anchor: regexp.MustCompile(`INFO: task (?P<T>.+):\d+ can't die (?:in|for) more than \d+ seconds`), title: "INFO: task can't die",
+		skip: sleepers,
 	},
-	// Exceptions: __die_header in arch/x86/kernel/dumpstack.c; "Oops: " stands
-	// before all of them since 6.10. The user-space form has "ip:" in place of
-	// the error code: "traps: prog[12] general protection fault ip:...".
+}
+
+// lastRules are those whose words an architecture's own rules use, too.
+var lastRules = []rule{
+	// kernel/panic.c and who calls it. The stack protector names the function.
 	{
-		kind: "oops", hint: "[#", blame: blameRIP,
-		anchor: regexp.MustCompile(`\b(general protection fault|stack segment|divide error|invalid opcode|int3)(?:, .*)?: [0-9a-f]{4}\b`),
-		not:    userFault, title: "$1",
+		kind: "panic", hint: "stack is corrupted in: ", blame: blameNone,
+		anchor: regexp.MustCompile(`Kernel panic - not syncing: (stack-protector: Kernel stack is corrupted in: .*)`), title: "kernel panic: $1",
 	}, {
-		kind: "oops", hint: "Oops: ", blame: blameRIP, // a page fault whose first line is lost
-		anchor: regexp.MustCompile(`Oops: (?:Oops: )?[0-9a-f]{4,16} \[#\d+\]`), title: "Oops",
+		kind: "panic", hint: "corrupted stack end", blame: blameTrace, // kernel/sched/core.c
+		anchor: regexp.MustCompile(`Kernel panic - not syncing: (corrupted stack end) detected`), title: "kernel panic: $1",
+		skip: regexp.MustCompile(`^(?:_*schedule|_*preempt_schedule|_*cond_resched|retint_kernel)`),
 	}, {
-		kind: "oops", hint: "[#", blame: blameRIP,
-		anchor: regexp.MustCompile(`(?:\bOops: |^)([A-Za-z#][^:]*): [0-9a-f]{4} \[#\d+\]`),
-		not:    userFault, title: "Oops: $1",
-	},
-	{
-		kind: "panic", hint: "Kernel panic - not syncing: ", // kernel/panic.c
+		kind: "panic", hint: "Kernel panic - not syncing: ",
 		anchor: regexp.MustCompile(`Kernel panic - not syncing: (.*)`), title: "kernel panic: $1",
 		not: regexp.MustCompile(`end Kernel panic`),
 	}, {
 		kind: "reboot", hint: "Linux version ", second: true, oneLine: true, // init/version-timestamp.c
 		anchor: regexp.MustCompile(`^Linux version \d`), title: "unexpected kernel reboot",
 	}, {
-		kind: "decompressor", hint: "-- System halted", before: true, oneLine: true, // arch/x86/boot/compressed/error.c
+		kind: "decompressor", hint: "-- System halted", before: true, oneLine: true, // arch/*/boot/compressed
 		anchor: regexp.MustCompile(`^(.*?) *-- System halted`), title: "decompressor: $1",
+	}, {
+		kind: "efi stub", hint: "EFI stub: ERROR: ", // drivers/firmware/efi/libstub
+		anchor: regexp.MustCompile(`EFI stub: ERROR: (.*?)[!. ]*$`), title: "EFI stub: $1",
+		refuted: regexp.MustCompile(`^(?:Linux version |Booting Linux on )`),
 	},
+}
+
+const inF = `(?:(?P<F>` + symbol + `)(?:\+0x| \()|)` // %pS: a bare address where kallsyms knows no name
+
+// sanitizer is the first line of the reports of one of the sanitizers.
+func sanitizer(name string) *regexp.Regexp {
+	return regexp.MustCompile(`BUG: ` + name + `: ([\w -]+?)(?: in (?:(?P<F>` + symbol + `)|0x)| on address |$|[^\w -])`)
 }
 
 var (
@@ -183,6 +224,7 @@ var (
 	// endOfReport ends any report: its own last line, the panic that it led to,
 	// a second oops while the first was being printed.
 	endOfReport = regexp.MustCompile(`^---\[ end (?:trace|Kernel panic)|^Kernel panic - not syncing: |^Kernel Offset: |^Rebooting in |-- System halted|\[#(?:[2-9]|\d\d+)\]`)
+	panicLine   = regexp.MustCompile(`^Kernel panic - not syncing: `)
 
 	// ofWarning is a panic that a WARNING led to (check_panic_on_warn): the
 	// WARNING is the crash, counted or not.
@@ -191,90 +233,22 @@ var (
 	// noReport is a line that quotes: the kernel command line may hold anything.
 	noReport = regexp.MustCompile(`^(?:Kernel command line|Command line|Unknown kernel command line parameters)\b`)
 
-	ripLine   = regexp.MustCompile(`^(?:[RE]IP: (?:([0-9a-f]{4}):)?|pc : )(?:\[<[0-9a-f]+>\] +)*(` + symbol + `)?`)
-	traceLine = regexp.MustCompile(`^(?:Call [Tt]race:|</TASK>)`)
-	frameLine = regexp.MustCompile(`^(?:\[<[0-9a-f]+>\] +)?(` + symbol + `)\+0x[0-9a-f]+/0x[0-9a-f]+(?: (?:\[[^\]]*\]|\([A-Z]+\)))*$`)
+	// heading is the line above a trace; otherTrace is one above the trace of
+	// something else that belongs to the report.
+	heading    = regexp.MustCompile(`^(?:Call [Tt]race ?:|Call Trace:?$|[Bb]acktrace ?(?:\(crc [0-9a-f]+\))?:|</TASK>)`)
+	otherTrace = regexp.MustCompile(`^(?:Allocated by |Freed by |Allocated in |Freed in |allocated by task |freed by task |Last potentially related |Second to last |Uninit was |Local variable |The buggy address |Memory state around |value changed: |Showing all locks held |Last Breaking-Event-Address|page last |page_owner tracks |the existing dependency chain )`)
+
+	// sourceLine is the file and the line of a check that failed.
+	sourceLine = regexp.MustCompile(`(?:BUG at|at|in|context at|WARNING:) ([\w./+-]+\.(?:[chS]|rs)):(\d+)`)
+
+	// What dump_stack_print_info, lib/dump_stack.c, says of the task and the kernel;
+	// kmemleak, lockdep and hung_task.c say it in their ways.
+	taskText    = regexp.MustCompile(`^CPU: .*\bComm: (.+?) +(?:Kdump: loaded +)?(?:Not tainted|Tainted: )|^comm "(.+)", pid \d`)
+	versionText = regexp.MustCompile(`\b(?:Not tainted|Tainted: [A-Z -]+?) +\(?(\d+\.\d+\S*)|^(\d+\.\d+\S*) #\d+ (?:Not tainted|Tainted)`)
+
+	// workText is print_worker_info's, and show_one_worker_pool's, kernel/workqueue.c.
+	workText = regexp.MustCompile(`(?:^Workqueue: \S+|\bin-flight: \d+(?:\(RESCUER\))?:) ?(` + symbol + `)`)
+
+	// lockSite is print_lock's: where a lock was taken, or is about to be.
+	lockSite = regexp.MustCompile(`\bat: +(?:\[?<[0-9a-f]+>\]? +)?(?P<F>` + symbol + `)(?:\+0x| \()`)
 )
-
-// plumbing is what stands between a failure and its report, or does a chore for
-// whoever is to blame: never blamed if anything else is there.
-var plumbing = regexp.MustCompile(`^(?:` + strings.Join([]string{
-	// panics, warnings, traps, and the printing of reports
-	`panic`, `nmi_panic`, `check_panic_on_warn`, `_*warn\w*`, `\w*_warn_saturate`, `_*report_bug`, `handle_bug`,
-	`dump_stack\w*`, `_*dump_stack`, `show_(?:stack|regs|trace)\w*`, `sched_show_task`, `print_(?:report|address|error)\w*`, `end_report`,
-	`_*die(?:_\w+)?`, `oops_\w+`, `page_fault_oops`, `no_context`, `\w*bad_area\w*`, `kernelmode_fixup_or_oops`, `do_(?:user|kern)_addr_fault`,
-	`(?:asm_)?(?:exc|sysvec)_\w+`, `do_(?:error_)?trap\w*`, `do_int3`, `do_page_fault`, `page_fault`, `async_page_fault`, `invalid_op`, `do_invalid_op`,
-	`_?printk\w*`, `vprintk\w*`, `console_\w+`, `_*vs?c?n?printf`, `__stack_chk_fail`,
-	// sanitizers and checks
-	`_*(?:kasan|kmsan|kcsan|kfence|ubsan|asan|msan|tsan|hwasan)_\w+`, `check_memory_region\w*`, `refcount_\w+`,
-	// locks
-	`_*(?:native_|pv_|do_)*(?:queued|raw)_(?:spin|read|write)_(?:\w+_)?(?:try|un)?lock\w*`, `_*(?:spin|read|write)_(?:try|un)?lock\w*`,
-	`_*mutex_\w+`, `_*(?:down|up)_(?:read|write)\w*`, `_*(?:down|up)`, `rwsem_\w+`, `_*lock_(?:acquire|release|acquired)`, `osq_\w+`, `rt_mutex_\w+`,
-	// memory, strings, lists, trees
-	`_*mem(?:cpy|set|move|cmp|chr|scan|dup)\w*`, `_*str(?:n|l|s)?(?:len|cpy|scpy|cmp|cat|chr|str|pbrk|sep|spn|dup|casecmp)\w*`, `rep_(?:movs|stos)_\w+`,
-	`_*(?:raw_)?copy_(?:from|to)_\w+`, `(?:clear|copy)_page\w*`, `_*h?p?l?list_\w+`, `_*rb_\w+`, `rb(?:tree)?_\w+`,
-	// thunks that every indirect branch or return may go through
-	`\w*(?:return|indirect)\w*_thunk\w*`, `__x86_\w*thunk\w*`,
-}, `|`) + `)$`)
-
-// entry is a function through which the kernel is entered or a task begins,
-// and those below it whose argument decides what they do; names as cleaned.
-var entry = regexp.MustCompile(`^(?:` + strings.Join([]string{
-	`(?:__)?do_(?:fast_)?syscall_\w+`, `entry_\w+`, `x64_sys_call`, `sys_(?:ioctl|p?read(?:v|64)?|p?write(?:v|64)?)`, `ksys_(?:read|write)`,
-	`kthread`, `worker_thread`, `process_one_work`, `process_scheduled_works`, `ret_from_fork\w*`,
-	`kernel_init\w*`, `do_initcalls`, `do_one_initcall`, `do_basic_setup`, `start_kernel`, `do_idle`, `cpu_startup_entry`, `start_secondary`,
-	`(?:asm_)?(?:sysvec|exc|common)_\w+`, `_*do_softirq`, `handle_softirqs`,
-}, `|`) + `)$`)
-
-// volatile is what differs from boot to boot in a line's text.
-var volatile = []struct {
-	re   *regexp.Regexp
-	repl func(string) string
-}{
-	{regexp.MustCompile(symbol + `\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?`), cleanSymbol},
-	{regexp.MustCompile(`\[\d+\]`), func(string) string { return "[PID]" }},
-	{regexp.MustCompile(`\b(?:0x)?[0-9a-fA-F]{5,}\b`), cleanNumber},
-	{regexp.MustCompile(`\b(?:CPU|cpu)(?:[#:] ?| )\d+\b`), func(s string) string { return s[:len("CPU")] }},
-}
-
-var (
-	// What compilers hang on a name: foo.llvm.123, foo.cold, foo.isra.0,
-	// foo.constprop.0, foo.part.0; C itself has no dots in names.
-	offsetOrSuffix = regexp.MustCompile(`^([^.+]+)[.+].*$`)
-	madePrefix     = regexp.MustCompile(`^(?:__(?:pfx|cfi)_)+`)
-	syscallPrefix  = regexp.MustCompile(`^(?:_{2,}(?:x64|ia32|x32|arm64|riscv|s390x|se|do)_(?:compat_)?sys_|SyS_)`)
-)
-
-// cleanSymbol strips offset, compilers' suffixes and prefixes, and the wrappers
-// of system calls from a symbol as the kernel prints it.
-func cleanSymbol(s string) string {
-	s = offsetOrSuffix.ReplaceAllString(s, "$1")
-	if bare := madePrefix.ReplaceAllString(s, ""); bare != "" {
-		s = bare
-	}
-	return syscallPrefix.ReplaceAllString(s, "sys_")
-}
-
-// cleanNumber takes a run of hexadecimal digits for an address, a long number,
-// or what it says: a word, a small value such as exitcode=0x0000000b.
-func cleanNumber(s string) string {
-	digits, prefixed := strings.CutPrefix(s, "0x")
-	decimal := strings.Trim(digits, "0123456789") == ""
-	switch {
-	case prefixed && len(strings.TrimLeft(digits, "0")) <= 4:
-		return s
-	case prefixed, len(digits) == 16, !decimal && len(digits) >= 8:
-		return "ADDR"
-	case decimal:
-		return "NUM"
-	}
-	return s
-}
-
-// cleanText makes the words of a line fit for a title.
-func cleanText(s string) string {
-	for _, v := range volatile {
-		s = v.re.ReplaceAllStringFunc(s, v.repl)
-	}
-	return strings.Join(strings.Fields(s), " ")
-}
