@@ -59,6 +59,9 @@ func nextStamp(line []byte) int {
 			return len(line)
 		}
 		i += n + 1
+		if point := i - len(".123456]"); point < 0 || line[point] != '.' {
+			continue
+		}
 		if at := stampBefore(line[:i]); at >= 0 {
 			if level := len("<6>"); at >= level && line[at-1] == '>' && line[at-level] == '<' && digits(line[at-2:]) > 0 {
 				at -= level
@@ -73,7 +76,7 @@ func nextStamp(line []byte) int {
 func stampBefore(line []byte) int {
 	const micros = len(".123456]")
 	point := len(line) - micros
-	if point < len("[1") || line[len(line)-2] < '0' || line[len(line)-2] > '9' || line[point] != '.' || digits(line[point+1:]) != micros-2 {
+	if point < len("[1") || line[point] != '.' || digits(line[point+1:]) != micros-2 {
 		return -1
 	}
 	seconds := point

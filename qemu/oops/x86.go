@@ -56,6 +56,7 @@ var x86 = architecture{
 	// level 3 is user space's. Before 4.12 with addresses, before 4.0 "EIP is at".
 	pc: []*regexp.Regexp{
 		regexp.MustCompile(`^[RE]?IP: (?:[0-9a-f]{3}[0-24-689ac-e]:)?(?:\[<[0-9a-f]+>\] *)*(?:(` + symbol + `)(?:\+0x| \()|0x[0-9a-f]|\(null\)|$)`),
+		regexp.MustCompile(`^[RE]?IP: (?:[0-9a-f]{3}[0-24-689ac-e]:)?(` + symbol + `)(?: [^\[]*)?$`), // cut, or with bytes in it that are none of a name
 		regexp.MustCompile(`^(?:RIP +\[<[0-9a-f]+>\]|EIP is at) +(` + symbol + `)\+0x`),
 	},
 	trap: []string{
