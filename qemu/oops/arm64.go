@@ -19,7 +19,15 @@ var arm64 = architecture{
 			kind: "panic", hint: "Kernel panic - not syncing: ", blame: blameTrap,
 			anchor: regexp.MustCompile(`Kernel panic - not syncing: (Asynchronous SError Interrupt|kernel stack overflow|[Bb]ad mode|Unhandled exception)`), title: "kernel panic: $1",
 		},
-		// die, arch/arm64/kernel/traps.c: "Internal error: Oops - BRK: 00000000f2000001 [#1]",
+		// die, arch/arm64/kernel/traps.c, where the line that says more is lost.
+		{
+			kind: "bug", hint: "Internal error: Oops - BUG", blame: blamePC,
+			anchor: regexp.MustCompile(`Internal error: Oops - BUG: [0-9a-f]+ \[#\d+\]`), title: "kernel BUG",
+		}, {
+			kind: "cfi", hint: "Internal error: Oops - CFI", blame: blamePC,
+			anchor: regexp.MustCompile(`Internal error: Oops - CFI: [0-9a-f]+ \[#\d+\]`), title: "CFI failure",
+		},
+		// die: "Internal error: Oops - BRK: 00000000f2000001 [#1]",
 		// without its first line or where there is none; arch/arm/kernel/traps.c.
 		{
 			kind: "oops", hint: "Internal error: Oops", blame: blamePC,

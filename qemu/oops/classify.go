@@ -262,7 +262,7 @@ func (s *scan) about(line []byte) {
 	}{{&s.task, taskText}, {&s.version, versionText}} {
 		if *it.known == "" {
 			if m := it.by.FindSubmatch(line); m != nil {
-				*it.known = string(m[1]) + string(m[2])
+				*it.known = string(bytes.Join(m[1:], nil))
 			}
 		}
 	}

@@ -11,7 +11,14 @@ var mips = architecture{
 			anchor: regexp.MustCompile(`Kernel bug detected ?\[#\d+\]`), title: "kernel BUG",
 		}, {
 			kind: "oops", hint: "[#", blame: blamePC, // die, arch/mips/kernel/traps.c and arch/loongarch/kernel/traps.c
-			anchor: regexp.MustCompile(`^(?:Oops|([A-Z][A-Za-z ]+)) ?\[#\d+\]:?`), title: "Oops: $1",
+			anchor: regexp.MustCompile(`^Oops\[#\d+\]`), title: "Oops",
+		}, {
+			kind: "oops", hint: "[#", blame: blamePC,
+			anchor: regexp.MustCompile(`^(?:Oops - )?([A-Z][A-Za-z ]+)\[#\d+\]:`), title: "Oops: $1",
+		}, {
+			kind: "oops", hint: " bus error, ", blame: blamePC, // do_be
+			anchor: regexp.MustCompile(`^((?:Data|Instruction) bus error), epc == `), title: "Oops: $1",
+			proof: regexp.MustCompile(`^Oops\[#`),
 		},
 	},
 	pc:     []*regexp.Regexp{regexp.MustCompile(`^epc +: +[0-9a-f]{8,16} (?:(` + symbol + `)(?:\+0x)|0x[0-9a-f]+)`)},

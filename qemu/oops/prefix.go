@@ -119,6 +119,8 @@ func prefix(line []byte) (length int, caller string, stamped bool) {
 			case len(in) > 1 && (in[0] == 'T' || in[0] == 'C') && digits(in[1:]) == len(in)-1:
 				n, caller = close, string(in)
 			case bytes.IndexByte(in, ':') < 0:
+			case stamped && ofVendor.Match(rest):
+				n = len(ofVendor.Find(rest))
 			case byDmesg.Match(rest[:close]):
 				n, stamped = close, true
 			case dateInBrackets.Match(rest[:close]):
@@ -130,6 +132,8 @@ func prefix(line []byte) (length int, caller string, stamped bool) {
 			}
 		case first == '>': // a quotation in a mail
 			n = 1
+		case first == '(' && stamped:
+			n = len(ofVendor.Find(rest))
 		case dated && !stamped:
 			n, dated = len(ofHost.Find(rest)), false
 			fallthrough
@@ -162,6 +166,9 @@ var (
 	sinceStart = regexp.MustCompile(`^\[ *(?:\+\d+\.\d{6}|\d+\.\d{6} <[ +]*\d+\.\d{6}>)\]`)
 
 	dateInBrackets = regexp.MustCompile(`^\[(?:` + iso + `|` + clock + `|` + inText + `|` + month + ` ?\d{1,2} \d\d:\d\d)\]`)
+
+	// The CPU and the task, as Android's vendors have the kernel print them.
+	ofVendor = regexp.MustCompile(`^(?:\[\d+: *[^\]:]+(?::[^\]:]+)?: *\d+\]|\(\d+\)\[\d+:[^\]]+\])`)
 
 	// Journals, syslog, loggers of serial lines, CI systems; dmesg -x; netconsole.
 	ofLogger = regexp.MustCompile(`^(?:(?:` + iso + `|` + clock + `|` + inText + `):?(?: |$)|kernel:(?: |$)|(?:kern|user|daemon|syslog) *: ?[a-z]+ *:(?: |$)|` +

@@ -54,7 +54,7 @@ var firstRules = []rule{
 		kind: "bug", hint: "BUG: ", blame: blameTrace,
 		anchor: regexp.MustCompile(`BUG: (Bad page state|Bad page map|Bad page cache|scheduling while atomic)\b(?:: (?P<T>.+?)/\d+/0x)?`), title: "BUG: $1",
 		not:  regexp.MustCompile(`messages suppressed`),
-		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|free_page_is_bad|free_pages_prepare|free_pages_check|_*free_pages_ok|check_(?:new|free)_page|prep_new_page|get_page_from_freelist|post_alloc_hook|_*(?:set|reset)_page_owner|rmqueue|new_slab|allocate_slab)`),
+		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|msleep|usleep_range|free_page_is_bad|free_pages_prepare|free_pages_check|_*free_pages_ok|check_(?:new|free)_page|prep_new_page|get_page_from_freelist|post_alloc_hook|_*(?:set|reset)_page_owner|rmqueue|new_slab|allocate_slab)`),
 	},
 	// kernel/sched/core.c, lib/smp_processor_id.c, kernel/locking/spinlock_debug.c,
 	// kernel/workqueue.c.
@@ -205,7 +205,7 @@ var lastRules = []rule{
 	}, {
 		kind: "efi stub", hint: "EFI stub: ERROR: ", // drivers/firmware/efi/libstub
 		anchor: regexp.MustCompile(`EFI stub: ERROR: (.*?)[!. ]*$`), title: "EFI stub: $1",
-		refuted: regexp.MustCompile(`^(?:Linux version |Booting Linux on )`),
+		refuted: regexp.MustCompile(`^(?:Linux version |Booting (?:Linux on|the kernel)|(?:Kernel c|C)ommand line: |Run /)`),
 	},
 }
 
@@ -243,7 +243,7 @@ var (
 
 	// What dump_stack_print_info, lib/dump_stack.c, says of the task and the kernel;
 	// kmemleak, lockdep and hung_task.c say it in their ways.
-	taskText    = regexp.MustCompile(`^CPU: .*\bComm: (.+?) +(?:Kdump: loaded +)?(?:Not tainted|Tainted: )|^comm "(.+)", pid \d`)
+	taskText    = regexp.MustCompile(`^CPU: .*\bComm: (.+?) +(?:Kdump: loaded +)?(?:Not tainted|Tainted: )|^comm "(.+)", pid \d|^(.+)/\d+ (?:\[HC\d.* )?(?:is trying to (?:acquire|lock|release)|is freeing memory|takes:|just changed the state)`)
 	versionText = regexp.MustCompile(`\b(?:Not tainted|Tainted: [A-Z -]+?) +\(?(\d+\.\d+\S*)|^(\d+\.\d+\S*) #\d+ (?:Not tainted|Tainted)`)
 
 	// workText is print_worker_info's, and show_one_worker_pool's, kernel/workqueue.c.

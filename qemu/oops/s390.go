@@ -8,7 +8,10 @@ var s390 = architecture{
 	rules: []rule{
 		{
 			kind: "oops", hint: " ilc:", blame: blamePC, // die, arch/s390/kernel/dumpstack.c
-			anchor: regexp.MustCompile(`^(?:Oops|([A-Za-z][A-Za-z -]+)): [0-9a-f]{4} ilc:\d \[#\d+\]`), title: "Oops: $1",
+			anchor: regexp.MustCompile(`^Oops: [0-9a-f]{4} ilc:\d \[#\d+\]`), title: "Oops",
+		}, {
+			kind: "oops", hint: " ilc:", blame: blamePC,
+			anchor: regexp.MustCompile(`^([A-Za-z][A-Za-z -]+): [0-9a-f]{4} ilc:\d \[#\d+\]`), title: "Oops: $1",
 		},
 	},
 	pc: []*regexp.Regexp{

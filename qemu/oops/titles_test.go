@@ -186,7 +186,7 @@ func TestInterleaved(t *testing.T) {
 func TestCut(t *testing.T) {
 	for path, console := range consoles(t) {
 		for i, b := range console {
-			if b != '\n' || len(console) > 20<<10 {
+			if b != '\n' || len(console) > 6<<10 {
 				continue
 			}
 			for _, part := range [][]byte{console[:i], console[i:]} {

@@ -22,7 +22,7 @@ var x86 = architecture{
 			title:  "BUG: unable to handle kernel NULL pointer dereference",
 		}, {
 			kind: "oops", hint: "nable to handle ", blame: blamePC,
-			anchor: regexp.MustCompile(`BUG: unable to handle (?:page fault for address|kernel paging request)`),
+			anchor: regexp.MustCompile(`BUG: unable to handle (?:page fault\b|kernel paging request)`),
 			title:  "BUG: unable to handle kernel paging request",
 		},
 		// arch/x86/kernel/traps.c, arch/x86/mm/extable.c.
