@@ -197,3 +197,20 @@ func TestCut(t *testing.T) {
 		}
 	}
 }
+
+// TestDocumented: docs/consoles.md has the title of every rule.
+func TestDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/consoles.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rules {
+		words, _, _ := strings.Cut(strings.ReplaceAll(r.title, "$1$2", "$1"), "$")
+		if words = strings.TrimSpace(words); words == "" {
+			continue
+		}
+		if !bytes.Contains(doc, []byte("`"+words)) {
+			t.Errorf("docs/consoles.md has no title that begins with %q", words)
+		}
+	}
+}
