@@ -47,7 +47,7 @@ func Classify(console []byte, warnings bool) (Report, bool) {
 }
 
 // A Classifier is Classify for a console that is still being written. It holds
-// a few KiB at most, and is not for use by several goroutines at once.
+// some ten KiB at most, and is not for use by several goroutines at once.
 type Classifier struct {
 	lines LineWriter
 	scan  scan
@@ -375,9 +375,9 @@ func (s *scan) blamed() place {
 	}
 	suspects := []place{s.named}
 	if s.rule.blame == blamePC || s.rule.blame == blameLine {
-		suspects = append(suspects, s.pc, s.lr)
-		if s.pc.function != "" && !idle(s.pc.function) {
-			suspects = suspects[:2]
+		suspects = append(suspects, s.pc)
+		if s.pc.function == "" || idle(s.pc.function) { // nowhere, or a helper that may have no frame
+			suspects = append(suspects, s.lr)
 		}
 	}
 	return s.firstOf(append(suspects, s.stack()...))

@@ -88,7 +88,7 @@ var stallFinders = names(
 
 // sleepers are in the trace of whoever waits.
 var sleepers = regexp.MustCompile(`^(?:_*(?:schedule|io_schedule|context_switch|preempt_schedule|(?:do_)?wait_for_|wait_on_|wait_woken|bit_wait|out_of_line_wait_|percpu_down_|percpu_rwsem_)` +
-	`|__switch_to$|__wait_rcu_gp$|__synchronize_srcu|kthread_stop|_*flush_work|wait_\w*event|_*bit_wait|_*lock_sock|_*synchronize_rcu_\w+|_*(?:folio|page)_(?:wait|lock)_|_*folio_lock|_*filemap_fdatawait|filemap_fdatawait|folio_wait_|wait_on_page_|_*lock_page|jbd2_log_wait|rcu_barrier_|_*rwbase_\w+|do_nanosleep|msleep|usleep_range|usb_start_wait_urb|jump_label_|_*rwsem_|rpc_wait_bit)`)
+	`|__switch_to$|__wait_rcu_gp$|__synchronize_srcu|kthread_stop|_*flush_work|wait_\w*event|_*bit_wait|_*lock_sock|_*synchronize_rcu_\w+|_*(?:folio|page)_(?:wait|lock)_|_*folio_lock|_*filemap_fdatawait|filemap_fdatawait|folio_wait_|wait_on_page_|_*lock_page|jbd2_log_wait|rcu_barrier_|_*rwbase_\w+|do_nanosleep|msleep|usleep_range|usb_start_wait_urb|jump_label_|_*rwsem_|_*rpc_)`)
 
 // lockHelpers are lock functions that lockdep's reports name, and what wraps them;
 // of a deadlock it is their caller that is meant.

@@ -51,10 +51,14 @@ var firstRules = []rule{
 	},
 	// mm/page_alloc.c, mm/memory.c, mm/swapfile.c, kernel/sched/core.c.
 	{
-		kind: "bug", hint: "BUG: ", blame: blameTrace,
-		anchor: regexp.MustCompile(`BUG: (Bad page state|Bad page map|Bad page cache|scheduling while atomic)\b(?:: (?P<T>.+?)/\d+/0x)?`), title: "BUG: $1",
+		kind: "bug", hint: "BUG: scheduling ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: scheduling while atomic(?:: (?P<T>.+?)/\d+/0x)?`), title: "BUG: scheduling while atomic",
+		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|msleep|usleep_range)`),
+	}, {
+		kind: "bug", hint: "BUG: Bad page ", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: (Bad page (?:state|map|cache))\b`), title: "BUG: $1",
 		not:  regexp.MustCompile(`messages suppressed`),
-		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|msleep|usleep_range|free_page_is_bad|free_pages_prepare|free_pages_check|_*free_pages_ok|check_(?:new|free)_page|prep_new_page|get_page_from_freelist|post_alloc_hook|_*(?:set|reset)_page_owner|rmqueue|new_slab|allocate_slab)`),
+		skip: regexp.MustCompile(`^(?:free_page_is_bad|free_pages_prepare|free_pages_check|_*free_pages_ok|check_(?:new|free)_page|prep_new_page|get_page_from_freelist|post_alloc_hook|_*(?:set|reset)_page_owner|rmqueue|new_slab|allocate_slab)`),
 	},
 	// kernel/sched/core.c, lib/smp_processor_id.c, kernel/locking/spinlock_debug.c,
 	// kernel/workqueue.c.
@@ -65,16 +69,19 @@ var firstRules = []rule{
 		kind: "bug", hint: "BUG: using ", blame: blameTrace,
 		anchor: regexp.MustCompile(`BUG: using (\w+\(\)) in preemptible`), title: "BUG: using $1 in preemptible code",
 	}, {
-		kind: "bug", hint: "BUG: ", blame: blameTrace,
-		anchor: regexp.MustCompile(`BUG: ((?:spin|rw|write-|read-)lock(?:[ -][a-z]+)+?) on (?:CPU#|UP)`), title: "BUG: $1",
+		kind: "bug", hint: " on CPU#", blame: blameTrace,
+		anchor: regexp.MustCompile(`BUG: ((?:spin|rw|write-|read-)lock(?:[ -][a-z]+)+?) on (?:UP on )?CPU#`), title: "BUG: $1",
 	}, {
 		kind: "bug", hint: "BUG: workqueue leaked ", blame: blameWork,
 		anchor: regexp.MustCompile(`BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)`), title: "BUG: workqueue leaked lock or atomic",
 	},
 	// kernel/fork.c, fs/dcache.c, fs/super.c, fs/open.c.
 	{
-		kind: "bug", hint: "BUG: ", blame: blameNone, oneLine: true,
-		anchor: regexp.MustCompile(`BUG: (Bad rss-counter state|non-zero \w+(?: on freeing mm)?)\b`), title: "BUG: $1",
+		kind: "bug", hint: "BUG: Bad rss-counter ", blame: blameNone, oneLine: true,
+		anchor: regexp.MustCompile(`BUG: Bad rss-counter state`), title: "BUG: Bad rss-counter state",
+	}, {
+		kind: "bug", hint: "BUG: non-zero ", blame: blameNone, oneLine: true,
+		anchor: regexp.MustCompile(`BUG: (non-zero \w+(?: on freeing mm)?)\b`), title: "BUG: $1",
 	}, {
 		kind: "bug", hint: "still in use", blame: blameTrace,
 		anchor: regexp.MustCompile(`BUG: Dentry .*still in use`), title: "BUG: Dentry still in use",
