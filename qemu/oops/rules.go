@@ -51,7 +51,7 @@ var firstRules = []rule{
 	},
 	// mm/page_alloc.c, mm/memory.c, mm/swapfile.c, kernel/sched/core.c.
 	{
-		kind: "bug", hint: "BUG: scheduling ", blame: blameTrace,
+		kind: "bug", hint: "BUG: scheduling ", blame: blameTrace, end: endOfTask,
 		anchor: regexp.MustCompile(`BUG: scheduling while atomic(?:: (?P<T>.+?)/\d+/0x)?`), title: "BUG: scheduling while atomic",
 		skip: regexp.MustCompile(`^(?:_*schedule|preempt_schedule|msleep|usleep_range)`),
 	}, {
@@ -63,16 +63,16 @@ var firstRules = []rule{
 	// kernel/sched/core.c, lib/smp_processor_id.c, kernel/locking/spinlock_debug.c,
 	// kernel/workqueue.c.
 	{
-		kind: "bug", hint: "BUG: sleeping ", blame: blameTrace,
+		kind: "bug", hint: "BUG: sleeping ", blame: blameTrace, end: endOfTask,
 		anchor: regexp.MustCompile(`BUG: sleeping function called from invalid context`), title: "BUG: sleeping function called from invalid context",
 	}, {
-		kind: "bug", hint: "BUG: using ", blame: blameTrace,
+		kind: "bug", hint: "BUG: using ", blame: blameTrace, end: endOfTask,
 		anchor: regexp.MustCompile(`BUG: using (\w+\(\)) in preemptible`), title: "BUG: using $1 in preemptible code",
 	}, {
-		kind: "bug", hint: " on CPU#", blame: blameTrace,
+		kind: "bug", hint: " on CPU#", blame: blameTrace, end: endOfTask,
 		anchor: regexp.MustCompile(`BUG: ((?:spin|rw|write-|read-)lock(?:[ -][a-z]+)+?) on (?:UP on )?CPU#`), title: "BUG: $1",
 	}, {
-		kind: "bug", hint: "BUG: workqueue leaked ", blame: blameWork,
+		kind: "bug", hint: "BUG: workqueue leaked ", blame: blameWork, end: endOfTask,
 		anchor: regexp.MustCompile(`BUG: workqueue leaked (?:lock or atomic|atomic, lock or RCU)`), title: "BUG: workqueue leaked lock or atomic",
 	},
 	// kernel/fork.c, fs/dcache.c, fs/super.c, fs/open.c.
@@ -92,7 +92,7 @@ var firstRules = []rule{
 	},
 	// mm/slub.c.
 	{
-		kind: "slub", hint: "BUG ", blame: blameTrace,
+		kind: "slub", hint: "BUG ", blame: blameTrace, end: endOfTask,
 		anchor: regexp.MustCompile(`(?:^|[^\w:] ?)BUG ([\w.:()-]+) \((?:Not tainted|Tainted: [^)]*)\): ([^\[]*[^\[ ])`), title: "BUG $1: $2",
 		not:  regexp.MustCompile(`kasan: bad access`),
 		skip: names(`print_trailer`, `object_err`, `slab_\w+`, `_*slab_\w+`, `check_\w+`, `alloc_debug_processing`, `free_debug_processing`, `free_to_partial_list`, `on_freelist`, `_*kmem_cache_\w+`, `_*unfreeze_partials`, `put_cpu_partial`, `flush_cpu_slab`, `deactivate_slab`, `kfree`, `discard_slab`, `list_slab_objects`, `shutdown_cache`),
@@ -100,43 +100,43 @@ var firstRules = []rule{
 	// Lockdep, kernel/locking/lockdep.c. It goes on without itself, so it counts as a
 	// WARNING. Up to 4.10 its headings stand in brackets: "[ INFO: ... ]".
 	{
-		kind: "lockdep", hint: " dependency detected", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: " dependency detected", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|INFO|BUG): possible (?:circular locking|irq lock inversion) dependency detected`), title: "possible deadlock",
 		site: lockSite, skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "possible recursive locking", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "possible recursive locking", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|INFO|BUG): possible recursive locking detected`), title: "possible deadlock",
 		site: lockSite, skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "lock order detected", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "lock order detected", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): \S+-safe -> \S+-unsafe lock order detected`), title: "possible deadlock",
 		site: lockSite, skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "inconsistent lock state", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "inconsistent lock state", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): inconsistent lock state`), title: "inconsistent lock state",
 		site: lockSite, skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "uspicious RCU usage", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "uspicious RCU usage", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|INFO): suspicious RCU usage`), title: "WARNING: suspicious RCU usage",
 		skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "nvalid wait context", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "nvalid wait context", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`BUG: Invalid wait context`), title: "BUG: Invalid wait context",
 		site: lockSite, skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "unlock balance", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "unlock balance", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|BUG): bad unlock balance detected`), title: "WARNING: bad unlock balance",
 		site: regexp.MustCompile(`is trying to release lock .* at:$|^(?:\[<[0-9a-f]+>\] )?(?P<F>` + symbol + `)\+0x`), skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "held", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "held", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): (?:.+/\d+ )?(still has locks held|held lock freed|lock held when returning to user space)`), title: "WARNING: $1",
 		skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "lock was not taken", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "lock was not taken", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): [Nn]ested lock was not taken`), title: "WARNING: nested lock was not taken",
 		skip: lockHelpers,
 	}, {
-		kind: "lockdep", hint: "non-static key", blame: blameTrace, warning: true,
+		kind: "lockdep", hint: "non-static key", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`INFO: trying to register non-static key`), title: "INFO: trying to register non-static key",
 		skip: lockHelpers,
 	},
@@ -212,6 +212,7 @@ var lastRules = []rule{
 	}, {
 		kind: "efi stub", hint: "EFI stub: ERROR: ", // drivers/firmware/efi/libstub
 		anchor: regexp.MustCompile(`EFI stub: ERROR: (.*?)[!. ]*$`), title: "EFI stub: $1",
+		not:     regexp.MustCompile(`FIRMWARE BUG|Secure Boot`), // it goes on
 		refuted: regexp.MustCompile(`^(?:Linux version |Booting (?:Linux on|the kernel)|(?:Kernel c|C)ommand line: |Run /)`),
 	},
 }
