@@ -224,12 +224,13 @@ func (s *scan) follow(m message) {
 		s.ended = true
 	}
 	line := m.text
-	if endOfReport.Match(line) && (s.hasPlace() || !panicLine.Match(line)) {
+	if s.caller != "" && m.caller != s.caller && !s.rule.anyCPU {
+		s.ended = s.ended || endOfAll.Match(line)
+		return // another CPU prints in between
+	}
+	if endOfAll.Match(line) || endOfReport.Match(line) && (s.hasPlace() || !panicLine.Match(line)) {
 		s.ended = true
 		return
-	}
-	if s.caller != "" && m.caller != s.caller && !s.rule.anyCPU {
-		return // another CPU prints in between
 	}
 	if s.rule.detail != nil && s.detail == "" {
 		if m := s.rule.detail.FindSubmatch(line); m != nil {
@@ -250,8 +251,12 @@ func (s *scan) follow(m message) {
 
 // hasPlace reports whether there is somebody to blame by now, or nobody will be.
 func (s *scan) hasPlace() bool {
-	_, known := s.culprit([]place{s.named, s.pc})
-	return known || s.rule.blame == blameNone || len(s.frames)+len(s.doubtful) > 0
+	suspects := []place{s.named, s.pc}
+	if s.headed {
+		suspects = append(suspects, s.stack()...)
+	}
+	_, known := s.culprit(suspects)
+	return known || s.rule.blame == blameNone
 }
 
 // about takes a line that says what ran: which task, which work, which kernel.
@@ -283,7 +288,7 @@ func (s *scan) trace(line []byte) {
 	switch {
 	case heading.Match(line):
 		switch {
-		case len(s.frames) == 0, !s.headed:
+		case len(s.frames) == 0, !s.headed, s.rule.blame == blameStall && !s.hasPlace(): // nothing, something else's, or of a task that runs elsewhere
 			s.frames, s.doubtful = nil, nil
 		case s.rule.foreign != nil && slices.ContainsFunc(s.frames, func(p place) bool { return s.rule.foreign.MatchString(p.function) }):
 			s.pc, s.hasPC, s.frames, s.doubtful = place{}, false, nil, nil
@@ -311,12 +316,15 @@ func (s *scan) trace(line []byte) {
 		}
 		return
 	}
-	if p, doubtful, ok := parseFrame(string(line)); ok {
-		switch {
-		case doubtful && len(s.doubtful) < maxFrames:
-			s.doubtful = append(s.doubtful, p)
-		case !doubtful && len(s.frames) < maxFrames:
-			s.frames = append(s.frames, p)
+	places, doubtful := parseFrame(string(line))
+	frames := &s.frames
+	if doubtful {
+		frames = &s.doubtful
+	}
+	for _, p := range places {
+		// Arm names most functions twice, and those of decoded inlined calls.
+		if n := len(*frames); n < maxFrames && (len(places) == 1 || n == 0 || (*frames)[n-1].function != p.function) {
+			*frames = append(*frames, p)
 		}
 	}
 }

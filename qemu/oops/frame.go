@@ -18,7 +18,6 @@ type place struct {
 const (
 	symbol  = `[A-Za-z_$][\w$.]*`
 	address = `\(?\[?<?[0-9a-f]{6,16}>?\]?\)? +`
-	offset  = `\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?`
 	decoded = ` \(?[\w./+-]+\.(?:[chS]|rs):\d+` // by scripts/decode_stacktrace.sh, in brackets, or by syzkaller
 )
 
@@ -33,29 +32,34 @@ var (
 	//
 	// Group 1 is the unwinder's doubt, 2 the function, 3 its offset, 4 all else.
 	frameLine = regexp.MustCompile(`^(?:<+[A-Z#]+>+ *)*(?:` + address + `)*(\? +)?\(?(` + symbol + `)(\+0x[0-9a-f]+/0x[0-9a-f]+)?\)?((?: .*)?)$`)
-	fromLine  = regexp.MustCompile(`^(?: \[[\w-]+\])? from (?:` + address + `)?\(?` + symbol + `(?:` + offset + `)?\)?(?: \[[\w-]+\])?$`)
+	fromLine  = regexp.MustCompile(`^((?: \[[\w-]+\])?) from (?:` + address + `)?\(?(` + symbol + `)(\+0x[0-9a-f]+/0x[0-9a-f]+)?((?: [^()]*)?)\)?((?: \[[\w-]+\])?)$`)
 	frameTail = regexp.MustCompile(`^(?: \[[^\]]*\]|` + decoded + `[^()]*(?:\([^()]*\))?\)?| \([A-Za-z]+\)| [\w-]+)*$`)
 
 	moduleText  = regexp.MustCompile(`\[([\w-]+)[^\]]*\]`)
 	decodedText = regexp.MustCompile(`([\w./+-]+\.(?:[chS]|rs)):(\d+)`)
 )
 
-// parseFrame reads a frame of a trace. doubtful is one that the unwinder does not
-// believe in. An inlined function is no frame.
-func parseFrame(line string) (p place, doubtful, ok bool) {
+// parseFrame reads a frame of a trace: one place, none where the line is none or of
+// an inlined function, or two where the line tells the caller, too. Those that are
+// doubtful the unwinder does not believe in.
+func parseFrame(line string) (places []place, doubtful bool) {
 	m := frameLine.FindStringSubmatch(line)
 	if m == nil {
-		return p, false, false
+		return nil, false
 	}
-	tail := m[4]
-	switch {
-	case fromLine.MatchString(tail):
-		tail, _, _ = strings.Cut(tail, " from ")
-	case !frameTail.MatchString(tail), m[3] == "" && !decodedText.MatchString(tail), strings.Contains(tail, "[inline]"), strings.Contains(tail, "(inlined"):
-		return p, false, false
+	name, offset, tail := m[2], m[3], m[4]
+	inlined := strings.Contains(tail, "[inline]") || strings.Contains(tail, "(inlined")
+	if from := fromLine.FindStringSubmatch(tail); from != nil {
+		places = []place{placeOf(name, offset, from[1])}
+		if !inlined {
+			places = append(places, placeOf(from[2], from[3], from[4]+from[5]))
+		}
+		return places, false
 	}
-	p = placeOf(m[2], m[3], tail)
-	return p, m[1] != "" || strings.Contains(tail, "(unreliable)"), true
+	if inlined || !frameTail.MatchString(tail) || offset == "" && !decodedText.MatchString(tail) {
+		return nil, false
+	}
+	return []place{placeOf(name, offset, tail)}, m[1] != "" || strings.Contains(tail, "(unreliable)")
 }
 
 // placeOf is the place of a symbol as the kernel prints it, with what stands

@@ -15,7 +15,7 @@ var reporting = []string{
 	`spin_(?:bug|dump)`, `rwlock_bug`, `do_raw_(?:spin|read|write)_\w+`, `debug_spin_\w+`,
 	`lockdep_\w+`, `debug_(?:check_no_locks|lockdep)_\w+`, `print_(?:circular|deadlock|usage|irq|bad|unlock|collision|kernel|freed|lock|unlock_imbalance|bfs)_\w+`,
 	`_*lock_(?:acquire|release|acquired|contended|set_class|downgrade)\w*`, `validate_chain`, `check_(?:prevs?_add|noncircular|irq_usage|deadlock|wait_context|usage|path)\w*`,
-	`mark_(?:lock|usage|held_locks|irqflags)\w*`, `register_lock_class`, `look_up_lock_class`, `hlock_class`, `find_held_lock`, `reacquire_held_locks`, `valid_state`, `assign_lock_key`, `save_trace`,
+	`mark_(?:lock|usage|held_locks|irqflags)\w*`, `register_lock_class`, `look_up_lock_class`, `hlock_class`, `find_held_lock`, `reacquire_held_locks`, `valid_state`, `assign_lock_key`, `save_trace`, `(?:perf_)?trace_(?:event_raw_event_)?lock\w*`,
 	`rcu_lockdep_current_cpu_online`, `trace_(?:hard|soft)irqs_\w+`, `check_flags`,
 	`__stack_chk_fail`, `\w*_warn_saturate`, `debug_print_object`, `bad_page`, `print_bad_pte`, `print_bad_page_map`,
 }
@@ -28,9 +28,9 @@ var chores = []string{
 	`_*debug_check_no_obj_freed`, `_*debug_object_\w+`, `should_fail\w*`, `fail_dump`, `_*free_pages_(?:ok|prepare)`, `_*refcount_\w+`, `ref_tracker_\w+`, `rust_helper_\w+`, `rust_begin_unwind`, `_?core\w*panicking\w*`, `_R\w*(?:panicking|begin_unwind)\w*`, `usercopy_abort`, `usercopy_warn`, `_*check_(?:heap_)?object\w*`,
 	`__seqprop_\w+`, `_*bad_usercopy`, `_*local_bh_(?:en|dis)able\w*`,
 	// stack walkers
-	`arch_stack_walk\w*`, `stack_trace_\w+`, `save_stack\w*`, `_*unwind_(?:start|get_\w+)`, `walk_stackframe`, `profile_pc`, `stack_depot_\w+`, `set_track\w*`, `__read_once_word_nocheck`, `read_word_at_a_time`,
+	`arch_stack_walk\w*`, `stack_trace_\w+`, `save_stack\w*`, `unwind_get_\w+`, `walk_stackframe`, `profile_pc`, `stack_depot_\w+`, `set_track\w*`, `__read_once_word_nocheck`, `read_word_at_a_time`,
 	// printing
-	`_?printk\w*`, `vprintk\w*`, `console_(?:unlock|lock|trylock|flush_all|lock_spinning_\w+|emit_next_record)`, `_*vs?c?n?printf`, `string`, `hex_string`, `pointer`, `hex_dump_to_buffer`, `print_hex_dump\w*`,
+	`_?printk\w*`, `vprintk\w*`, `_*dev_\w*printk\w*`, `_*dev_(?:err|warn|info)`, `va_format`, `format_decode`, `console_(?:unlock|lock|trylock|flush_all|lock_spinning_\w+|emit_next_record)`, `_*vs?c?n?printf`, `string`, `hex_string`, `pointer`, `hex_dump_to_buffer`, `print_hex_dump\w*`,
 	// locks, reference counts, atomic and bit operations
 	`_*(?:native_|pv_|do_)*(?:queued|raw)_(?:spin|read|write)_(?:\w+_)?(?:try|un)?lock\w*`, `_*(?:spin|read|write)_(?:try|un)?lock\w*`,
 	`_*mutex_\w+`, `_*(?:down|up)_(?:read|write)\w*`, `_*(?:down|up)(?:_killable|_interruptible|_timeout|_trylock|_common)?`, `rwsem_\w+`, `call_rwsem_\w+`, `osq_\w+`, `_*rt_mutex_\w+`, `_*rt_spin_\w+`, `_*ww_mutex_\w+`, `arch_(?:spin|read|write)_\w+`, `ticket_spin_\w+`,
@@ -43,7 +43,7 @@ var chores = []string{
 	`crc(?:16|32|64|_itu_t|_ccitt|_t10dif)\w*`, `_compound_head`, `compound_head`,
 	// allocators
 	`_*k[vmzc]*alloc(?:_node|_array|_large|_node_track_caller|_large_node|_node_noprof|_noprof)*`, `_*kmalloc\w*`, `_*kvmalloc\w*`, `_*krealloc\w*`, `_*do_kmalloc\w*`, `_*kmem_cache_(?:alloc|free|zalloc)\w*`, `kfree`, `kvfree`, `vfree`,
-	`_*slab_(?:free|post_alloc|pre_alloc)\w*`, `_*do_slab_free`, `_*free_slab`, `_*v[mz]alloc\w*`, `_*alloc_(?:frozen_)?pages\w*`, `kmemdup\w*`, `free_large_kmalloc`, `_*get_free_pages\w*`, `kmalloc_slab`, `cache_(?:alloc|free)\w*`,
+	`_*slab_(?:free|post_alloc|pre_alloc)\w*`, `_*do_slab_free`, `_*free_slab`, `_*v[mz]alloc\w*`, `_*alloc_(?:frozen_)?pages?\w*`, `kmemdup\w*`, `free_large_kmalloc`, `_*get_free_pages\w*`, `kmalloc_slab`, `cache_(?:alloc|free)\w*`,
 	// waiting and waking, timers, work
 	`_*wake_up(?:_common\w*|_locked\w*|_sync\w*|_poll\w*|_process|_bit|_pollfree)?`, `try_to_wake_up`, `finish_wait`, `(?:prepare_to|init)_wait\w*`, `_*(?:add|remove)_wait_queue\w*`, `autoremove_wake_function`, `default_wake_function`, `complete(?:_all)?`, `(?:do_)?wait_for_(?:common|completion)\w*`, `kthread_stop\w*`, `_*swake_up\w*`,
 	`lock_timer_base`, `_*mod_timer\w*`, `_*(?:try_to_)?del_timer\w*`, `_*(?:try_to_)?(?:timer_delete|del_timer)\w*`, `detach_(?:if_pending|timer)`, `add_timer\w*`, `enqueue_timer`, `timer_is_static_object`, `hrtimer_(?:cancel|try_to_cancel|active)`,
@@ -95,4 +95,4 @@ var sleepers = regexp.MustCompile(`^(?:_*(?:schedule|io_schedule|context_switch|
 var lockHelpers = names(`rcu_\w+`, `_*lock_sock\w*`, `_*raw_\w+lock\w*`, `_*seqcount_\w+`, `trace_\w+`, `perf_trace_\w+`, `lock_timer_base`)
 
 // assertions are functions whose WARNING tells of their caller.
-var assertions = names(`kobject_\w+`, `_*proc_register`, `proc_register`, `_*proc_create\w*`, `_*vmalloc_\w+`, `drop_nlink`, `cleanup_srcu_struct`, `_*do_kernel_fault`, `mark_buffer_dirty`, `fast_dput`, `dput`)
+var assertions = names(`kobject_\w+`, `_*proc_register`, `proc_register`, `_*proc_create\w*`, `_*vmalloc_\w+`, `drop_nlink`, `cleanup_srcu_struct`, `_*do_kernel_fault`, `mark_buffer_dirty`, `fast_dput`, `dput`, `_*call_rcu\w*`, `_*vunmap`, `init_timer_key`, `kfree_skb\w*`, `usb_submit_urb`)

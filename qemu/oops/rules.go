@@ -130,7 +130,7 @@ var firstRules = []rule{
 	}, {
 		kind: "lockdep", hint: "held", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): (?:.+/\d+ )?(still has locks held|held lock freed|lock held when returning to user space)`), title: "WARNING: $1",
-		skip: lockHelpers,
+		site: lockSite, skip: lockHelpers, // who took it
 	}, {
 		kind: "lockdep", hint: "lock was not taken", blame: blameTrace, end: endOfTask, warning: true,
 		anchor: regexp.MustCompile(`\b(?:WARNING|BUG|INFO): [Nn]ested lock was not taken`), title: "WARNING: nested lock was not taken",
@@ -230,8 +230,9 @@ var (
 	userFault = regexp.MustCompile(`\bip:[0-9a-f]+ sp:|\berror:[0-9a-f]+ in `)
 
 	// endOfReport ends any report: its own last line, the panic that it led to,
-	// a second oops while the first was being printed.
-	endOfReport = regexp.MustCompile(`^---\[ end (?:trace|Kernel panic)|^Kernel panic - not syncing: |^Kernel Offset: |^Rebooting in |-- System halted|\[#(?:[2-9]|\d\d+)\]`)
+	// a second oops while the first was being printed. endOfAll does whoever says so.
+	endOfReport = regexp.MustCompile(`^---\[ end trace|^Kernel panic - not syncing: |\[#(?:[2-9]|\d\d+)\]`)
+	endOfAll    = regexp.MustCompile(`^---\[ end Kernel panic|^Kernel Offset: |^Rebooting in |-- System halted`)
 	panicLine   = regexp.MustCompile(`^Kernel panic - not syncing: `)
 
 	// ofWarning is a panic that a WARNING led to (check_panic_on_warn): the
