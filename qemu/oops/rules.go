@@ -11,18 +11,18 @@ var firstRules = []rule{
 	// mm/kfence/report.c, lib/ubsan.c (the form with "at F" is UBSAN_TRAP's).
 	{
 		kind: "kasan", hint: "BUG: KASAN: ", blame: blameTrace,
-		anchor: sanitizer("KASAN"), title: "KASAN: $1", end: ruler,
+		anchor: sanitizer("KASAN"), title: "KASAN: $1", not: inlined, end: ruler,
 		detail: regexp.MustCompile(`^(Read|Write) (?:of size|at addr) `),
 		skip:   names(`kfree\w*`, `kvfree`, `kmem_cache_free`, `_*slab_free\w*`),
 	}, {
 		kind: "kmsan", hint: "BUG: KMSAN: ", blame: blameTrace,
-		anchor: sanitizer("KMSAN"), title: "KMSAN: $1", end: ruler,
+		anchor: sanitizer("KMSAN"), title: "KMSAN: $1", not: inlined, end: ruler,
 	}, {
 		kind: "kcsan", hint: "BUG: KCSAN: ", blame: blameTrace,
-		anchor: sanitizer("KCSAN"), title: "KCSAN: $1", end: ruler,
+		anchor: sanitizer("KCSAN"), title: "KCSAN: $1", not: inlined, end: ruler,
 	}, {
 		kind: "kfence", hint: "BUG: KFENCE: ", blame: blameTrace,
-		anchor: sanitizer("KFENCE"), title: "KFENCE: $1", end: ruler,
+		anchor: sanitizer("KFENCE"), title: "KFENCE: $1", not: inlined, end: ruler,
 	}, {
 		kind: "ubsan", hint: "UBSAN: ", blame: blameTrace,
 		anchor: regexp.MustCompile(`UBSAN: ([\w/ -]+?) (?:in \S+:\d+|at ` + inF + `)`),
@@ -225,6 +225,7 @@ func sanitizer(name string) *regexp.Regexp {
 }
 
 var (
+	inlined   = regexp.MustCompile(`\[inline\]`) // the function that it is in comes with the next line
 	ruler     = regexp.MustCompile(`^={10,}$`)
 	endOfTask = regexp.MustCompile(`^</TASK>`)
 	userFault = regexp.MustCompile(`\bip:[0-9a-f]+ sp:|\berror:[0-9a-f]+ in `)
@@ -252,7 +253,7 @@ var (
 
 	// What dump_stack_print_info, lib/dump_stack.c, says of the task and the kernel;
 	// kmemleak, lockdep and hung_task.c say it in their ways.
-	taskText    = regexp.MustCompile(`^CPU: .*\bComm: (.+?) +(?:Kdump: loaded +)?(?:Not tainted|Tainted: )|^comm "(.+)", pid \d|^(.+)/\d+ (?:\[HC\d.* )?(?:is trying to (?:acquire|lock|release)|is freeing memory|takes:|just changed the state)`)
+	taskText    = regexp.MustCompile(`^CPU: .*\bComm: (.+?) +(?:Kdump: loaded +)?(?:Not tainted|Tainted: )|^Pid: \d+, comm: (.+?) +(?:Not tainted|Tainted: )|^Process (.+) \(pid: \d|^comm "(.+)", pid \d|^(.+)/\d+ (?:\[HC\d.* )?(?:is trying to (?:acquire|lock|release)|is freeing memory|takes:|just changed the state)`)
 	versionText = regexp.MustCompile(`\b(?:Not tainted|Tainted: [A-Z -]+?) +\(?(\d+\.\d+\S*)|^(\d+\.\d+\S*) #\d+ (?:Not tainted|Tainted)`)
 
 	// workText is print_worker_info's, and show_one_worker_pool's, kernel/workqueue.c.
