@@ -192,8 +192,7 @@ func (s *scan) begin(m message) bool {
 	s.line, s.title = string(anchor), cleanText(text)
 	s.begun++
 	if f := group(r.anchor, m.text, groups, "F"); f != "" {
-		_, tail, _ := strings.Cut(string(m.text), f)
-		s.named = placeOf(f, "", tail)
+		s.named = placeOf(f, "", after(m.text, f))
 	}
 	s.task = group(r.anchor, m.text, groups, "T")
 	if source := sourceLine.FindSubmatch(m.text); source != nil {
@@ -279,8 +278,7 @@ func (s *scan) about(line []byte) {
 }
 
 // trace takes a line that may be of the first trace: a register, a heading, a
-// frame. What looks like frames before the heading is something else's, unless
-// the heading is lost.
+// frame. Frames before the heading are something else's, unless it is lost.
 func (s *scan) trace(line []byte) {
 	if s.traced {
 		return
@@ -288,8 +286,8 @@ func (s *scan) trace(line []byte) {
 	switch {
 	case heading.Match(line):
 		switch {
-		case len(s.frames) == 0, !s.headed, s.rule.blame == blameStall && !s.hasPlace(): // nothing, something else's, or of a task that runs elsewhere
-			s.frames, s.doubtful = nil, nil
+		case !s.headed, len(s.frames)+len(s.doubtful) == 0, s.rule.blame == blameStall && !s.hasPlace():
+			s.frames, s.doubtful = nil, nil // something else's, none, or of a task that runs elsewhere
 		case s.rule.foreign != nil && slices.ContainsFunc(s.frames, func(p place) bool { return s.rule.foreign.MatchString(p.function) }):
 			s.pc, s.hasPC, s.frames, s.doubtful = place{}, false, nil, nil
 		default:
@@ -336,11 +334,16 @@ func register(forms []*regexp.Regexp, line []byte) (place, bool) {
 			if len(m[1]) == 0 {
 				return place{}, true
 			}
-			_, tail, _ := strings.Cut(string(line), string(m[1]))
-			return placeOf(string(m[1]), "", tail), true
+			return placeOf(string(m[1]), "", after(line, string(m[1]))), true
 		}
 	}
 	return place{}, false
+}
+
+// after is what stands behind a name in a line.
+func after(line []byte, name string) string {
+	_, tail, _ := strings.Cut(string(line), name)
+	return tail
 }
 
 // report names the report in hand.
