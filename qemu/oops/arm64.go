@@ -27,6 +27,11 @@ var arm64 = architecture{
 			kind: "cfi", hint: "Internal error: Oops - CFI", blame: blamePC,
 			anchor: regexp.MustCompile(`Internal error: Oops - CFI: [0-9a-f]+ \[#\d+\]`), title: "CFI failure",
 		},
+		// ubsan_handler, of UBSAN_TRAP.
+		{
+			kind: "ubsan", hint: "Internal error: UBSAN: ", blame: blamePC,
+			anchor: regexp.MustCompile(`Internal error: UBSAN: ([\w/ -]+?): [0-9a-f]+ \[#\d+\]`), title: "UBSAN: $1",
+		},
 		// die: "Internal error: Oops - BRK: 00000000f2000001 [#1]",
 		// without its first line or where there is none; arch/arm/kernel/traps.c.
 		{

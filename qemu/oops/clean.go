@@ -20,7 +20,7 @@ var (
 	// What compilers hang on a name: foo.llvm.123, foo.cold, foo.isra.0,
 	// foo.constprop.0, foo.part.0; C itself has no dots in names.
 	offsetOrSuffix = regexp.MustCompile(`^([^.+]+)[.+].*$`)
-	madePrefix     = regexp.MustCompile(`^(?:__(?:pfx|cfi)_)+`)
+	madePrefix     = regexp.MustCompile(`^(?:__(?:pfx|cfi|pi)_)+`)
 	syscallPrefix  = regexp.MustCompile(`^(?:_{2,}(?:x64|ia32|x32|riscv|s390x|se|do)_(?:compat_)?sys_|SyS_)`)
 )
 
