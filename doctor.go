@@ -12,6 +12,7 @@ import (
 
 	"unlucky/linker"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/scenarios"
 )
 
@@ -133,7 +134,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 		return err.Error()
 	case r.Kind == qemu.Infra:
 		return "/dev/kvm is there but does not run a kernel (" + r.Reason + "); TCG is used"
-	case r.Kind == qemu.Pass || r.Report != (qemu.Report{}):
+	case r.Kind == qemu.Pass || r.Report != (oops.Report{}):
 		return "works: " + s.Name + " runs on it"
 	}
 	return "unclear: " + s.Name + " shows " + r.Title

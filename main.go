@@ -39,7 +39,7 @@ Usage:
     unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
     unlucky fetch PACKAGE              fetch a kernel's source package, as a sweep does by itself, and print its path
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
-    unlucky classify [-json] FILE|-    print the crash title of a console log
+    unlucky classify [-json] FILE...|- print the crash titles of console logs, a line each
     unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
     unlucky hunt [SCENARIO]            compare strategies: layouts to the first crash of bugs of many kinds
     unlucky clean                      remove the prepared kernels and the sources fetched for them

@@ -114,7 +114,10 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	}
 	if *asJSON {
-		if err := json.NewEncoder(out).Encode(result); err != nil {
+		if err := json.NewEncoder(out).Encode(struct {
+			Saved string `json:"saved"` // the title it was saved under, perhaps by another version
+			fuzz.Replayed
+		}{savedAs(saved), result}); err != nil {
 			return err
 		}
 	} else {
@@ -152,12 +155,16 @@ func relink(ctx context.Context, path string, o *override, scr *screen) (_ *rig,
 	return b, saved, image, nil
 }
 
-func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
-	what := f.Title
+// savedAs is what a seed file says that its layout showed.
+func savedAs(f seeds.File) string {
 	if f.Kind == qemu.Pass {
-		what = "pass"
+		return string(qemu.Pass)
 	}
-	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(what))
+	return f.Title
+}
+
+func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(savedAs(f)))
 	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
 		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
 	}

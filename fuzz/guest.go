@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/scenarios"
 )
 
@@ -129,7 +130,7 @@ func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...a
 	m.Kernel = image
 	patient.Limit = max(2*patient.Limit, slowKVM)
 	kvm, err := g.Run(m, ctx, patient)
-	if err != nil || kvm.Kind == qemu.Pass || kvm.Report != (qemu.Report{}) {
+	if err != nil || kvm.Kind == qemu.Pass || kvm.Report != (oops.Report{}) {
 		return kvm, err
 	}
 	if kvm.Kind == qemu.Infra {

@@ -13,6 +13,7 @@ import (
 
 	"unlucky/fuzz"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/seeds"
 )
 
@@ -33,7 +34,7 @@ var (
 	pass  = qemu.Result{Kind: qemu.Pass}
 	hang  = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
 	infra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
-	crash = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: qemu.Report{Title: "kernel BUG in f"}}
+	crash = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
 	exits = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
 )
 
