@@ -114,7 +114,11 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 		if err := want(yaml.ScalarNode, "one value"); err != nil {
 			return err
 		}
-		if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+		text, err := d.text(n, key)
+		if err != nil {
+			return err
+		}
+		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return d.errorf(n.Line, key, "%w", err)
 		}
 		return nil
@@ -144,11 +148,9 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		// A number or a yes is as good a text as another; bytes that are no
-		// text come as !!binary.
-		var text string
-		if err := n.Decode(&text); err != nil {
-			return d.errorf(n.Line, key, "%q is not a text", n.Value)
+		text, err := d.text(n, key)
+		if err != nil {
+			return err
 		}
 		v.SetString(text)
 	case reflect.Int:
@@ -164,6 +166,15 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 		v.SetBool(n.Value == "true")
 	}
 	return nil
+}
+
+// text reads a scalar. A number or a yes is as good a text as another; bytes that
+// are no text come as !!binary.
+func (d *decoder) text(n *yaml.Node, key string) (text string, err error) {
+	if err := n.Decode(&text); err != nil {
+		return "", d.errorf(n.Line, key, "%q is not a text", n.Value)
+	}
+	return text, nil
 }
 
 // keys are the YAML keys of a struct.
