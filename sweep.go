@@ -111,7 +111,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 			err = errors.Join(err, json.NewEncoder(out).Encode(report))
 		} else {
 			printReport(out, report)
-			printNext(out, report, s, o.again(), ctx.Err() == nil)
+			printNext(out, report, s, o.again())
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
@@ -499,6 +499,9 @@ func printReport(out io.Writer, r *fuzz.Report) {
 			fmt.Fprintf(&b, "  %-10s %d\n", row.name, row.n)
 		}
 	}
+	if r.Left > 0 {
+		fmt.Fprintf(&b, "  %-10s %d, as the sweep ended early\n", "not tried", r.Left)
+	}
 	if r.Beyond > 0 {
 		fmt.Fprintf(&b, "  %-10s %d more were tried, and saved, behind the last that counts\n", "beyond", r.Beyond)
 	}
@@ -521,8 +524,15 @@ func printReport(out io.Writer, r *fuzz.Report) {
 }
 
 // printNext prints what to type after a sweep.
-func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string, finished bool) {
+func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
 	var b bytes.Buffer
+	if r.Left > 0 {
+		how := "the same command goes on with them"
+		if s.StopAfter > 0 && r.Finds() >= s.StopAfter {
+			how = "the same command without -stop-after goes on with them"
+		}
+		fmt.Fprintf(&b, "\n%d of %d layouts were not tried: %s\n", r.Left, r.Left+len(r.Layouts)+r.Beyond, how)
+	}
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found && l.Path != "" }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
@@ -532,7 +542,7 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string, finis
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
 		fmt.Fprintf(&b, "  unlucky report %s\n", r.Dir)
-	} else if finished && s.Last < math.MaxUint32 {
+	} else if r.Left == 0 && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
 	}

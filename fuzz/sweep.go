@@ -79,6 +79,7 @@ type Report struct {
 	Baseline seeds.Record   `json:"baseline"`
 	Layouts  []seeds.Record `json:"layouts"` // in the order of seeds
 	Beyond   int            `json:"beyond"`  // layouts tried behind the seed at which -stop-after stopped
+	Left     int            `json:"left"`    // layouts of the range that were not tried: the sweep has ended early
 	Tried    int            `json:"tried"`   // layouts of this run
 	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
 	Steps    Steps          `json:"steps"`   // of the layouts of this run
@@ -155,6 +156,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 			report.Layouts = append(report.Layouts, r)
 		}
 	}
+	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
@@ -166,6 +168,15 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 func (s *Sweep) owns(l seeds.Layout) bool {
 	seed, ok := l.Seed()
 	return ok && s.First <= seed && seed <= s.Last && s.Shard.owns(seed, s.First)
+}
+
+// total is how many seeds are the sweep's own.
+func (s *Sweep) total() int {
+	first := uint64(s.First) + uint64(max(1, s.Shard.Index)-1)
+	if first > uint64(s.Last) { // there are more shards than seeds
+		return 0
+	}
+	return int((uint64(s.Last)-first)/uint64(max(1, s.Shard.Count))) + 1
 }
 
 // sweep tries the seeds that are not in done and adds them to it. It returns
@@ -185,10 +196,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	// The feeder reads done; what comes in is kept apart until it has ended.
 	fresh := map[seeds.Layout]seeds.Record{}
 	first, step := uint64(s.First)+uint64(max(1, s.Shard.Index)-1), uint64(max(1, s.Shard.Count))
-	var tally Tally
-	if first <= uint64(s.Last) { // else there are more shards than seeds
-		tally.Total = int((uint64(s.Last)-first)/step) + 1
-	}
+	tally := Tally{Total: s.total()}
 	next, finds, end := first, 0, s.Last
 	fails, links := 0, 0
 	commit := func() { // in the order of seeds, as far as they are known
