@@ -66,7 +66,7 @@ Examples:
 
 Exit status:
     0  done
-    1  something failed, or verify cannot tell
+    1  something failed, verify cannot tell, or sweep has shown nothing: all boots fail alike, or no layout links
     2  usage
     3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
        verify says "not fixed"

@@ -115,6 +115,9 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
+	if *bisect && report != nil && report.Idle && s.Saved.Scenario.Verdict.Crash.Regexp == nil {
+		unlucky = false // all fail alike, and nothing says that it is the bug
+	}
 	switch {
 	case unlucky && (*fail || *bisect):
 		return because(err, exitNo, scr)
@@ -123,6 +126,8 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		return exit(exitInterrupted) // above 127: ends a bisection
 	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
 		return because(err, exitCannotTell, scr)
+	case err == nil && report.Idle:
+		return exit(exitFailed)
 	}
 	return err
 }
@@ -517,7 +522,10 @@ func printReport(out io.Writer, r *fuzz.Report) {
 		fmt.Fprintln(&b)
 		printCoverage(&b, *r.Coverage)
 	}
-	if r.Tried > 0 {
+	for _, doubt := range r.Doubts {
+		fmt.Fprintf(&b, "\n%s\n", doubt)
+	}
+	if r.Tried > 0 && r.Count(qemu.LinkFailed) < len(r.Layouts) {
 		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
 	}
 	io.WriteString(out, printable(b.String()))
@@ -538,11 +546,11 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
 		path := filepath.Join(r.Dir, all[i].Path)
 		again := trustFlag(s.Saved.Scenario) + again
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, again)
-		if r.Strategy != fuzz.LLD {
+		if passed := r.Baseline.Kind == qemu.Pass || r.Count(qemu.Pass) > 0; passed && r.Strategy != fuzz.LLD {
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
 		fmt.Fprintf(&b, "  unlucky report %s\n", r.Dir)
-	} else if r.Left == 0 && s.Last < math.MaxUint32 {
+	} else if r.Left == 0 && r.Doubts == nil && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
 	}

@@ -83,6 +83,10 @@ type Report struct {
 	Tried    int            `json:"tried"`   // layouts of this run
 	Elapsed  time.Duration  `json:"elapsed"` // of this run, without the baseline
 	Steps    Steps          `json:"steps"`   // of the layouts of this run
+	// Doubts are the reasons why this may say nothing of layouts; Idle tells that it
+	// does say nothing.
+	Doubts []string `json:"doubts,omitempty"`
+	Idle   bool     `json:"idle,omitempty"`
 	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
 	// for a kernel that has none.
 	Coverage *Totals `json:"coverage,omitempty"`
@@ -132,6 +136,10 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	defer s.journal.Close()
 	report.Header, report.Strategy, report.Baseline = header(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
 
+	doubts, _ := report.doubts(s.Saved.Scenario)
+	for _, doubt := range doubts {
+		s.note("warning: %s", doubt)
+	}
 	done := map[seeds.Layout]seeds.Record{}
 	for _, r := range s.journal.Records() {
 		done[r.Layout] = r
@@ -158,6 +166,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	}
 	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
+	report.Doubts, report.Idle = report.doubts(s.Saved.Scenario)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -560,6 +569,9 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 		return r, errors.Join(err, i.Remove())
 	}
 	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
+	if r.Layout == seeds.Baseline && first.Early {
+		s.note("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Saved.Scenario.Verdict.Pass)
+	}
 	if r.Kind == qemu.Pass {
 		err = s.keepTwin(&r, first)
 	} else {
