@@ -164,7 +164,7 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenario
 	}
 	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
 	report, err := s.Run(ctx)
-	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
 		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
 	}
 	return report, err
@@ -440,7 +440,7 @@ func prepareSaved(ctx context.Context, path string, saved seeds.File, o *overrid
 
 // advise says what may help where QEMU failed under KVM.
 func (b *rig) advise(err error) error {
-	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
 		return &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
 	return err

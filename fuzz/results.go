@@ -77,7 +77,7 @@ func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Resu
 			header := *h
 			header.Strategy = ""
 			// Another linker script makes another kernel of the same vmlinux.o.
-			return r.Header == header && (r.Layout == nil || layout == nil || slices.Equal(r.Layout, layout))
+			return r.Header.Same(header) && (r.Layout == nil || layout == nil || slices.Equal(r.Layout, layout))
 		}
 		i := slices.IndexFunc(all, same)
 		if i < 0 {

@@ -493,6 +493,9 @@ func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 		Initrd:   saved.Digests.Initrd,
 		Argv:     digest(m.Argv()...),
 		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), g.Expect.Limit.String()),
+		Command:  qemu.Quote(m.Argv()),
+		Verdict: qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
+			fmt.Sprint("confirm=", v.Confirm), "limit=" + g.Expect.Limit.String()}),
 	}
 }
 
@@ -727,6 +730,9 @@ type InfraError struct {
 	Layout seeds.Layout
 	Reason string
 }
+
+// KVM tells whether it was KVM that failed.
+func (e *InfraError) KVM() bool { return qemu.KVMFailed(e.Reason) }
 
 func (e *InfraError) Error() string {
 	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)

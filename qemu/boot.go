@@ -149,7 +149,7 @@ type console struct {
 	crash    *Classifier
 	lines    lines
 	passed   bool
-	early    bool // passed before the first program
+	early    bool      // passed before the first program
 	lastLine string    // the last that is not empty, cleaned
 	first    time.Time // of the first output, or zero
 	last     time.Time // of the last output
