@@ -425,6 +425,12 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if text := s.journal.Unlocked(); text != "" {
 		s.note("%s", text)
 	}
+	switch text, err := s.Shard.otherwise(s.store.Dir()); {
+	case err != nil:
+		return baseline, err
+	case text != "":
+		s.note("warning: %s", text)
+	}
 	if err := s.store.Tidy(s.Shard.journal(), func(l seeds.Layout) bool {
 		seed, ok := l.Seed()
 		return ok && s.Shard.owns(seed, s.First) || !ok && s.Shard.first()
