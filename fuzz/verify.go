@@ -153,6 +153,11 @@ func (v *Verify) Run(ctx context.Context) (*Verified, error) {
 	return out, nil
 }
 
+// Known tells whether minimizing has found culprits.
+func (v *Verify) Known() bool {
+	return slices.ContainsFunc(v.Minimized, func(m seeds.File) bool { return len(m.Minimized.Culprits) > 0 })
+}
+
 // conclude says what all layouts together have shown.
 func (v *Verify) conclude(out *Verified) {
 	links := 0 // that failed
