@@ -35,11 +35,19 @@ const cacheLimit = 20 << 30
 
 func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	err := doSweep(ctx, args, out)
-	if bisect := slices.Contains(args, "-bisect") || slices.Contains(args, "--bisect"); bisect && err != nil && !errors.As(err, new(exit)) {
+	if slices.ContainsFunc(args, asksBisect) && err != nil && !errors.Is(err, flag.ErrHelp) && !errors.As(err, new(exit)) {
 		// Before anything was built: git must take it neither for bad nor for "skip".
 		return because(err, exitEndBisect, newScreen(os.Stderr))
 	}
 	return err
+}
+
+// asksBisect tells whether an argument is -bisect, in any way that package flag
+// takes it; the flags may be too wrong to be parsed.
+func asksBisect(arg string) bool {
+	name, value, given := strings.Cut(arg, "=")
+	on, err := strconv.ParseBool(value)
+	return (name == "-bisect" || name == "--bisect") && (!given || on || err != nil)
 }
 
 func doSweep(ctx context.Context, args []string, out io.Writer) error {
@@ -102,6 +110,11 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if o.kernel == "" {
 		if scenario, err = o.load(rest); err != nil {
 			return err
+		}
+	}
+	if *bisect && o.kernel == "" {
+		if err := linker.Check(ctx, scenario.Kernel); err != nil {
+			return err // no other commit fares better
 		}
 	}
 	report, err := runSweep(ctx, s, o, scenario, *command, *bisect, *full, scr)
