@@ -67,6 +67,9 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		row("busybox", "there, statically linked, "+path)
 	}
 
+	fmt.Fprintln(out, "\ncache:")
+	row("prepared kernels", cacheDir())
+
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
 	for _, accel := range []string{"tcg", "kvm"} {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -181,8 +182,15 @@ func parse(f *flag.FlagSet, args []string, out io.Writer, synopsis string, min, 
 	return rest, nil
 }
 
-// cacheDir is where prepared kernels are kept.
-func cacheDir() string { return filepath.Join(xdg.CacheHome, "unlucky") }
+// cacheDir is where prepared kernels are kept. cron, systemd and containers set no
+// HOME: then it is below the account's.
+func cacheDir() string {
+	home := xdg.CacheHome
+	if account, err := user.Current(); err == nil && os.Getenv("HOME") == "" && os.Getenv("XDG_CACHE_HOME") == "" {
+		home = filepath.Join(account.HomeDir, ".cache")
+	}
+	return filepath.Join(home, "unlucky")
+}
 
 // indent puts each line of s two columns to the right of what it belongs to.
 func indent(s string) string {

@@ -66,6 +66,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
 			return err
 		}
+		scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
 	}
 	m := b.guest.Machine
 	m.Kernel = image.Path

@@ -381,6 +381,9 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	if err != nil {
 		return nil, err
 	}
+	if !linker.Prepared(ctx, cacheDir(), s.Kernel) && linker.Check(ctx, s.Kernel) == nil {
+		scr.note("preparing the kernel in %s", cacheDir())
+	}
 	kernel, err := linker.Prepare(ctx, cacheDir(), s.Kernel, scr.progress)
 	scr.done()
 	if err != nil {
