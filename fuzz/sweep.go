@@ -488,8 +488,7 @@ func (s *Sweep) covered() *Totals {
 // in one journal.
 func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 	m := machine(saved, g)
-	v := saved.Scenario.Verdict
-	return seeds.Header{
+	h := seeds.Header{
 		Scenario: saved.Scenario.Name,
 		Strategy: string(strategy),
 		Accel:    m.Accel,
@@ -498,11 +497,17 @@ func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 		Object:   saved.Digests.Object,
 		Initrd:   saved.Digests.Initrd,
 		Argv:     digest(m.Argv()...),
-		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), g.Expect.Limit.String()),
 		Command:  qemu.Quote(m.Argv()),
-		Verdict: qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
-			fmt.Sprint("confirm=", v.Confirm), "limit=" + g.Expect.Limit.String()}),
 	}
+	h.Rules, h.Verdict = rules(saved.Scenario.Verdict, g.Expect.Limit)
+	return h
+}
+
+// rules are those of a verdict, as a digest and in words.
+func rules(v scenarios.Verdict, limit time.Duration) (sum, words string) {
+	return digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), limit.String()),
+		qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
+			fmt.Sprint("confirm=", v.Confirm), "limit=" + limit.String()})
 }
 
 // machine is the guest with the names of its files, without where they are.
