@@ -67,7 +67,8 @@ Examples:
 
 Exit status:
     0  done
-    1  something failed, verify cannot tell, or sweep has shown nothing: all boots fail alike, or no layout links
+    1  something failed, verify cannot tell, minimize came to its limit before the smallest, or sweep has
+       shown nothing: all boots fail alike, or no layout links
     2  usage
     3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
        verify says "not fixed"
