@@ -46,6 +46,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if err != nil {
 		return err
 	}
+	if *boots == 0 && given(f, "boots") {
+		return usageError{errors.New("-boots 0: at least 1, or leave it out")}
+	}
 	if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
 		return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
 	}

@@ -37,6 +37,9 @@ func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	err := doSweep(ctx, args, out)
 	if slices.ContainsFunc(args, asksBisect) && err != nil && !errors.Is(err, flag.ErrHelp) && !errors.As(err, new(exit)) {
 		// Before anything was built: git must take it neither for bad nor for "skip".
+		if errors.As(err, &usageError{}) {
+			err = commandError{err, "sweep"}
+		}
 		return because(err, exitEndBisect, newScreen(os.Stderr))
 	}
 	return err

@@ -107,7 +107,7 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		step = "booting the old culprits where they failed"
 	}
 	v.Culprits = scr.later(step)
-	scr.note("verifying seeds %d to %d, as %d of %d layouts were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of)
+	scr.note("verifying seeds %d to %d, as %d of %d layouts%s were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of, withBaseline(v.Found.Baseline != nil))
 	result, err := v.Run(ctx)
 	scr.done()
 	if ctx.Err() != nil {
@@ -215,7 +215,7 @@ func printVerified(out io.Writer, r *fuzz.Verified, v *fuzz.Verify, b *rig) {
 	var text bytes.Buffer
 	scenario := b.saved.Scenario
 	fmt.Fprintf(&text, "%s, mended: vmlinux.o %.12s, was %.12s\n", scenario.Name, r.Object, v.Found.Header.Object)
-	fmt.Fprintf(&text, "\n  %-10s %d of %d layouts were unlucky: with 90 %% confidence at least %.3g %%\n", "before", r.Before.Unlucky, r.Before.Of, 100*r.Before.Least)
+	fmt.Fprintf(&text, "\n  %-10s %d of %d layouts%s were unlucky: with 90 %% confidence at least %.3g %%\n", "before", r.Before.Unlucky, r.Before.Of, withBaseline(v.Found.Baseline != nil), 100*r.Before.Least)
 	for i, c := range r.Culprits {
 		what := "fails"
 		switch {
