@@ -58,6 +58,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 			return usageError{fmt.Errorf("-match: %w", err)}
 		}
 	}
+	if err := notFolder(rest[0]); err != nil {
+		return err
+	}
 	if m.Failed, err = seeds.Read(rest[0]); err != nil {
 		return err
 	}

@@ -54,7 +54,28 @@ func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenari
 		line, _ = strconv.Atoi(m[1])
 		msg = m[2]
 	}
-	return Scenario{}, d.errorf(line, "", "is not YAML: %s", msg)
+	return Scenario{}, d.errorf(badLine(data, line), "", "is not YAML: %s", msg)
+}
+
+// badLine is the first line with which a text is no YAML any more. The library names
+// the beginning of what it was reading, such as the mapping that a line is not
+// indented like. In a text so long that nobody has written it by hand, that is line.
+func badLine(data []byte, line int) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if len(lines) > 400 || len(data) > 32<<10 {
+		return line
+	}
+	for n := len(lines) - 1; n >= 0; n-- {
+		in := yaml.NewDecoder(bytes.NewReader(data[:len(bytes.Join(lines[:n], nil))]))
+		var err error
+		for err == nil {
+			err = in.Decode(new(yaml.Node))
+		}
+		if err == io.EOF {
+			return n + 1
+		}
+	}
+	return line
 }
 
 var syntaxError = regexp.MustCompile(`(?s)^line (\d+): (.*)`)
