@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +19,8 @@ import (
 
 func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	rest, err := parse(f, args, out, "doctor [SCENARIO]", 0, 1)
+	asJSON := f.Bool("json", false, "print it as JSON")
+	rest, err := parse(f, args, out, "doctor [SCENARIO] [flags]", 0, 1)
 	if err != nil {
 		return err
 	}
@@ -31,7 +33,19 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		return err
 	}
 	var missing []string
-	row := func(name, state string) { fmt.Fprintf(out, "  %-34s %s\n", name, state) }
+	type finding struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	}
+	var all []finding
+	row := func(name, state string) {
+		all = append(all, finding{name, state})
+		fmt.Fprintf(out, "  %-34s %s\n", name, state)
+	}
+	asked := out
+	if *asJSON {
+		out = io.Discard
+	}
 
 	fmt.Fprintln(out, "tools:")
 	tools, err := linker.FindToolchain(ctx)
@@ -68,10 +82,18 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		row("busybox", "there, statically linked, "+path)
 	}
 
+	fmt.Fprintln(out, "\ncache:")
+	row("prepared kernels", cacheDir())
+
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
 	for _, accel := range []string{"tcg", "kvm"} {
 		row("QEMU under "+accel+" runs as", runsAs(accel))
+	}
+	if *asJSON {
+		if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
+			return err
+		}
 	}
 	if len(missing) == 0 {
 		fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s\n", name)

@@ -41,6 +41,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if *gdb && *show {
 		return usageError{errors.New("-gdb and -print exclude each other")}
 	}
+	if err := notFolder(rest[0]); err != nil {
+		return err
+	}
 	scr := newScreen(os.Stderr)
 	packed, err := seeds.IsBundle(rest[0])
 	if err != nil {
@@ -66,6 +69,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
 			return err
 		}
+		scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
 	}
 	m := b.guest.Machine
 	m.Kernel = image.Path
@@ -115,9 +119,12 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	}
 	if *asJSON {
 		if err := json.NewEncoder(out).Encode(struct {
-			Saved string `json:"saved"` // the title it was saved under, perhaps by another version
+			File     string       `json:"file"`
+			Scenario string       `json:"scenario"`
+			Seed     seeds.Layout `json:"seed"`
+			Title    string       `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
 			fuzz.Replayed
-		}{savedAs(saved), result}); err != nil {
+		}{rest[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
 			return err
 		}
 	} else {
@@ -129,9 +136,23 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	return nil
 }
 
+// notFolder refuses a folder in place of a seed file.
+func notFolder(path string) error {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return nil // whoever reads it says what is wrong with it
+	}
+	return &linker.HintError{
+		Err:  fmt.Errorf("%s is a folder: give one of the seed files in it", path),
+		Hint: "unlucky list " + qemu.Quote([]string{path}),
+	}
+}
+
 // relink links the image of a seed file again. The image is there until the rig
 // is closed.
 func relink(ctx context.Context, path string, o *override, scr *screen) (_ *rig, saved seeds.File, _ linker.Image, err error) {
+	if err = notFolder(path); err != nil {
+		return nil, saved, linker.Image{}, err
+	}
 	if saved, err = seeds.Read(path); err != nil {
 		return nil, saved, linker.Image{}, err
 	}

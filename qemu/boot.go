@@ -51,7 +51,13 @@ type Result struct {
 	Reason  string        // one line: for infra QEMU's own evidence, for a hang the limit
 	Elapsed time.Duration // wall-clock time
 	Started time.Duration // of that, until the guest's first byte
+	// Early tells that the pass line came before the kernel has said that it runs
+	// the first program: whatever happens behind it can pass.
+	Early bool
 }
+
+// UnexpectedExit is the title of a crash that shows nothing else.
+const UnexpectedExit = "unexpected exit"
 
 // Sizes of what is kept. A kernel's boot is some 20 to 60 KiB; a loop of
 // oopses fills any disk. The first crash is near the start, a hang at the end.
@@ -111,7 +117,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
 
-	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin)}
+	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin), Early: c.early}
 	if r.Started = r.Elapsed; !c.first.IsZero() {
 		r.Started = c.first.Sub(begin)
 	}
@@ -131,7 +137,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 			r.Title = oops.Hang(c.lastLine)
 		}
 	case !c.passed:
-		r.Kind, r.Title = Crash, "unexpected exit"
+		r.Kind, r.Title = Crash, UnexpectedExit
 	default:
 		r.Kind = Pass
 	}
@@ -144,6 +150,7 @@ type console struct {
 	crash    *oops.Classifier
 	lines    oops.LineWriter
 	passed   bool
+	early    bool      // passed before the first program
 	lastLine string    // the last that is not empty, cleaned
 	first    time.Time // of the first output, or zero
 	last     time.Time // of the last output
@@ -161,10 +168,15 @@ func newConsole(e Expect) *console {
 			return
 		}
 		c.lastLine = string(line)
+		c.early = c.early || c.passed && firstProgram.Match(line)
 		c.passed = c.passed || e.Pass.Match(line)
 	}
 	return c
 }
+
+// firstProgram is what the kernel prints before user space (init/main.c,
+// run_init_process).
+var firstProgram = regexp.MustCompile(`^Run \S+ as init process$`)
 
 // Write never fails.
 func (c *console) Write(b []byte) (int, error) {

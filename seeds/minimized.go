@@ -9,6 +9,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"unlucky/linker"
+	"unlucky/yamltext"
 )
 
 // Minimized is what minimizing a failing layout has shown. The plan beside it
@@ -108,15 +109,17 @@ type Function struct {
 // MarshalYAML writes the address in hex.
 func (f Function) MarshalYAML() (any, error) {
 	type plain Function
-	var n yaml.Node
-	err := n.Encode(plain(f))
+	n, err := yamltext.Node(plain(f))
+	if err != nil {
+		return nil, err
+	}
 	for i, key := range n.Content {
 		if key.Value == "address" {
 			n.Content[i+1].Value = fmt.Sprintf("%#x", f.Address)
 			break
 		}
 	}
-	return &n, err
+	return n, nil
 }
 
 // Residue is one line of a culprit's table.
@@ -144,10 +147,12 @@ func (s Switch) MarshalYAML() (any, error) {
 }
 
 func oneLine(v any) (any, error) {
-	var n yaml.Node
-	err := n.Encode(v)
+	n, err := yamltext.Node(v)
+	if err != nil {
+		return nil, err
+	}
 	n.Style = yaml.FlowStyle
-	return &n, err
+	return n, nil
 }
 
 // String says in a sentence what the culprit is: "crashes when `f` is at 0x30
