@@ -2,9 +2,8 @@
 # missing (as root, or with sudo), which takes a minute or two the first time.
 
 GO ?= go
-PACKAGES := clang-22 lld-22 llvm-22 qemu-system-x86 linux-source-6.12 busybox-static \
-	make python3 flex bison bc patch xz-utils libelf-dev libssl-dev
-TEST_PACKAGES := linux-source-6.1 git chromium slurm-wlm munge
+NEEDS := llvm qemu-system-x86 linux-source-6.12 busybox make python3 flex bison bc patch tar xz libelf libssl
+TEST_NEEDS := linux-source-6.1 git chromium slurm munge
 SEEDS ?= 1:32
 
 .PHONY: sweep test test-trees short bench hunt fuzz lint install install-test unlucky clean
@@ -17,7 +16,7 @@ sweep: install unlucky
 # Every test, with the race detector, which wants a C compiler; and each fuzz target
 # for a moment. Three kernels are built, and four from copies of them. Some 45 minutes.
 test: install-test lint
-	CC=clang-22 CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
+	CC=$$(ls /usr/bin/clang /usr/bin/clang-[0-9]* | sort -V | tail -n 1) CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
 	./fuzz.sh 5s
 
 # The tests that need no kernel build: some two minutes.
@@ -59,10 +58,10 @@ unlucky:
 	$(GO) build -o $@ .
 
 install:
-	@./install.sh $(PACKAGES)
+	@host/install.sh $(NEEDS)
 
 install-test:
-	@./install.sh $(PACKAGES) $(TEST_PACKAGES)
+	@host/install.sh $(NEEDS) $(TEST_NEEDS)
 
 # The binary; `unlucky clean` removes the prepared kernels.
 clean:

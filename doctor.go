@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
@@ -20,15 +22,20 @@ import (
 func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	asJSON := f.Bool("json", false, "print it as JSON")
-	rest, err := parse(f, args, out, "doctor [SCENARIO] [flags]", 0, 1)
+	o := new(override)
+	o.source(f)
+	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR] [flags]", 0, 1)
 	if err != nil {
 		return err
 	}
 	name := "kcfi-seal"
+	if o.linux+o.build != "" {
+		name = "kcfi-hash" // which takes any tree
+	}
 	if len(rest) == 1 {
 		name = rest[0]
 	}
-	scenario, err := scenarios.Load(name)
+	scenario, err := o.load([]string{name})
 	if err != nil {
 		return err
 	}
@@ -40,7 +47,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	var all []finding
 	row := func(name, state string) {
 		all = append(all, finding{name, state})
-		fmt.Fprintf(out, "  %-34s %s\n", name, state)
+		fmt.Fprintf(out, "  %-34s %s\n", name, printable(state))
 	}
 	asked := out
 	if *asJSON {
@@ -51,18 +58,15 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	tools, err := linker.FindToolchain(ctx)
 	if err != nil {
 		row("clang, lld", "missing: "+err.Error())
-		missing = append(missing, "clang-22", "lld-22", "llvm-22")
+		missing = append(missing, "llvm")
 	} else {
 		row("clang", tools.Clang+" in "+tools.Dir)
 		row("ld.lld", tools.LLD+", "+map[bool]string{
 			true:  "has --randomize-section-padding",
-			false: "has no --randomize-section-padding (LLVM 20 and later have it): strategy text only",
+			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
 	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
-	if pkg := scenario.Kernel.Package; pkg != "" {
-		needs = append(needs, linker.Need{Name: "/usr/src/" + pkg + ".tar.xz", Package: pkg})
-	}
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {
@@ -76,7 +80,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		}
 	}
 	if path, err := qemu.FindBusybox(); err != nil {
-		missing = append(missing, "busybox-static")
+		missing = append(missing, "busybox")
 		row("busybox", err.Error())
 	} else {
 		row("busybox", "there, statically linked, "+path)
@@ -85,22 +89,55 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	fmt.Fprintln(out, "\ncache:")
 	row("prepared kernels", cacheDir())
 
+	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
+	scr := newScreen(os.Stderr)
+	facts := linker.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress)
+	stopped := foretell(out, facts)
+	scr.done()
+
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
 	for _, accel := range []string{"tcg", "kvm"} {
 		row("QEMU under "+accel+" runs as", runsAs(accel))
 	}
 	if *asJSON {
+		for _, f := range facts {
+			if f.Err != nil {
+				f.Text = "will stop: " + f.Err.Error()
+			}
+			all = append(all, finding{f.Name, f.Text})
+		}
 		if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
 			return err
 		}
 	}
-	if len(missing) == 0 {
-		fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s\n", name)
-		return nil
+	if len(missing) > 0 {
+		fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
 	}
-	fmt.Fprintf(out, "\ninstall what is missing with:\n  apt-get install %s\n", strings.Join(missing, " "))
-	return exit(exitFailed)
+	if len(missing) > 0 || stopped {
+		return exit(exitFailed)
+	}
+	fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s%s\n", name, o.kernelFlags())
+	return nil
+}
+
+// foretell prints what is known of a kernel before it is built, and tells whether
+// something of that will stop it.
+func foretell(out io.Writer, facts []linker.Fact) (stopped bool) {
+	const column = 17
+	for _, f := range facts {
+		if f.Err == nil {
+			text := wrap(fmt.Sprintf("  %-*s", column, f.Name), strings.Repeat(" ", 2+column), printable(f.Text))
+			fmt.Fprint(out, text, "\n")
+			continue
+		}
+		stopped = true
+		fmt.Fprintf(out, "  %-*s WILL STOP: %s\n", column, f.Name, printable(f.Err.Error()))
+		if h := new(linker.HintError); errors.As(f.Err, &h) {
+			fmt.Fprintf(out, "  %-*s hint: %s\n", column, "", printable(h.Hint))
+		}
+	}
+	return stopped
 }
 
 var versionNumber = regexp.MustCompile(`\d+\.\d+(\.\d+)*`)
@@ -132,7 +169,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 	if err := qemu.KVM(); err != nil {
 		return "no: " + err.Error() + "; TCG is used"
 	}
-	if !linker.Prepared(ctx, cacheDir(), s.Kernel) {
+	if s.Kernel.Dir != "" || !linker.Prepared(ctx, cacheDir(), s.Kernel) { // a tree would be built
 		return "/dev/kvm answers; whether a kernel runs on it is seen once " + s.Name + " has been prepared (unlucky sweep does it)"
 	}
 	b, err := prepare(ctx, s, newScreen(os.Stderr))

@@ -27,15 +27,7 @@ func fetch(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	scr.note("%s, %s", p, from(p))
+	scr.note("%s, %s", p, p.From())
 	_, err = fmt.Fprintln(out, p.Tarball)
 	return err
-}
-
-// from says where a source package came from.
-func from(p linker.SourcePackage) string {
-	if p.Suite == "" {
-		return "installed"
-	}
-	return "from " + p.Suite
 }

@@ -116,7 +116,7 @@ func kernelSource(t *testing.T, pkg string) string {
 	if pkg == "linux-source" && p.Name == "linux-source-6.12" {
 		t.Skipf("NOT TESTED: no kernel newer than %s can be had here", p)
 	}
-	t.Logf("%s, %s", p, from(p))
+	t.Logf("%s, %s", p, p.From())
 	return p.String()
 }
 

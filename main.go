@@ -37,7 +37,7 @@ Usage:
     unlucky prepare SCENARIO [-o FILE] build the kernel and write it as one file, for sweep -kernel on other machines
     unlucky scenarios                  list the built-in scenarios
     unlucky scenarios show NAME        print one as YAML, to copy and edit
-    unlucky doctor [SCENARIO]          say what is installed, what is missing, and whether KVM works
+    unlucky doctor [SCENARIO] [flags]  say what is missing, what a sweep of this kernel would build, and whether KVM works
     unlucky fetch PACKAGE              fetch a kernel's source package, as a sweep does by itself, and print its path
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
     unlucky classify [-json] FILE...|- print the crash titles of console logs, a line each

@@ -269,6 +269,17 @@ func (o *override) source(f *flag.FlagSet) {
 	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
 }
 
+// kernelFlags are those of source as they were given, quoted.
+func (o *override) kernelFlags() string {
+	switch {
+	case o.linux != "":
+		return " -linux " + qemu.Quote([]string{o.linux})
+	case o.build != "":
+		return " -build " + qemu.Quote([]string{o.build})
+	}
+	return ""
+}
+
 // guest adds the flags that change the guest, not the kernel.
 func (o *override) guest(f *flag.FlagSet) {
 	f.StringVar(&o.append, "append", "", "`arguments` to add to the kernel command line")
@@ -394,7 +405,7 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	}
 	if p := kernel.Package; p.Name != "" {
 		if p.Suite != "" || p.Name != s.Kernel.Package {
-			scr.note("kernel: %s, %s", p, from(p))
+			scr.note("kernel: %s, %s", p, p.From())
 		}
 		s.Kernel.Package = p.String() // for a replay elsewhere
 	}

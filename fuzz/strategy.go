@@ -193,7 +193,7 @@ func (s Strategy) resolve(ctx context.Context, k Kernel, seed uint32, note func(
 	}
 	if !k.Randomizes() {
 		if s == LLD {
-			return "", errors.New("this lld has no --randomize-section-padding: LLVM 20 and later have it (apt-get install clang-22 lld-22 llvm-22)")
+			return "", errors.New("this lld has no --randomize-section-padding: LLVM 20 and later have it")
 		}
 		note("strategy cover: this lld has no --randomize-section-padding")
 		return Cover, nil

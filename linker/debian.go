@@ -69,6 +69,14 @@ type SourcePackage struct {
 // String is the package as apt takes it.
 func (p SourcePackage) String() string { return p.Name + "=" + p.Version }
 
+// From says where a source package came from.
+func (p SourcePackage) From() string {
+	if p.Suite == "" {
+		return "installed"
+	}
+	return "from " + p.Suite
+}
+
 // packageDir is where Debian's source packages put their tarballs; tests have
 // small ones elsewhere.
 var packageDir = "/usr/src"

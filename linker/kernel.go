@@ -361,13 +361,14 @@ func patchedScript(source string) ([]byte, error) {
 	return patched, nil
 }
 
-// treeVersion is that of a source tree, "6.12.117", by its Makefile; "?" where
-// that does not say.
+const unknownVersion = "?"
+
+// treeVersion is that of a source tree, "6.12.117", by its Makefile, or unknown.
 func treeVersion(source string) string {
 	data, _ := os.ReadFile(filepath.Join(source, "Makefile"))
 	m := makefileVersion.FindSubmatch(data)
 	if m == nil {
-		return "?"
+		return unknownVersion
 	}
 	return fmt.Sprintf("%s.%s.%s", m[1], m[2], m[3])
 }
@@ -404,10 +405,9 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 		return err
 	}
 	defer log.Close()
-	// Measured: a small kernel takes 7 minutes of one CPU, x86_64_defconfig 70.
 	cpus := runtime.NumCPU()
 	step := fmt.Sprintf("compiling the kernel's objects (a small kernel takes about %d min on %d CPUs, a defconfig %d)",
-		1+7/cpus, cpus, 1+70/cpus)
+		1+smallMinutes/cpus, cpus, 1+defconfigMinutes/cpus)
 	count := &objectCounter{report: func(n int64) { progress(step, n, 0) }}
 	count.report(0)
 	// vmlinux.o is what the layouts are made of; vmlinux shows that it links.

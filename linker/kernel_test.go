@@ -367,6 +367,13 @@ func TestPrepareErrors(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) || !errors.As(err, &h) || !strings.Contains(h.Hint, test.hint) {
 				t.Errorf("error %v, want %q with a hint of %q", err, test.want, test.hint)
 			}
+			if test.name == "dropped symbol" { // only kconfig knows
+				return
+			}
+			foretold := stops(linker.Foresee(t.Context(), t.TempDir(), k, func(string, int64, int64) {}))
+			if foretold == nil || !strings.Contains(foretold.Error(), test.want) || !errors.As(foretold, &h) || !strings.Contains(h.Hint, test.hint) {
+				t.Errorf("foretold %v", foretold)
+			}
 		})
 	}
 	t.Run("does not compile", func(t *testing.T) {

@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"unlucky/host"
 )
 
 // Need is a program, or a header by its whole path, that preparing a kernel
-// takes beside LLVM, and the Debian package that brings it.
+// takes beside LLVM, and what package host calls that which brings it.
 type Need struct{ Name, Package string }
 
 // Needs are what a kernel's build is known to call.
@@ -20,9 +22,9 @@ var Needs = []Need{
 	{"python3", "python3"}, // the initcalls' linker script of LTO
 	{"patch", "patch"},
 	{"tar", "tar"},
-	{"xz", "xz-utils"},
-	{"/usr/include/gelf.h", "libelf-dev"},
-	{"/usr/include/openssl/opensslv.h", "libssl-dev"},
+	{"xz", "xz"},
+	{"/usr/include/gelf.h", "libelf"},
+	{"/usr/include/openssl/opensslv.h", "libssl"},
 }
 
 // Find returns where the program or header is.
@@ -45,5 +47,5 @@ func checkNeeds() error {
 	if names == nil {
 		return nil
 	}
-	return hint(fmt.Errorf("building a kernel needs %s", strings.Join(names, ", ")), "apt-get install %s", strings.Join(packages, " "))
+	return hint(fmt.Errorf("building a kernel needs %s", strings.Join(names, ", ")), "%s", host.Install(packages...))
 }

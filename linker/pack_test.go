@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"unlucky/host"
 )
 
 // packKernel packs a kernel into a file.
@@ -192,7 +194,7 @@ func TestOpenWithoutLinker(t *testing.T) {
 	t.Setenv("PATH", dir)
 	var h *HintError
 	if _, err := Open(t.Context(), t.TempDir(), path, nil); !errors.As(err, &h) || !strings.Contains(err.Error(), "was packed with lld "+k.LLD+": there is none here") ||
-		h.Hint != fmt.Sprintf("apt-get install lld-%d, in version %s", major(k.LLD), k.LLD) {
+		h.Hint != fmt.Sprintf("%s, in version %s", host.Install(fmt.Sprintf("lld-%d", major(k.LLD))), k.LLD) {
 		t.Errorf("error %v", err)
 	}
 	if err := writeProgram(filepath.Join(dir, "ld.lld"), []byte("#!/bin/sh\necho LLD 1.2.3\n"), 0o755); err != nil {

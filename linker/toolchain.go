@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"unlucky/host"
 )
 
 // Toolchain is a folder of LLVM programs under their plain names, which is
@@ -49,7 +51,7 @@ func FindToolchain(ctx context.Context) (Toolchain, error) {
 	case missing == nil:
 		missing = errors.New("no clang found on the PATH")
 	}
-	return best, hint(missing, "apt-get install clang-22 lld-22 llvm-22")
+	return best, hint(missing, "%s", host.Install("llvm"))
 }
 
 // newer prefers a linker that has the flag, then the higher version.

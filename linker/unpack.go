@@ -18,6 +18,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/klauspost/compress/zstd"
+
+	"unlucky/host"
 )
 
 // archive is a packed kernel that is read.
@@ -276,7 +278,7 @@ func findLinker(ctx context.Context, want string) (Toolchain, error) {
 	if found != nil {
 		here = "here is " + strings.Join(found, ", ")
 	}
-	return Toolchain{}, hint(errors.New(here+", and another may give other images"), "apt-get install lld-%d, in version %s", major(want), want)
+	return Toolchain{}, hint(errors.New(here+", and another may give other images"), "%s, in version %s", host.Install(fmt.Sprintf("lld-%d", major(want))), want)
 }
 
 // packedBaseline links the baseline of a packed kernel, with a link map, and

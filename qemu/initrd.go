@@ -13,6 +13,8 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/zstd"
+
+	"unlucky/host"
 )
 
 // FindBusybox returns the path of a statically linked busybox, which is the
@@ -31,7 +33,7 @@ func FindBusybox() (string, error) {
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: apt-get install busybox-static", err)
+		return "", fmt.Errorf("%w: %s", err, host.Install("busybox"))
 	}
 	return path, nil
 }

@@ -19,6 +19,8 @@ import (
 	"strings"
 
 	"github.com/kballard/go-shellquote"
+
+	"unlucky/host"
 )
 
 // Machine is one guest as QEMU is asked to run it. It is data only: the same
@@ -102,13 +104,13 @@ func startError(binary string, err error) error {
 		return fmt.Errorf("cannot run %s: what it needs to be loaded is not there (file %[1]s tells): %w", path, err)
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not installed: apt-get install %s: %w", binary, debianPackage(binary), err)
+		return fmt.Errorf("%s is not installed: %s: %w", binary, host.Install(needOf(binary)), err)
 	}
 	return fmt.Errorf("cannot run %s: %w", binary, err)
 }
 
-// debianPackage returns the package of Debian 12 that has a QEMU binary.
-func debianPackage(binary string) string {
+// needOf returns what package host calls a QEMU binary.
+func needOf(binary string) string {
 	switch arch := strings.TrimPrefix(filepath.Base(binary), "qemu-system-"); arch {
 	case "x86_64", "i386":
 		return "qemu-system-x86"
