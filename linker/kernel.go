@@ -351,7 +351,7 @@ func patchedScript(source string) ([]byte, error) {
 		return nil, err
 	}
 	if makesObject.Match(script) {
-		return nil, hint(fmt.Errorf("Linux %s is older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
+		return nil, hint(fmt.Errorf("a tree of Linux %s, older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
 			"for this one use `unlucky patch` and plain make")
 	}
 	patched, err := PatchScript(script)
