@@ -21,13 +21,14 @@ import (
 // the sweep would end, and boot.
 func TestKernels(t *testing.T) {
 	needKernels(t)
-	for _, pkg := range []string{"linux-source", "linux-source-6.12", "linux-source-6.1"} {
-		t.Run(pkg, func(t *testing.T) {
+	for _, pkg := range []string{"linux-source-6.12", "linux-source-6.1", "linux-source"} {
+		source, suite := kernelSource(t, pkg)
+		t.Run(source+" "+suite, func(t *testing.T) {
 			scenario := "boot"
 			if pkg == "linux-source" {
 				scenario = "kcfi-hash" // whose test builds it, too
 			}
-			sweepBothWays(t, scenarioWith(t, scenario, kernelSource(t, pkg)), 249, 272)
+			sweepBothWays(t, scenarioWith(t, scenario, source), 249, 272)
 		})
 	}
 }
@@ -35,9 +36,10 @@ func TestKernels(t *testing.T) {
 // The planted bug is met on the oldest kernel and on the newest.
 func TestCanaryOfOthers(t *testing.T) {
 	needKernels(t)
-	for _, pkg := range []string{"linux-source", "linux-source-6.1"} {
+	for _, pkg := range []string{"linux-source-6.1", "linux-source"} {
 		t.Run(pkg, func(t *testing.T) {
-			r := sweepJSON(t, scenarioWith(t, "canary", kernelSource(t, pkg)), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+			source, _ := kernelSource(t, pkg)
+			r := sweepJSON(t, scenarioWith(t, "canary", source), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
 			t.Log(count(r))
 			if r.Finds() != 1 || r.Unlucky()[0].Title != "invalid opcode in canary_reboot" {
 				t.Errorf("%+v", r.Unlucky())
@@ -105,9 +107,9 @@ func TestTrees(t *testing.T) {
 	}
 }
 
-// kernelSource fetches a kernel's source, and tells the suite that it comes from. A
+// kernelSource fetches a kernel's source package, and tells where it comes from. A
 // mirror that has it not ends the test, loudly.
-func kernelSource(t *testing.T, pkg string) string {
+func kernelSource(t *testing.T, pkg string) (source, from string) {
 	t.Helper()
 	p, err := linker.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
 	if err != nil {
@@ -116,8 +118,7 @@ func kernelSource(t *testing.T, pkg string) string {
 	if pkg == "linux-source" && p.Name == "linux-source-6.12" {
 		t.Skipf("NOT TESTED: no kernel newer than %s can be had here", p)
 	}
-	t.Logf("%s, %s", p, p.From())
-	return p.String()
+	return p.String(), p.From()
 }
 
 // scenarioWith writes a built-in scenario with another package, and returns its
