@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/seeds"
 )
 
@@ -108,7 +108,7 @@ func TestBundle(t *testing.T) {
 			}
 			cmd := exec.CommandContext(t.Context(), filepath.Join(to, seeds.RunFile))
 			console, err := cmd.Output()
-			if report, _ := qemu.Classify(console, false); err != nil || report.Title != saved.Title {
+			if report, _ := oops.Classify(console, false); err != nil || report.Title != saved.Title {
 				t.Errorf("run.sh: %v, %q, want %q", err, report.Title, saved.Title)
 			}
 		})

@@ -27,8 +27,9 @@ type covered struct {
 	Functions []fuzz.FunctionCoverage `json:"functions,omitempty"` // the least covered first
 	Fixed     []linker.Section        `json:"fixed,omitempty"`
 
-	layout []linker.Section // of the baseline
-	tried  []fuzz.Tried     // those that have booted, each once
+	layout   []linker.Section // of the baseline
+	tried    []fuzz.Tried     // those that have booted, each once
+	baseline bool             // it was tried, too
 }
 
 func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
@@ -103,6 +104,7 @@ func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) 
 		}
 		k := kernels[i]
 		k.Sweeps = append(k.Sweeps, r.Dirs...)
+		k.baseline = k.baseline || r.Baseline != nil
 		for _, t := range r.All() {
 			if fuzz.Booted(t.Kind) {
 				k.tried = append(k.tried, t)
@@ -153,7 +155,7 @@ func coverageOf(ctx context.Context, r *fuzz.Results, scr *screen) (*fuzz.Totals
 }
 
 func (k *covered) print(out io.Writer) {
-	fmt.Fprintf(out, "vmlinux.o %.12s: %s layouts in %s\n\n", k.Object, humanize.Comma(int64(k.Totals.Layouts)), strings.Join(k.Sweeps, ", "))
+	fmt.Fprintf(out, "vmlinux.o %.12s: %s layouts%s in %s\n\n", k.Object, humanize.Comma(int64(k.Totals.Layouts)), withBaseline(k.baseline), strings.Join(k.Sweeps, ", "))
 	printCoverage(out, k.Totals)
 	if len(k.Functions) > 0 {
 		fmt.Fprintf(out, "\nthe functions least covered:\n  %-18s", "in the baseline at")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,14 +15,16 @@ import (
 	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/scenarios"
 )
 
 func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := f.Bool("json", false, "print it as JSON")
 	o := new(override)
 	o.source(f)
-	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR]", 0, 1)
+	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR] [flags]", 0, 1)
 	if err != nil {
 		return err
 	}
@@ -37,7 +40,19 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		return err
 	}
 	var missing []string
-	row := func(name, state string) { fmt.Fprintf(out, "  %-34s %s\n", name, printable(state)) }
+	type finding struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	}
+	var all []finding
+	row := func(name, state string) {
+		all = append(all, finding{name, state})
+		fmt.Fprintf(out, "  %-34s %s\n", name, printable(state))
+	}
+	asked := out
+	if *asJSON {
+		out = io.Discard
+	}
 
 	fmt.Fprintln(out, "tools:")
 	tools, err := linker.FindToolchain(ctx)
@@ -71,15 +86,30 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		row("busybox", "there, statically linked, "+path)
 	}
 
+	fmt.Fprintln(out, "\ncache:")
+	row("prepared kernels", cacheDir())
+
 	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
 	scr := newScreen(os.Stderr)
-	stopped := foretell(out, linker.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress))
+	facts := linker.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress)
+	stopped := foretell(out, facts)
 	scr.done()
 
 	fmt.Fprintln(out, "\naccelerator:")
 	row("kvm", tryKVM(ctx, scenario))
 	for _, accel := range []string{"tcg", "kvm"} {
 		row("QEMU under "+accel+" runs as", runsAs(accel))
+	}
+	if *asJSON {
+		for _, f := range facts {
+			if f.Err != nil {
+				f.Text = "will stop: " + f.Err.Error()
+			}
+			all = append(all, finding{f.Name, f.Text})
+		}
+		if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
+			return err
+		}
 	}
 	if len(missing) > 0 {
 		fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
@@ -163,7 +193,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 		return err.Error()
 	case r.Kind == qemu.Infra:
 		return "/dev/kvm is there but does not run a kernel (" + r.Reason + "); TCG is used"
-	case r.Kind == qemu.Pass || r.Report != (qemu.Report{}):
+	case r.Kind == qemu.Pass || r.Report != (oops.Report{}):
 		return "works: " + s.Name + " runs on it"
 	}
 	return "unclear: " + s.Name + " shows " + r.Title

@@ -73,6 +73,15 @@ func findings(r *fuzz.Results) (out []finding, failed error) {
 	return out, failed
 }
 
+// withBaseline says that a number of layouts has the baseline in it, where that was
+// tried: a sweep's own report counts seeds.
+func withBaseline(tried bool) string {
+	if tried {
+		return " with the baseline"
+	}
+	return ""
+}
+
 // answer is what minimizing has shown of a finding, in a few words.
 func (f finding) answer() string {
 	switch {
@@ -102,7 +111,7 @@ func list(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	all, failed := fuzz.ReadResults(dirs, newScreen(os.Stderr).note)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "scenario\tlayouts\tboots\ttitle\tseed file\t")
+	fmt.Fprintln(w, "scenario\tlayouts, baseline too\tboots\ttitle\tseed file\t")
 	n := 0
 	for _, r := range all {
 		found, err := findings(r)

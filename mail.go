@@ -12,6 +12,7 @@ import (
 
 	"unlucky/fuzz"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/scenarios"
 	"unlucky/seeds"
 )
@@ -40,8 +41,8 @@ func newLetter(dir string, saved seeds.File, answer *seeds.File, console []byte)
 	g := fuzz.NewGuest(saved.Scenario, seeds.InitrdFile)
 	g.Accelerate(saved.Accel, func(string, ...any) {})
 	g.Machine.Kernel = saved.Scenario.Kernel.Image
-	l := &letter{File: saved, Machine: g.Machine, answer: answer, console: qemu.Lines(console)}
-	report := qemu.Excerpt(console, saved.Scenario.Verdict.Warnings)
+	l := &letter{File: saved, Machine: g.Machine, answer: answer, console: oops.Lines(console)}
+	report := oops.Excerpt(console, saved.Scenario.Verdict.Warnings)
 	if report == nil || saved.Kind == qemu.Pass {
 		const last = 24 // a screen
 		l.Trace = strings.Join(l.console[max(0, len(l.console)-last):], "\n") + "\n"
@@ -248,8 +249,8 @@ func config(k scenarios.Kernel) string {
 	if strings.Contains(text, "\n") {
 		text = "the .config in seed.yaml"
 	}
-	if len(k.Set) > 0 {
-		text += ", with " + strings.Join(k.Set, " ")
+	if len(k.Set)+len(k.Try) > 0 {
+		text += ", with " + strings.Join(append(slices.Clip(k.Set), k.Try...), " ")
 	}
 	return text
 }

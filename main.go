@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -39,11 +40,11 @@ Usage:
     unlucky doctor [SCENARIO] [flags]  say what is missing, what a sweep of this kernel would build, and whether KVM works
     unlucky fetch PACKAGE              fetch a kernel's source package, as a sweep does by itself, and print its path
     unlucky patch [-revert] DIR        patch the scripts/link-vmlinux.sh of a kernel tree, for plain make
-    unlucky classify [-json] FILE|-    print the crash title of a console log
+    unlucky classify [-json] FILE...|- print the crash titles of console logs, a line each
     unlucky bench [SCENARIO]           measure layouts an hour: by hand, by a sweep, and the least they can cost
     unlucky hunt [SCENARIO]            compare strategies: layouts to the first crash of bugs of many kinds
     unlucky clean                      remove the prepared kernels and the sources fetched for them
-    unlucky COMMAND -h                 print the flags of a command
+    unlucky COMMAND -h                 print the flags of a command, as help COMMAND does
 
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
 build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
@@ -67,12 +68,15 @@ Examples:
 
 Exit status:
     0  done
-    1  something failed, or verify cannot tell
+    1  something failed, verify cannot tell, minimize came to its limit before the smallest, or sweep has
+       shown nothing: all boots fail alike, or no layout links
     2  usage
     3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
        verify says "not fixed"
     125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
     128  sweep -bisect was called wrongly: git ends the bisection
+    130  interrupted by ^C, SIGTERM or SIGHUP: what was done is kept, and the same command goes on
+    143  ended at once by a second SIGTERM (a second ^C: by SIGINT); what was written is kept
 `
 
 // Exit statuses.
@@ -92,6 +96,14 @@ func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // usageError is bad input on the command line.
 type usageError struct{ error }
+
+// commandError is one of a command, whose help may help.
+type commandError struct {
+	error
+	command string
+}
+
+func (e commandError) Unwrap() error { return e.error }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -116,8 +128,11 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 	switch args[0] {
 	case "-h", "-help", "--help", "help":
-		fmt.Fprint(out, usage)
-		return nil
+		if len(args) == 1 {
+			fmt.Fprint(out, usage)
+			return nil
+		}
+		args = []string{args[1], "-h"}
 	}
 	command, ok := commands()[args[0]]
 	if !ok {
@@ -126,6 +141,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	err := command(ctx, args[1:], in, out)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
+	}
+	if errors.As(err, &usageError{}) {
+		return commandError{err, args[0]}
 	}
 	return err
 }
@@ -141,7 +159,11 @@ func status(err error, s *screen) int {
 		return int(code)
 	case errors.As(err, &usageError{}):
 		s.error(err)
-		s.hint("unlucky -h")
+		help := "unlucky -h"
+		if of := new(commandError); errors.As(err, of) {
+			help = "unlucky " + of.command + " -h"
+		}
+		s.hint(help)
 		return exitUsage
 	case errors.Is(err, context.Canceled):
 		s.error(errors.New("interrupted"))
@@ -176,14 +198,32 @@ func parse(f *flag.FlagSet, args []string, out io.Writer, synopsis string, min, 
 		}
 		rest, args = append(rest, args[0]), args[1:]
 	}
+	for _, name := range []string{"j", "smp"} { // 0 is their default, which is another number
+		if given(f, name) && f.Lookup(name).Value.String() == "0" {
+			return nil, usageError{fmt.Errorf("%s: -%s 0: at least 1, or leave it out", f.Name(), name)}
+		}
+	}
 	if len(rest) < min || len(rest) > max {
 		return nil, usageError{fmt.Errorf("usage: unlucky %s", synopsis)}
 	}
 	return rest, nil
 }
 
-// cacheDir is where prepared kernels are kept.
-func cacheDir() string { return filepath.Join(xdg.CacheHome, "unlucky") }
+// given tells whether a flag stands on the command line.
+func given(f *flag.FlagSet, name string) (found bool) {
+	f.Visit(func(g *flag.Flag) { found = found || g.Name == name })
+	return found
+}
+
+// cacheDir is where prepared kernels are kept. cron, systemd and containers set no
+// HOME: then it is below the account's.
+func cacheDir() string {
+	home := xdg.CacheHome
+	if account, err := user.Current(); err == nil && os.Getenv("HOME") == "" && os.Getenv("XDG_CACHE_HOME") == "" {
+		home = filepath.Join(account.HomeDir, ".cache")
+	}
+	return filepath.Join(home, "unlucky")
+}
 
 // indent puts each line of s two columns to the right of what it belongs to.
 func indent(s string) string {

@@ -35,7 +35,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	var (
 		boots    = f.Int("boots", 0, "least `N` boots of a layout before it passes (default: as many as the failure's rate asks for)")
 		budget   = f.Duration("budget", 30*time.Minute, "`time` after which to stop with the best so far; 0 for no limit")
-		maxBoots = f.Int("max-boots", 0, "`N` boots after which to stop with the best so far; 0 for no limit")
+		maxBoots = f.Int("max-boots", 0, "`N` boots in all, the last two for the answer, after which to stop with the best so far (one that hangs takes two); 0 for no limit")
 		workers  = f.Int("j", 0, "`layouts` linked and booted at the same time (default: as many as there are CPUs for, and memory)")
 		match    = f.String("match", "", "`regexp` over title and console of the failure to follow; other crashes are saved and decide nothing")
 		ablate   = f.Bool("ablate", true, "try which switches of the kernel command line make it pass")
@@ -46,6 +46,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if err != nil {
 		return err
 	}
+	if *boots == 0 && given(f, "boots") {
+		return usageError{errors.New("-boots 0: at least 1, or leave it out")}
+	}
 	if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
 		return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
 	}
@@ -54,6 +57,9 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		if m.Match, err = regexp.Compile(*match); err != nil {
 			return usageError{fmt.Errorf("-match: %w", err)}
 		}
+	}
+	if err := notFolder(rest[0]); err != nil {
+		return err
 	}
 	if m.Failed, err = seeds.Read(rest[0]); err != nil {
 		return err
@@ -86,7 +92,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	m.Step = func(p fuzz.Progress) {
 		text := fmt.Sprintf("%d boots; %s?", p.Boots, p.Question)
 		if p.Left > 1 {
-			text = fmt.Sprintf("%d boots, %d left; %s?", p.Boots, p.Left, p.Question)
+			text = fmt.Sprintf("%d boots; of %d in question, %s?", p.Boots, p.Left, p.Question)
 		}
 		scr.doing("minimizing", text)
 	}
@@ -101,19 +107,23 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return b.advise(err)
 	}
 	if *asJSON {
-		return json.NewEncoder(out).Encode(struct {
+		err = json.NewEncoder(out).Encode(struct {
 			Path string           `json:"path"`
 			Seed seeds.Layout     `json:"seed"`
 			Plan *linker.Plan     `json:"plan"`
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
+	} else {
+		share := m.Path
+		if share == seeds.MinimizedPath(rest[0]) { // so the answer is in its bundle
+			share = rest[0]
+		}
+		printMinimized(out, result, m.Path, share, o.again())
 	}
-	share := m.Path
-	if share == seeds.MinimizedPath(rest[0]) { // so the answer is in its bundle
-		share = rest[0]
+	if err == nil && !result.Minimized.Complete {
+		return exit(exitFailed)
 	}
-	printMinimized(out, result, m.Path, share, o.again())
-	return nil
+	return err
 }
 
 func sameFile(a, b string) bool {

@@ -41,6 +41,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if *gdb && *show {
 		return usageError{errors.New("-gdb and -print exclude each other")}
 	}
+	if err := notFolder(rest[0]); err != nil {
+		return err
+	}
 	scr := newScreen(os.Stderr)
 	packed, err := seeds.IsBundle(rest[0])
 	if err != nil {
@@ -66,6 +69,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
 			return err
 		}
+		scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
 	}
 	m := b.guest.Machine
 	m.Kernel = image.Path
@@ -114,7 +118,13 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		return err
 	}
 	if *asJSON {
-		if err := json.NewEncoder(out).Encode(result); err != nil {
+		if err := json.NewEncoder(out).Encode(struct {
+			File     string       `json:"file"`
+			Scenario string       `json:"scenario"`
+			Seed     seeds.Layout `json:"seed"`
+			Title    string       `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
+			fuzz.Replayed
+		}{rest[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
 			return err
 		}
 	} else {
@@ -126,9 +136,23 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	return nil
 }
 
+// notFolder refuses a folder in place of a seed file.
+func notFolder(path string) error {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return nil // whoever reads it says what is wrong with it
+	}
+	return &linker.HintError{
+		Err:  fmt.Errorf("%s is a folder: give one of the seed files in it", path),
+		Hint: "unlucky list " + qemu.Quote([]string{path}),
+	}
+}
+
 // relink links the image of a seed file again. The image is there until the rig
 // is closed.
 func relink(ctx context.Context, path string, o *override, scr *screen) (_ *rig, saved seeds.File, _ linker.Image, err error) {
+	if err = notFolder(path); err != nil {
+		return nil, saved, linker.Image{}, err
+	}
 	if saved, err = seeds.Read(path); err != nil {
 		return nil, saved, linker.Image{}, err
 	}
@@ -152,12 +176,16 @@ func relink(ctx context.Context, path string, o *override, scr *screen) (_ *rig,
 	return b, saved, image, nil
 }
 
-func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
-	what := f.Title
+// savedAs is what a seed file says that its layout showed.
+func savedAs(f seeds.File) string {
 	if f.Kind == qemu.Pass {
-		what = "pass"
+		return string(qemu.Pass)
 	}
-	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(what))
+	return f.Title
+}
+
+func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), printable(f.Scenario.Name), r.Shown, r.Boots, printable(savedAs(f)))
 	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
 		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, printable(title))
 	}

@@ -25,6 +25,7 @@ import (
 	"unlucky/fuzz"
 	"unlucky/linker"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/seeds"
 )
 
@@ -320,10 +321,10 @@ func (g *reportFinding) describe(r *fuzz.Results, saved *seeds.File) error {
 		return err
 	}
 	warnings := saved != nil && bool(saved.Scenario.Verdict.Warnings)
-	if g.Excerpt = qemu.Excerpt(console, warnings); g.Excerpt != nil {
+	if g.Excerpt = oops.Excerpt(console, warnings); g.Excerpt != nil {
 		g.Crash = true
 		g.Excerpt = g.Excerpt[:min(len(g.Excerpt), maxExcerpt)]
-	} else if lines := qemu.Lines(console); len(lines) > 0 {
+	} else if lines := oops.Lines(console); len(lines) > 0 {
 		g.Excerpt = lines[max(0, len(lines)-maxExcerpt/4):]
 	}
 	if g.Minimized == nil {

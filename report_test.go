@@ -256,7 +256,7 @@ func TestReport(t *testing.T) {
 	}
 	b := browse(t, filepath.Join(l.dir, "report.html"))
 	b.shows("h2", `^tiny$`)
-	b.shows(".tiles dd", `^65seeds 1 to 64$`)
+	b.shows(".tiles dd", `^65the baseline and seeds 1 to 64$`)
 	b.shows(".facts td", "^"+regexp.QuoteMeta(attack)+"$")
 	b.shows("article.found h4", `^invalid opcode in canary_reboot$`)
 	b.shows("article.found", regexp.QuoteMeta(fmt.Sprintf("%d of 65 layouts", len(found))))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -11,12 +12,13 @@ import (
 
 func listScenarios(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("scenarios", flag.ContinueOnError)
-	rest, err := parse(f, args, out, "scenarios [show NAME]", 0, 2)
+	asJSON := f.Bool("json", false, "print the list as JSON, one scenario a line")
+	rest, err := parse(f, args, out, "scenarios [show NAME] [flags]", 0, 2)
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 {
-		if rest[0] != "show" || len(rest) != 2 {
+		if rest[0] != "show" || len(rest) != 2 || *asJSON {
 			return usageError{fmt.Errorf("usage: unlucky scenarios [show NAME]")}
 		}
 		source, err := scenarios.Source(rest[1])
@@ -27,7 +29,24 @@ func listScenarios(_ context.Context, args []string, _ io.Reader, out io.Writer)
 		return err
 	}
 	for _, s := range scenarios.Builtin() {
+		if *asJSON {
+			if err := json.NewEncoder(out).Encode(struct {
+				Name        string `json:"name"`
+				Description string `json:"description"`
+				Package     string `json:"package"` // of the kernel's source
+				CPUs        int    `json:"cpus"`
+				Memory      int64  `json:"memory"` // in bytes
+				Pass        string `json:"pass"`
+				Crash       string `json:"crash,omitempty"`
+			}{s.Name, s.Description, s.Kernel.Package, s.Guest.CPUs, int64(s.Guest.Memory), s.Verdict.Pass.String(), s.Verdict.Crash.String()}); err != nil {
+				return err
+			}
+			continue
+		}
 		fmt.Fprintf(out, "%s\n%s\n", s.Name, indent(s.Description))
+	}
+	if *asJSON {
+		return nil
 	}
 	fmt.Fprintf(out, "\nnext, for example:\n  unlucky sweep kcfi-seal -seeds 1:64\n  unlucky scenarios show kcfi-seal >my.yaml\n")
 	return nil

@@ -25,7 +25,8 @@ type suspected struct {
 	Sweeps   []string `json:"sweeps"` // their folders
 	*fuzz.Suspicion
 
-	file string // seed file to minimize
+	file     string // seed file to minimize
+	baseline bool   // it is one of the layouts
 }
 
 func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
@@ -60,7 +61,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		}
 		suspicion.Suspects = suspicion.Best(*n)
 		s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
-		s.file = toMinimize(r, suspicion)
+		s.file, s.baseline = toMinimize(r, suspicion), r.Baseline != nil
 		told = append(told, s)
 	}
 	return errors.Join(failed, printAll(out, *asJSON, told))
@@ -83,7 +84,7 @@ func toMinimize(r *fuzz.Results, s *fuzz.Suspicion) (file string) {
 
 func (s suspected) print(out io.Writer) {
 	comma := func(n int) string { return humanize.Comma(int64(n)) }
-	fmt.Fprintf(out, "%s: %s layouts of vmlinux.o %.12s in %s, %s fail\n", s.Scenario, comma(s.Layouts), s.Object, strings.Join(s.Sweeps, ", "), comma(s.Fails))
+	fmt.Fprintf(out, "%s: %s layouts%s of vmlinux.o %.12s in %s, %s fail\n", s.Scenario, comma(s.Layouts), withBaseline(s.baseline), s.Object, strings.Join(s.Sweeps, ", "), comma(s.Fails))
 	for i := 0; i < len(s.Suspects); {
 		first := i
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -35,11 +35,22 @@ const cacheLimit = 20 << 30
 
 func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	err := doSweep(ctx, args, out)
-	if bisect := slices.Contains(args, "-bisect") || slices.Contains(args, "--bisect"); bisect && err != nil && !errors.As(err, new(exit)) {
+	if slices.ContainsFunc(args, asksBisect) && err != nil && !errors.Is(err, flag.ErrHelp) && !errors.As(err, new(exit)) {
 		// Before anything was built: git must take it neither for bad nor for "skip".
+		if errors.As(err, &usageError{}) {
+			err = commandError{err, "sweep"}
+		}
 		return because(err, exitEndBisect, newScreen(os.Stderr))
 	}
 	return err
+}
+
+// asksBisect tells whether an argument is -bisect, in any way that package flag
+// takes it; the flags may be too wrong to be parsed.
+func asksBisect(arg string) bool {
+	name, value, given := strings.Cut(arg, "=")
+	on, err := strconv.ParseBool(value)
+	return (name == "-bisect" || name == "--bisect") && (!given || on || err != nil)
 }
 
 func doSweep(ctx context.Context, args []string, out io.Writer) error {
@@ -104,6 +115,11 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 	}
+	if *bisect && o.kernel == "" {
+		if err := linker.Check(ctx, scenario.Kernel); err != nil {
+			return err // no other commit fares better
+		}
+	}
 	report, err := runSweep(ctx, s, o, scenario, *command, *bisect, *full, scr)
 	scr.done()
 	if report != nil {
@@ -111,10 +127,13 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 			err = errors.Join(err, json.NewEncoder(out).Encode(report))
 		} else {
 			printReport(out, report)
-			printNext(out, report, s, o.again(), ctx.Err() == nil)
+			printNext(out, report, s, o.again())
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
+	if *bisect && report != nil && report.Idle && s.Saved.Scenario.Verdict.Crash.Regexp == nil {
+		unlucky = false // all fail alike, and nothing says that it is the bug
+	}
 	switch {
 	case unlucky && (*fail || *bisect):
 		return because(err, exitNo, scr)
@@ -123,6 +142,8 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		return exit(exitInterrupted) // above 127: ends a bisection
 	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
 		return because(err, exitCannotTell, scr)
+	case err == nil && report.Idle:
+		return exit(exitFailed)
 	}
 	return err
 }
@@ -159,7 +180,7 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenario
 	}
 	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
 	report, err := s.Run(ctx)
-	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
 		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
 	}
 	return report, err
@@ -374,6 +395,9 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	if err != nil {
 		return nil, err
 	}
+	if !linker.Prepared(ctx, cacheDir(), s.Kernel) && linker.Check(ctx, s.Kernel) == nil {
+		scr.note("preparing the kernel in %s", cacheDir())
+	}
 	kernel, err := linker.Prepare(ctx, cacheDir(), s.Kernel, scr.progress)
 	scr.done()
 	if err != nil {
@@ -452,7 +476,7 @@ func prepareSaved(ctx context.Context, path string, saved seeds.File, o *overrid
 
 // advise says what may help where QEMU failed under KVM.
 func (b *rig) advise(err error) error {
-	if errors.As(err, new(*fuzz.InfraError)) && b.guest.Machine.Accel == "kvm" {
+	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
 		return &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
 	return err
@@ -517,6 +541,9 @@ func printReport(out io.Writer, r *fuzz.Report) {
 			fmt.Fprintf(&b, "  %-10s %d\n", row.name, row.n)
 		}
 	}
+	if r.Left > 0 {
+		fmt.Fprintf(&b, "  %-10s %d, as the sweep ended early\n", "not tried", r.Left)
+	}
 	if r.Beyond > 0 {
 		fmt.Fprintf(&b, "  %-10s %d more were tried, and saved, behind the last that counts\n", "beyond", r.Beyond)
 	}
@@ -537,25 +564,35 @@ func printReport(out io.Writer, r *fuzz.Report) {
 		fmt.Fprintln(&b)
 		printCoverage(&b, *r.Coverage)
 	}
-	if r.Tried > 0 {
+	for _, doubt := range r.Doubts {
+		fmt.Fprintf(&b, "\n%s\n", doubt)
+	}
+	if r.Tried > 0 && r.Count(qemu.LinkFailed) < len(r.Layouts) {
 		fmt.Fprintf(&b, "\n%d layouts in %v: %.0f an hour\n", r.Tried, r.Elapsed.Round(time.Second), r.PerHour())
 	}
 	io.WriteString(out, printable(b.String()))
 }
 
 // printNext prints what to type after a sweep.
-func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string, finished bool) {
+func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
 	var b bytes.Buffer
+	if r.Left > 0 {
+		how := "the same command goes on with them"
+		if s.StopAfter > 0 && r.Finds() >= s.StopAfter {
+			how = "the same command without -stop-after goes on with them"
+		}
+		fmt.Fprintf(&b, "\n%d of %d layouts were not tried: %s\n", r.Left, r.Left+len(r.Layouts)+r.Beyond, how)
+	}
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found && l.Path != "" }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
 		again := trustFlag(s.Saved.Scenario) + again
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, again)
-		if r.Strategy != fuzz.LLD {
+		if passed := r.Baseline.Kind == qemu.Pass || r.Count(qemu.Pass) > 0; passed && r.Strategy != fuzz.LLD {
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
 		fmt.Fprintf(&b, "  unlucky report %s\n", r.Dir)
-	} else if finished && s.Last < math.MaxUint32 {
+	} else if r.Left == 0 && r.Doubts == nil && s.Last < math.MaxUint32 {
 		next := uint64(s.Last) + 1
 		fmt.Fprintf(&b, "\nnothing unlucky found; next, for example, the same with:\n  -seeds %d:%d\n", next, min(next+999, math.MaxUint32))
 	}

@@ -102,8 +102,12 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	if *rangeFlag == "" {
 		s.First, s.Last = 1, uint32(min(rate.Layouts(v.Confidence), math.MaxUint32))
 	}
-	v.Culprits = scr.later("booting the old culprits where they failed")
-	scr.note("verifying seeds %d to %d, as %d of %d layouts were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of)
+	step := "booting the baseline"
+	if v.Known() {
+		step = "booting the old culprits where they failed"
+	}
+	v.Culprits = scr.later(step)
+	scr.note("verifying seeds %d to %d, as %d of %d layouts%s were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of, withBaseline(v.Found.Baseline != nil))
 	result, err := v.Run(ctx)
 	scr.done()
 	if ctx.Err() != nil {
@@ -166,7 +170,11 @@ func foundIn(dir string, scr *screen) (*fuzz.Results, error) {
 // savedOf is a saved seed of what was found, and gives v what minimizing has
 // shown of any.
 func savedOf(v *fuzz.Verify, scr *screen) (path string, saved seeds.File, err error) {
-	for _, t := range v.Found.All() {
+	all := slices.Clone(v.Found.Layouts) // a seed rather than the baseline, which nothing passing may be near
+	if v.Found.Baseline != nil {
+		all = append(all, *v.Found.Baseline)
+	}
+	for _, t := range all {
 		if !t.Found || t.Path == "" {
 			continue
 		}
@@ -192,7 +200,11 @@ func savedOf(v *fuzz.Verify, scr *screen) (path string, saved seeds.File, err er
 	if saved.Digests.Object != v.Found.Header.Object {
 		return "", saved, fmt.Errorf("%s is not of the kernel that was swept", path)
 	}
-	if !slices.ContainsFunc(v.Minimized, func(m seeds.File) bool { return len(m.Minimized.Culprits) > 0 }) {
+	switch {
+	case v.Known():
+	case saved.Layout == seeds.Baseline:
+		scr.note("no culprits are known, to be put where they failed: of what fails only the baseline is saved")
+	default:
 		scr.note("no culprits are known, to be put where they failed; `unlucky minimize %s%s` finds some", path, trustFlag(saved.Scenario))
 	}
 	return path, saved, nil
@@ -203,7 +215,7 @@ func printVerified(out io.Writer, r *fuzz.Verified, v *fuzz.Verify, b *rig) {
 	var text bytes.Buffer
 	scenario := b.saved.Scenario
 	fmt.Fprintf(&text, "%s, mended: vmlinux.o %.12s, was %.12s\n", scenario.Name, r.Object, v.Found.Header.Object)
-	fmt.Fprintf(&text, "\n  %-10s %d of %d layouts were unlucky: with 90 %% confidence at least %.3g %%\n", "before", r.Before.Unlucky, r.Before.Of, 100*r.Before.Least)
+	fmt.Fprintf(&text, "\n  %-10s %d of %d layouts%s were unlucky: with 90 %% confidence at least %.3g %%\n", "before", r.Before.Unlucky, r.Before.Of, withBaseline(v.Found.Baseline != nil), 100*r.Before.Least)
 	for i, c := range r.Culprits {
 		what := "fails"
 		switch {

@@ -2,10 +2,12 @@ package fuzz
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/scenarios"
 )
 
@@ -129,13 +131,21 @@ func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...a
 	m.Kernel = image
 	patient.Limit = max(2*patient.Limit, slowKVM)
 	kvm, err := g.Run(m, ctx, patient)
-	if err != nil || kvm.Kind == qemu.Pass || kvm.Report != (qemu.Report{}) {
+	if err != nil || kvm.Kind == qemu.Pass || kvm.Report != (oops.Report{}) {
 		return kvm, err
 	}
 	if kvm.Kind == qemu.Infra {
+		var notes []string // for after the boot: what QEMU refuses under TCG too is not KVM's fault
+		g.Accelerate("tcg", func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) })
+		tcg, err := g.Boot(ctx, image)
+		if err != nil || tcg.Kind == qemu.Infra && tcg.Reason == kvm.Reason {
+			return tcg, err
+		}
 		note("accelerator tcg: KVM does not work here: %s", kvm.Reason)
-		g.Accelerate("tcg", note)
-		return g.Boot(ctx, image)
+		for _, text := range notes {
+			note("%s", text)
+		}
+		return tcg, nil
 	}
 	g.Accelerate("tcg", func(string, ...any) {})
 	tcg, err := g.Boot(ctx, image)

@@ -13,6 +13,7 @@ import (
 
 	"unlucky/fuzz"
 	"unlucky/qemu"
+	"unlucky/qemu/oops"
 	"unlucky/seeds"
 )
 
@@ -30,11 +31,12 @@ func (b *boots) run(m qemu.Machine, _ context.Context, e qemu.Expect) (qemu.Resu
 }
 
 var (
-	pass  = qemu.Result{Kind: qemu.Pass}
-	hang  = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
-	infra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
-	crash = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: qemu.Report{Title: "kernel BUG in f"}}
-	exits = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
+	pass    = qemu.Result{Kind: qemu.Pass}
+	hang    = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
+	infra   = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
+	crash   = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
+	refused = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
+	exits   = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
 )
 
 func TestGuestBoot(t *testing.T) {
@@ -81,6 +83,8 @@ func TestSettle(t *testing.T) {
 		{"works", []qemu.Result{pass}, "kvm", qemu.Pass, ""},
 		{"crash that the guest prints", []qemu.Result{crash}, "kvm", qemu.Crash, ""},
 		{"QEMU's own evidence", []qemu.Result{infra, pass}, "tcg", qemu.Pass, "KVM internal error"},
+		{"refused by QEMU", []qemu.Result{refused}, "tcg", qemu.Infra, ""},
+		{"refused under KVM, then by TCG otherwise", []qemu.Result{infra, refused}, "tcg", qemu.Infra, "KVM internal error"},
 		{"silent under KVM only", []qemu.Result{hang, pass}, "tcg", qemu.Pass, "hang: no output"},
 		{"exits under KVM only", []qemu.Result{exits, pass}, "tcg", qemu.Pass, "unexpected exit"},
 		{"hangs everywhere", []qemu.Result{hang}, "kvm", qemu.Hang, ""},
@@ -93,7 +97,7 @@ func TestSettle(t *testing.T) {
 		g.Run = b.run
 		var notes []string
 		r, err := g.Settle(t.Context(), "vmlinux", func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) })
-		if err != nil || r.Kind != test.kind || g.Machine.Accel != test.accel || !strings.Contains(strings.Join(notes, "\n"), test.note) {
+		if err != nil || r.Kind != test.kind || g.Machine.Accel != test.accel || !strings.Contains(strings.Join(notes, "\n"), test.note) || test.note == "" && notes != nil {
 			t.Errorf("%s: %s on %s, %v, notes %q; want %s on %s", test.name, r.Kind, g.Machine.Accel, err, notes, test.kind, test.accel)
 		}
 		if cpu := map[string]string{"kvm": "host", "tcg": "max"}[test.accel]; g.Machine.CPU != cpu {

@@ -8,8 +8,13 @@ import (
 )
 
 // Modulus is what the addresses of a hybrid's functions are kept modulo, in
-// bytes: a page. No rule of a larger modulus is looked for.
+// bytes: a page. A rule of a larger modulus is looked for only where the failing
+// layout, moved by whole pages, passes.
 const Modulus = 4096
+
+// farModulus is that larger one, in bytes. A distance has 4 bytes in a jump; one
+// that the kernel reads for another thing is the second lowest (kcfi-hash).
+const farModulus = 1 << 16
 
 // minSlack is the least that holds two functions apart, in bytes.
 const minSlack = 16
@@ -25,6 +30,10 @@ type Hybrids struct {
 	functions  []int            // sections that can be moved on their own, in the failing layout's order
 	number     map[int]int      // of each of them, in functions
 	fail, pass *placed
+	modulus    uint64 // bytes: Modulus or farModulus
+	// far keeps the last function, and so what the linker script places behind it,
+	// at its failing residue in all of them: how far away that is may decide.
+	far bool
 }
 
 // placed is a layout with its addresses.
@@ -58,7 +67,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 	case len(pass.Order) > 0:
 		return nil, errors.New("the passing layout has another order than the baseline")
 	}
-	h := &Hybrids{layout: layout, output: linker.MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}}
+	h := &Hybrids{layout: layout, output: linker.MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}, modulus: Modulus}
 	var err1, err2 error
 	h.fail, err1 = newPlaced(layout, h.output, fail)
 	h.pass, err2 = newPlaced(layout, h.output, pass)
@@ -81,6 +90,14 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 		}
 	}
 	return h, nil
+}
+
+// Far are the same layouts with residues modulo farModulus, and what follows the
+// functions always at its failing one.
+func (h *Hybrids) Far() *Hybrids {
+	far := *h
+	far.modulus, far.far = farModulus, true
+	return &far
 }
 
 // Len is the number of functions.
@@ -113,8 +130,11 @@ func (h *Hybrids) tight(end uint64, i int) uint64 { return linker.AlignUp(end, h
 // Plan is the plan of a choice. Functions in move that are on are that many
 // bytes further on than in the failing layout. Variants of one choice differ
 // in what no rule about residues can tell: from the first slack on, and again
-// from the last, all is moved by a multiple of Modulus.
+// from the last, all is moved by a multiple of the modulus.
 func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
+	if h.far {
+		c = c.with(h.Len() - 1)
+	}
 	order := h.ordered(c)
 	gaps := make([]uint64, len(order)) // before each place
 	first, last := 0, 0                // places with slack before them
@@ -139,11 +159,22 @@ func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
 	if first == 0 {
 		first = h.fail.place[h.functions[0]]
 	}
-	gaps[first] += uint64(variant) * Modulus
+	gaps[first] += uint64(variant) * h.modulus
 	if last > first {
-		gaps[last] += uint64(variant) * Modulus
+		gaps[last] += uint64(variant) * h.modulus
 	}
 	return h.plan(order, gaps)
+}
+
+// shifted is the plan of a choice with all that stands behind its first slack
+// moved by some bytes.
+func (h *Hybrids) shifted(c Choice, variant int, bytes uint64) linker.Plan {
+	p := h.Plan(c, nil, variant)
+	if p.Paddings == nil {
+		p.Paddings = []linker.Padding{{Section: h.Section(0).Name}}
+	}
+	p.Paddings[0].Bytes += bytes
+	return p
 }
 
 // ordered is the baseline's order, but that neighbours of the failing layout
@@ -185,12 +216,12 @@ func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, ti
 		p.place[i]-p.place[h.functions[before]] == places:
 		gap := h.gap(p, i)
 		if gap == 0 && c.On[f] && c.Open[f] {
-			gap = Modulus
+			gap = h.modulus
 		}
 		return gap
 	}
 	least += tight
-	return least - tight + (address-least)%Modulus
+	return least - tight + (address-least)%h.modulus
 }
 
 // unorderedModulus is what Unordered keeps of addresses, in bytes: more would make

@@ -45,6 +45,7 @@ type judge struct {
 	least    int        // boots of a question, at the least, before it passes
 	care     int        // how often an answer has proved wrong
 	maxBoots int        // 0 for no limit
+	reserve  int        // of those, kept for the answer
 	deadline time.Time  // zero for none
 
 	linkers chan *loaded
@@ -265,7 +266,7 @@ func (j *judge) boot(ctx context.Context, p linker.Plan, switches string, times 
 func (j *judge) spend() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.maxBoots > 0 && j.boots >= j.maxBoots || !j.deadline.IsZero() && time.Now().After(j.deadline) {
+	if j.maxBoots > 0 && j.boots >= j.maxBoots-j.reserve || !j.deadline.IsZero() && time.Now().After(j.deadline) {
 		return errBudget
 	}
 	j.boots++
@@ -273,13 +274,21 @@ func (j *judge) spend() error {
 }
 
 // confirm links and boots a plan that has failed until it does again, for a while,
-// and completes its saved seed. Should it not fail again, f stays what it was.
+// and completes its saved seed. Should it not fail again, f stays what it was. Where
+// no boot is left, its earlier ones are what is saved, without a console.
 func (j *judge) confirm(ctx context.Context, p linker.Plan, f *seeds.File) (console []byte, err error) {
 	l := <-j.linkers
 	defer func() { j.linkers <- l }()
 	f.Boots, f.Crashes, f.Titles = 0, 0, map[string]int{}
 	need, _ := j.need(true)
 	for f.Boots < 2 || f.Crashes == 0 && f.Boots < max(need, 3) {
+		if err := j.spend(); err != nil && f.Boots == 0 {
+			r := j.known(p, "")
+			f.Boots, f.Crashes, f.Titles, f.Digests.Image = r.Boots, r.Crashes, r.Titles, r.Image
+			return nil, nil
+		} else if err != nil {
+			break
+		}
 		r, err := j.show(ctx, l, p, "")
 		if err == nil && r.Kind == qemu.LinkFailed {
 			err = errors.New(r.Reason)

@@ -29,7 +29,7 @@ type Minimize struct {
 	Path     string        // of the result; the journal is beside it
 	Workers  int           // layouts linked and booted at the same time
 	Boots    int           // of each question, at the least; 0 for as many as the failure's rate asks for
-	MaxBoots int           // of all questions; 0 for no limit
+	MaxBoots int           // in all, the answer's too; 0 for no limit
 	Budget   time.Duration // of this run; 0 for no limit
 	Switches []string      // of the kernel command line, each to be tried alone
 
@@ -56,7 +56,8 @@ type Progress struct {
 	Boots    int
 }
 
-// ends is how often the failing layout is booted before anything is made of it.
+// ends is how often the failing layout is booted before anything is made of it, and
+// the answer behind all.
 const ends = 2
 
 // maxSearch is how many seeds are tried for a layout that passes.
@@ -88,7 +89,7 @@ func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
 	}
 	switch {
 	case errors.Is(err, errBudget):
-		m.note("not minimal: %v", err)
+		m.result.Notes = append(m.result.Notes, fmt.Sprintf("not minimal: %v", err))
 	case err != nil:
 		return nil, err
 	default:
@@ -119,7 +120,7 @@ func (m *Minimize) open() error {
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,
-		workers: max(1, m.Workers), failing: m.fail.Digest(), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots,
+		workers: max(1, m.Workers), failing: m.fail.Digest(), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots, reserve: min(ends, m.MaxBoots),
 		other: m.saveOther,
 		step: func(boots int) {
 			m.progress.Boots = boots
@@ -286,6 +287,14 @@ func (m *Minimize) search(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.whole(ctx); err != nil {
+		return err
+	}
+	if !m.residues {
+		if err := m.goFar(ctx); err != nil {
+			return err
+		}
+	}
 	culprits, err := m.isolate(ctx)
 	if err != nil && !inconclusive(err) && !errors.Is(err, errBudget) {
 		return err
@@ -379,9 +388,6 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	}
 	var before []Culprit // of the last search that came to its end
 	for {
-		if err := m.whole(ctx); err != nil {
-			return nil, err
-		}
 		culprits, err := search.Culprits(ctx)
 		if err != nil && !inconclusive(err) {
 			if len(culprits) < len(before) {
@@ -414,6 +420,9 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		default:
 			m.judge.care++
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
+			if err := m.whole(ctx); err != nil {
+				return culprits, err
+			}
 		}
 	}
 }
@@ -489,6 +498,37 @@ func (m *Minimize) whole(ctx context.Context) error {
 		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
 	}
 	m.residues = answers[0] != Passes
+	return nil
+}
+
+// goFar looks for a distance, where a residue mod Modulus alone does not decide: it
+// makes the hybrids those of a larger modulus, if one of them has both ends.
+func (m *Minimize) goFar(ctx context.Context) error {
+	all := Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
+	none := Choice{On: make([]bool, m.hybrids.Len())}
+	far := m.hybrids.Far()
+	questions := []question{{plan: func(v int) linker.Plan { return far.Plan(all, nil, v+1) }}, m.choice(far, none, nil)}
+	var second *Hybrids
+	if m.second != nil {
+		second = m.second.Far()
+		questions = append(questions, m.choice(second, none, nil))
+	}
+	m.asking(far.Len(), "is it a distance")
+	answers, err := m.judge.ask(ctx, true, questions...)
+	switch {
+	case err != nil || answers[0] != Fails:
+		return err
+	case answers[1] == Passes && (second == nil || answers[2] == Passes):
+		m.second = second
+	case answers[1] == Passes:
+		m.second = nil
+	case second != nil && answers[2] == Passes:
+		far, m.second = second, nil
+	default:
+		return nil
+	}
+	m.hybrids, m.residues = far, true
+	m.note("moved by whole pages it passes, and by multiples of %#x bytes it fails: residues mod %#x are looked at, with what the linker script places behind the functions", farModulus, farModulus)
 	return nil
 }
 
@@ -585,7 +625,7 @@ func (m *Minimize) ablate(ctx context.Context) error {
 func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
-	j.maxBoots, j.deadline = 0, time.Time{} // the answer is always confirmed
+	j.reserve, j.deadline = 0, time.Time{} // the answer is confirmed, however late
 	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), m.best.Digest(), "")
 	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
 	console, err := j.confirm(ctx, m.best, &f)
@@ -596,7 +636,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 		m.note("the plan has failed before, but not again in %d boots", f.Boots)
 	}
 	f.Plan = &m.best
-	m.result.Boots = j.boots + f.Boots
+	m.result.Boots = j.boots
 	m.result.Needed = j.passed
 	m.result.Failing.Boots, m.result.Failing.Crashes = j.rate()
 	m.result.Faces = map[string]int{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -46,46 +47,62 @@ type Tried struct {
 // journalNames are the names of a sweep's journals: a shard has one of its own.
 var journalNames = regexp.MustCompile(`\Asweep(-[0-9]+-of-[0-9]+)?\.journal\z`)
 
-// ReadResults reads all sweeps in some folders and below, sorted by scenario.
-// note is told what is left out of a damaged journal. The error names the
-// sweeps that cannot be read, and may come beside others that could.
+// ReadResults reads all sweeps in some folders and below, sorted by scenario, and
+// the saved seeds of those whose journals are lost or damaged. note is told what
+// is left out of a damaged journal. The error names the sweeps that cannot be
+// read, and may come beside others that could.
 func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Results, failed error) {
-	paths, err := findJournals(dirs)
+	paths, saved, err := findSweeps(dirs)
 	if err != nil {
 		return nil, err
 	}
+	take := func(path string, h seeds.Header, records []seeds.Record) {
+		strategy, err := ParseStrategy(h.Strategy)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", path, err))
+			return
+		}
+		dir := filepath.Dir(path)
+		layout, err := readLayout(dir, h.Object, strategy)
+		h.Strategy = ""
+		same := func(r *Results) bool {
+			// Another linker script makes another kernel of the same vmlinux.o.
+			return r.Header.Same(h) && (r.Layout == nil || layout == nil || slices.Equal(r.Layout, layout))
+		}
+		i := slices.IndexFunc(all, same)
+		if i < 0 {
+			i = len(all)
+			all = append(all, &Results{Header: h})
+		}
+		all[i].add(dir, strategy, records, layout, err)
+	}
+	whole := map[string]bool{} // the folders of sweeps whose journals tell all
 	for _, path := range paths {
 		h, records, damage, err := seeds.ReadJournal(path)
 		if damage != "" {
 			note("%s, nor counted", damage)
 		}
+		dir := filepath.Dir(path)
 		switch {
 		case err != nil:
 			failed = errors.Join(failed, err)
+		case h != nil:
+			take(path, *h, records)
+			if _, known := whole[dir]; !known || damage != "" {
+				whole[dir] = damage == ""
+			}
+		} // else a sweep that has just begun, or lost its journal
+	}
+	for _, dir := range slices.Sorted(maps.Keys(saved)) {
+		if whole[dir] {
 			continue
-		case h == nil: // a sweep that has just begun
-			continue
 		}
-		strategy, err := ParseStrategy(h.Strategy)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", path, err))
-			continue
+		sweeps, err := readLost(dir, saved[dir])
+		failed = errors.Join(failed, err)
+		for _, l := range sweeps {
+			note("%s: the journal is lost or damaged: its %d saved seeds are read, and layouts that passed are not known", dir, len(l.records))
+			take(filepath.Join(dir, seeds.SweepJournal), l.header, l.records)
 		}
-		dir := filepath.Dir(path)
-		layout, err := readLayout(dir, h.Object, strategy)
-		same := func(r *Results) bool {
-			header := *h
-			header.Strategy = ""
-			// Another linker script makes another kernel of the same vmlinux.o.
-			return r.Header == header && (r.Layout == nil || layout == nil || slices.Equal(r.Layout, layout))
-		}
-		i := slices.IndexFunc(all, same)
-		if i < 0 {
-			i = len(all)
-			all = append(all, &Results{Header: *h})
-			all[i].Header.Strategy = ""
-		}
-		all[i].add(dir, strategy, records, layout, err)
 	}
 	if all == nil && failed == nil {
 		failed = &linker.HintError{
@@ -102,26 +119,55 @@ func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Resu
 	return all, failed
 }
 
-// findJournals finds the journals of sweeps in some folders and below, each
-// once.
-func findJournals(dirs []string) (paths []string, err error) {
+// findSweeps finds the journals of sweeps in some folders and below, each once,
+// and the seed files that sweeps have saved, by the sweep's folder.
+func findSweeps(dirs []string) (journals []string, saved map[string][]string, err error) {
+	saved = map[string][]string{}
 	for _, dir := range dirs {
 		if dir == "" {
-			return nil, errors.New("an empty name is given for a folder")
+			return nil, nil, errors.New("an empty name is given for a folder")
+		}
+		switch info, err := os.Stat(dir); {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, nil, fmt.Errorf("there is no %s", dir)
+		case err == nil && !info.IsDir():
+			return nil, nil, fmt.Errorf("%s is no folder: give that of a sweep's results", dir)
 		}
 		// A link to a folder is followed where it is given, and nowhere else.
 		err := filepath.WalkDir(dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && journalNames.MatchString(d.Name()) {
-				paths = append(paths, filepath.Clean(path))
+			path = filepath.Clean(path)
+			switch {
+			case err != nil || d.IsDir():
+			case journalNames.MatchString(d.Name()):
+				journals = append(journals, path)
+			case seedNames.MatchString(d.Name()) && d.Type().IsRegular():
+				saved[storeOf(path)] = append(saved[storeOf(path)], path)
 			}
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	slices.Sort(paths)
-	return slices.Compact(paths), nil
+	for dir, paths := range saved {
+		slices.Sort(paths)
+		saved[dir] = slices.Compact(paths)
+		// The journal of one that was given in part is not in what was given, and
+		// verify saves seeds of its own.
+		for _, e := range dirEntries(dir) {
+			if other := e.Name() == CulpritsJournal || journalNames.MatchString(e.Name()) && !slices.Contains(journals, filepath.Join(dir, e.Name())); other {
+				delete(saved, dir)
+			}
+		}
+	}
+	slices.Sort(journals)
+	return slices.Compact(journals), saved, nil
+}
+
+// dirEntries are those of a folder, none if it cannot be read.
+func dirEntries(dir string) []fs.DirEntry {
+	entries, _ := os.ReadDir(dir)
+	return entries
 }
 
 // readLayout reads the baseline's layout of a sweep.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"unlucky/linker"
 	"unlucky/seeds"
 )
 
@@ -67,7 +68,11 @@ func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	if !m.residues {
 		return nil
 	}
-	err := r.find(ctx, names)
+	find := r.find
+	if h.far {
+		find = r.sample
+	}
+	err := find(ctx, names)
 	if err == nil && first {
 		m.twin(r)
 	}
@@ -147,6 +152,34 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		}
 	}
 	r.at.Settle(r.explains())
+	return nil
+}
+
+// sample fills in some lines of the table of a modulus that has too many: those of
+// the powers of two, which tell what bits of the address decide. Moved with
+// all that stands behind it, a culprit that still fails does so by the distance.
+func (r *rule) sample(ctx context.Context, names []string) error {
+	m := r.m
+	m.asking(1, "is it the distance of %s to what follows", names[0])
+	var together []question
+	for _, n := range []uint64{1, 3, 7, 13} {
+		together = append(together, question{plan: func(v int) linker.Plan { return m.hybrids.shifted(m.only(r.culprit), v, n*r.step) }})
+	}
+	answers, err := m.judge.ask(ctx, true, together...)
+	if err != nil {
+		return err
+	}
+	r.at.Distance = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
+	var moves []uint64
+	for d := uint64(farModulus / 2); d >= r.step; d /= 2 {
+		moves = append(moves, d)
+	}
+	m.asking(len(moves), "which bits of the address of %s decide", names[0])
+	if err := r.ask(ctx, moves...); err != nil {
+		return err
+	}
+	r.at.Sampled = true
+	r.at.Settle(farModulus)
 	return nil
 }
 

@@ -2,6 +2,8 @@ package fuzz
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -49,4 +51,40 @@ func (s Shard) journal() string {
 		return seeds.SweepJournal
 	}
 	return fmt.Sprintf("sweep-%d-of-%d.journal", s.Index, s.Count)
+}
+
+// otherwise tells in words of sweeps in a folder that share its seeds in another
+// way. Both together are one sweep to all that reads them, but a seed of both is
+// tried twice. It is empty where there are none.
+func (s Shard) otherwise(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	own := fmt.Sprintf("sweep-*-of-%d.journal", s.Count)
+	if s.Whole() {
+		own = s.journal()
+	}
+	var names []string
+	tried := map[seeds.Layout]bool{}
+	for _, e := range entries {
+		name := e.Name()
+		if same, err := filepath.Match(own, name); same || err != nil || !journalNames.MatchString(name) {
+			continue
+		}
+		_, records, _, err := seeds.ReadJournal(filepath.Join(dir, name))
+		if err != nil {
+			return "", err
+		}
+		names = append(names, name)
+		for _, r := range records {
+			tried[r.Layout] = true
+		}
+	}
+	delete(tried, seeds.Baseline)
+	if names == nil {
+		return "", nil
+	}
+	return fmt.Sprintf("%s shares its seeds in another way with %s: what those have tried (%d layouts) is tried again where it is this one's, and merge counts it once; for shards of one sweep give each the same N in -shard I/N",
+		filepath.Join(dir, s.journal()), strings.Join(names, ", "), len(tried)), nil
 }

@@ -81,10 +81,15 @@ type Report struct {
 	Baseline seeds.Record   `json:"baseline"`
 	Layouts  []seeds.Record `json:"layouts"`  // in the order of seeds
 	Beyond   int            `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
+	Left     int            `json:"left"`     // layouts of the range that were not tried: the sweep has ended early
 	Tried    int            `json:"tried"`    // layouts of this run
 	OnePass  int            `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
 	Elapsed  time.Duration  `json:"elapsed"`  // of this run, without the baseline
 	Steps    Steps          `json:"steps"`    // of the layouts of this run
+	// Doubts are the reasons why this may say nothing of layouts; Idle tells that it
+	// does say nothing.
+	Doubts []string `json:"doubts,omitempty"`
+	Idle   bool     `json:"idle,omitempty"`
 	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
 	// for a kernel that has none.
 	Coverage *Totals `json:"coverage,omitempty"`
@@ -134,6 +139,10 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	defer s.journal.Close()
 	report.Header, report.Strategy, report.Baseline = header(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
 
+	doubts, _ := report.doubts(s.Saved.Scenario)
+	for _, doubt := range doubts {
+		s.note("warning: %s", doubt)
+	}
 	done := map[seeds.Layout]seeds.Record{}
 	for _, r := range s.journal.Records() {
 		done[r.Layout] = r
@@ -160,7 +169,9 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 			report.Layouts = append(report.Layouts, r)
 		}
 	}
+	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
+	report.Doubts, report.Idle = report.doubts(s.Saved.Scenario)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -171,6 +182,15 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 func (s *Sweep) owns(l seeds.Layout) bool {
 	seed, ok := l.Seed()
 	return ok && s.First <= seed && seed <= s.Last && s.Shard.owns(seed, s.First)
+}
+
+// total is how many seeds are the sweep's own.
+func (s *Sweep) total() int {
+	first := uint64(s.First) + uint64(max(1, s.Shard.Index)-1)
+	if first > uint64(s.Last) { // there are more shards than seeds
+		return 0
+	}
+	return int((uint64(s.Last)-first)/uint64(max(1, s.Shard.Count))) + 1
 }
 
 // sweep tries the seeds that are not in done and adds them to it. It returns
@@ -190,10 +210,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	// The feeder reads done; what comes in is kept apart until it has ended.
 	fresh := map[seeds.Layout]seeds.Record{}
 	first, step := uint64(s.First)+uint64(max(1, s.Shard.Index)-1), uint64(max(1, s.Shard.Count))
-	var tally Tally
-	if first <= uint64(s.Last) { // else there are more shards than seeds
-		tally.Total = int((uint64(s.Last)-first)/step) + 1
-	}
+	tally := Tally{Total: s.total()}
 	next, finds, end := first, 0, s.Last
 	fails, links := 0, 0
 	commit := func() { // in the order of seeds, as far as they are known
@@ -413,6 +430,12 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if text := s.journal.Unlocked(); text != "" {
 		s.note("%s", text)
 	}
+	switch text, err := s.Shard.otherwise(s.store.Dir()); {
+	case err != nil:
+		return baseline, err
+	case text != "":
+		s.note("warning: %s", text)
+	}
 	if err := s.store.Tidy(s.Shard.journal(), func(l seeds.Layout) bool {
 		seed, ok := l.Seed()
 		return ok && s.Shard.owns(seed, s.First) || !ok && s.Shard.first()
@@ -470,8 +493,7 @@ func (s *Sweep) covered() *Totals {
 // in one journal.
 func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 	m := machine(saved, g)
-	v := saved.Scenario.Verdict
-	return seeds.Header{
+	h := seeds.Header{
 		Scenario: saved.Scenario.Name,
 		Strategy: string(strategy),
 		Accel:    m.Accel,
@@ -480,8 +502,17 @@ func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 		Object:   saved.Digests.Object,
 		Initrd:   saved.Digests.Initrd,
 		Argv:     digest(m.Argv()...),
-		Rules:    digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), g.Expect.Limit.String()),
+		Command:  qemu.Quote(m.Argv()),
 	}
+	h.Rules, h.Verdict = rules(saved.Scenario.Verdict, g.Expect.Limit)
+	return h
+}
+
+// rules are those of a verdict, as a digest and in words.
+func rules(v scenarios.Verdict, limit time.Duration) (sum, words string) {
+	return digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), limit.String()),
+		qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
+			fmt.Sprint("confirm=", v.Confirm), "limit=" + limit.String()})
 }
 
 // machine is the guest with the names of its files, without where they are.
@@ -563,6 +594,9 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 		return r, errors.Join(err, i.Remove())
 	}
 	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
+	if r.Layout == seeds.Baseline && first.Early {
+		s.note("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Saved.Scenario.Verdict.Pass)
+	}
 	if r.Kind == qemu.Pass {
 		err = s.keepTwin(&r, first)
 	} else {
@@ -730,6 +764,9 @@ type InfraError struct {
 	Layout seeds.Layout
 	Reason string
 }
+
+// KVM tells whether it was KVM that failed.
+func (e *InfraError) KVM() bool { return qemu.KVMFailed(e.Reason) }
 
 func (e *InfraError) Error() string {
 	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)

@@ -129,7 +129,7 @@ const CulpritsJournal = "culprits.journal"
 func (v *Verify) Run(ctx context.Context) (*Verified, error) {
 	s := v.Sweep
 	out := &Verified{Before: v.Found.Rate(), Object: s.Saved.Digests.Object, Confidence: v.Confidence, Most: 1, Chance: 1, Others: map[string]string{}}
-	if header(s.Saved, s.Guest, "") == v.Found.Header {
+	if v.Found.Header.Same(header(s.Saved, s.Guest, "")) {
 		out.Conclusion, out.Why = NotFixed, "vmlinux.o is the one that fails, byte for byte: the fix changes nothing that is compiled here"
 		return out, nil
 	}
@@ -151,6 +151,11 @@ func (v *Verify) Run(ctx context.Context) (*Verified, error) {
 	}
 	v.conclude(out)
 	return out, nil
+}
+
+// Known tells whether minimizing has found culprits.
+func (v *Verify) Known() bool {
+	return slices.ContainsFunc(v.Minimized, func(m seeds.File) bool { return len(m.Minimized.Culprits) > 0 })
 }
 
 // conclude says what all layouts together have shown.
@@ -371,6 +376,9 @@ const (
 // and, in further plans, as in some layouts of strategy cover, at their residue
 // mod Modulus. Notes say what there is no plan for.
 func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
+	if c.Sampled {
+		return nil, []string{fmt.Sprintf("%s: a distance decides, and what it is in another kernel is not known", c)}
+	}
 	output := linker.MainText(layout)
 	spots := make([]spot, len(c.Functions))
 	for n, f := range c.Functions {

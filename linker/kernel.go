@@ -88,6 +88,9 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		}
 		k.Package = source.String()
 	}
+	if err := Check(ctx, k); err != nil {
+		return nil, err
+	}
 	p, err := locate(ctx, cache, k)
 	if err != nil {
 		return nil, err
@@ -99,11 +102,39 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		return nil, err
 	}
 	if err := p.prepare(ctx, k, progress); err != nil {
+		if p.lock.Locked() && !p.begun() {
+			err = errors.Join(err, os.RemoveAll(p.Dir)) // nothing in it that another try could go on from
+		}
 		p.Close()
 		return nil, withRoom(err, cache)
 	}
 	return p, nil
 }
+
+// Check refuses a kernel that cannot be prepared whatever its source says: a tool
+// is missing, or what k names is no source.
+func Check(ctx context.Context, k scenarios.Kernel) error {
+	if _, err := FindToolchain(ctx); err != nil {
+		return err
+	}
+	switch {
+	case k.Build != "":
+		_, err := sourceOf(k.Build)
+		return err
+	case k.Dir != "":
+		if _, err := os.Stat(filepath.Join(k.Dir, "scripts/link-vmlinux.sh")); err != nil {
+			return hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
+		}
+		return checkNeeds()
+	}
+	return nil
+}
+
+// begun tells whether anything of the kernel has been compiled.
+func (p *Kernel) begun() bool { return exists(p.statePath()) || exists(p.logPath()) }
+
+// logPath is that of the compiler's output.
+func (p *Kernel) logPath() string { return filepath.Join(p.Dir, "build.log") }
 
 // Prepared tells whether Prepare would find the kernel ready to be linked.
 func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
@@ -292,9 +323,6 @@ func (p *Kernel) buildPackage(ctx context.Context, k scenarios.Kernel, progress 
 }
 
 func (p *Kernel) buildTree(ctx context.Context, k scenarios.Kernel, progress Progress) error {
-	if _, err := os.Stat(filepath.Join(k.Dir, "scripts/link-vmlinux.sh")); err != nil {
-		return hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
-	}
 	var err error
 	if len(k.Patches) > 0 || builtInPlace(k.Dir) != "" {
 		err = copySource(ctx, k.Dir, p.Source, k.Patches, progress)
@@ -323,7 +351,7 @@ func patchedScript(source string) ([]byte, error) {
 		return nil, err
 	}
 	if makesObject.Match(script) {
-		return nil, hint(fmt.Errorf("Linux %s is older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
+		return nil, hint(fmt.Errorf("a tree of Linux %s, older than 6.1: its %s makes vmlinux.o itself, and would overwrite a padded one", treeVersion(source), path),
 			"for this one use `unlucky patch` and plain make")
 	}
 	patched, err := PatchScript(script)
@@ -371,7 +399,7 @@ func (p *Kernel) build(ctx context.Context, k scenarios.Kernel, progress Progres
 	if err := p.configure(ctx, k, progress); err != nil {
 		return err
 	}
-	logPath := filepath.Join(p.Dir, "build.log")
+	logPath := p.logPath()
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err

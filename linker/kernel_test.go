@@ -326,7 +326,7 @@ func TestPrepareErrors(t *testing.T) {
 		{"dropped symbol", "NO_SUCH_SYMBOL=y (it is n)", "menuconfig", func(k *scenarios.Kernel) { k.Set = []string{"NO_SUCH_SYMBOL=y"} }},
 		{"no tree", "no kernel tree", "Makefile", func(k *scenarios.Kernel) { k.Dir = t.TempDir() }},
 		{"no build", "no finished kernel build", "vmlinux.o", func(k *scenarios.Kernel) { k.Dir, k.Build = "", t.TempDir() }},
-		{"too old", "Linux 5.15.7 is older than 6.1: its ", "unlucky patch", func(k *scenarios.Kernel) {
+		{"too old", "Linux 5.15.7, older than 6.1: its ", "unlucky patch", func(k *scenarios.Kernel) {
 			k.Dir = tinyTree(t)
 			script := filepath.Join(k.Dir, "scripts/link-vmlinux.sh")
 			prepend(t, script, "#!/bin/sh\n${LD} -r -o vmlinux.o\n")

@@ -8,9 +8,10 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"strings"
 	"syscall"
 	"time"
+
+	"unlucky/qemu/oops"
 )
 
 // Kind is the kind of verdict on one layout.
@@ -44,13 +45,19 @@ type Expect struct {
 type Result struct {
 	Kind    Kind
 	Title   string        // of a crash or a hang: free of addresses, at most 120 bytes of ASCII
-	Report  Report        // of a crash that the console shows, otherwise zero
+	Report  oops.Report   // of a crash that the console shows, otherwise zero
 	Console []byte        // raw, with its control bytes: the first 256 KiB and the last 768 KiB
 	Stderr  string        // QEMU's own, cut likewise at 64 KiB
 	Reason  string        // one line: for infra QEMU's own evidence, for a hang the limit
 	Elapsed time.Duration // wall-clock time
 	Started time.Duration // of that, until the guest's first byte
+	// Early tells that the pass line came before the kernel has said that it runs
+	// the first program: whatever happens behind it can pass.
+	Early bool
 }
+
+// UnexpectedExit is the title of a crash that shows nothing else.
+const UnexpectedExit = "unexpected exit"
 
 // Sizes of what is kept. A kernel's boot is some 20 to 60 KiB; a loop of
 // oopses fills any disk. The first crash is near the start, a hang at the end.
@@ -59,7 +66,6 @@ const (
 	consoleTail = 768 << 10
 	stderrHead  = 48 << 10
 	stderrTail  = 16 << 10
-	lineMax     = 4 << 10
 )
 
 // How long a guest that has crashed is given to complete its trace: an early
@@ -101,7 +107,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	go func() {
 		defer close(logged)
 		io.Copy(log, p.stderr)
-		log.lines.flush()
+		log.lines.Flush()
 	}()
 	c := newConsole(e)
 	c.follow(p)
@@ -111,7 +117,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
 
-	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin)}
+	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin), Early: c.early}
 	if r.Started = r.Elapsed; !c.first.IsZero() {
 		r.Started = c.first.Sub(begin)
 	}
@@ -128,10 +134,10 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		if time.Since(c.last) < min(crashQuiet, e.Limit/4) {
 			r.Title = "hang: output without end"
 		} else {
-			r.Title = hangTitle(c.lastLine)
+			r.Title = oops.Hang(c.lastLine)
 		}
 	case !c.passed:
-		r.Kind, r.Title = Crash, "unexpected exit"
+		r.Kind, r.Title = Crash, UnexpectedExit
 	default:
 		r.Kind = Pass
 	}
@@ -141,9 +147,10 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 // console takes in what the guest prints.
 type console struct {
 	kept     clip
-	crash    *Classifier
-	lines    lines
+	crash    *oops.Classifier
+	lines    oops.LineWriter
 	passed   bool
+	early    bool      // passed before the first program
 	lastLine string    // the last that is not empty, cleaned
 	first    time.Time // of the first output, or zero
 	last     time.Time // of the last output
@@ -153,18 +160,23 @@ type console struct {
 func newConsole(e Expect) *console {
 	c := &console{
 		kept:  clip{headMax: consoleHead, tailMax: consoleTail},
-		crash: NewClassifier(e.Warnings),
+		crash: oops.NewClassifier(e.Warnings),
 		last:  time.Now(),
 	}
-	c.lines.each = func(line []byte) {
-		if line = stripPrefix(line); len(line) == 0 {
+	c.lines.Each = func(line []byte) {
+		if line = oops.Text(line); len(line) == 0 {
 			return
 		}
 		c.lastLine = string(line)
+		c.early = c.early || c.passed && firstProgram.Match(line)
 		c.passed = c.passed || e.Pass.Match(line)
 	}
 	return c
 }
+
+// firstProgram is what the kernel prints before user space (init/main.c,
+// run_init_process).
+var firstProgram = regexp.MustCompile(`^Run \S+ as init process$`)
 
 // Write never fails.
 func (c *console) Write(b []byte) (int, error) {
@@ -198,7 +210,7 @@ func (c *console) follow(p *process) {
 		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && c.crash.Complete():
 			p.kill()
 		case err != nil:
-			c.lines.flush()
+			c.lines.Flush()
 			c.crash.Write([]byte("\n")) // the last line may lack its end
 			return
 		case !c.anchor.IsZero():
@@ -224,7 +236,7 @@ var harmless = regexp.MustCompile(`(?i)\bwarning:`)
 // qemuLog takes in QEMU's stderr.
 type qemuLog struct {
 	kept  clip
-	lines lines
+	lines oops.LineWriter
 	first string // the first line that is no warning
 	fatal string // the first line that is fatal
 }
@@ -232,11 +244,11 @@ type qemuLog struct {
 // newQEMULog returns a qemuLog that calls stop at the first fatal line.
 func newQEMULog(stop func()) *qemuLog {
 	q := &qemuLog{kept: clip{headMax: stderrHead, tailMax: stderrTail}}
-	q.lines.each = func(line []byte) {
+	q.lines.Each = func(line []byte) {
 		if len(bytes.TrimSpace(line)) == 0 || harmless.Match(line) {
 			return
 		}
-		text := string(bytes.TrimSpace(clean(bytes.Clone(line))))
+		text := string(bytes.TrimSpace(oops.Clean(bytes.Clone(line))))
 		if q.first == "" {
 			q.first = text
 		}
@@ -276,62 +288,6 @@ func (q *qemuLog) failure(status syscall.WaitStatus, ours bool) string {
 		how += ": " + q.first
 	}
 	return how
-}
-
-var (
-	hexRE    = regexp.MustCompile(`\b0x[0-9a-fA-F]+\b`)
-	numberRE = regexp.MustCompile(`\b[0-9]+(?:\.[0-9]+)*`)
-)
-
-// hangTitle names a hang by the last line before it, stripped already. More of
-// it is taken out than of a crash's line: a last line is any line, and its
-// numbers vary with the host's speed and the image's size.
-func hangTitle(line string) string {
-	if line == "" {
-		return "hang: no output"
-	}
-	line = hexRE.ReplaceAllString(cleanText(line), "ADDR")
-	title := "hang: no output after " + numberRE.ReplaceAllString(line, "NUM")
-	return strings.TrimSpace(title[:min(len(title), maxTitle)])
-}
-
-// lines cuts a stream into lines and calls each with every one that is not
-// empty, without its end. Lines above lineMax are taken in pieces.
-type lines struct {
-	each    func(line []byte)
-	partial []byte
-}
-
-// Write never fails.
-func (l *lines) Write(b []byte) (int, error) {
-	n := len(b)
-	for len(b) > 0 {
-		piece, ended := b, false
-		if i := bytes.IndexByte(b, '\n'); i >= 0 {
-			piece, ended = b[:i], true
-		}
-		rest := lineMax - len(l.partial)
-		if len(piece) > rest {
-			piece, ended = piece[:rest], false
-		}
-		l.partial = append(l.partial, piece...)
-		b = b[len(piece):]
-		if ended {
-			b = b[1:]
-		}
-		if ended || len(l.partial) == lineMax {
-			l.flush()
-		}
-	}
-	return n, nil
-}
-
-// flush passes on a last line that lacks its end.
-func (l *lines) flush() {
-	if len(l.partial) > 0 {
-		l.each(l.partial)
-		l.partial = l.partial[:0]
-	}
 }
 
 // clip keeps the first headMax and the last tailMax bytes of a stream.

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"unlucky/qemu/oops"
 )
 
 // passRE is the line that the tests' guests print when all is well.
@@ -37,7 +39,7 @@ const (
 [    0.412350] RIP: 0010:seal_one+0x12/0x40
 [    0.412351] Code: 90 90 90
 `
-	oops = halfOops + `[    0.412352] Call Trace:
+	oopsText = halfOops + `[    0.412352] Call Trace:
 [    0.412353]  <TASK>
 [    0.412354]  apply_seals+0x45/0x80
 [    0.412355]  kernel_init+0x15/0x1c0
@@ -64,13 +66,13 @@ var guestTests = []struct {
 	{"pass without the end of the line", `all good\t`, far, Pass, ""},
 	{"pass between escape sequences", "\\e[2J\\e[1;32mall good\\e[0m\\r\n\\ec\\t", far, Pass, ""},
 	{"pass line quoted", "no: all good\n\\t", far, Crash, "unexpected exit"},
-	{"oops then it ends", oops + `\t`, far, Crash, oopsTitle},
-	{"oops then it halts", oops + `\h`, far, Crash, oopsTitle},
-	{"oops for ever", oops + `\l`, far, Crash, oopsTitle},
+	{"oops then it ends", oopsText + `\t`, far, Crash, oopsTitle},
+	{"oops then it halts", oopsText + `\h`, far, Crash, oopsTitle},
+	{"oops for ever", oopsText + `\l`, far, Crash, oopsTitle},
 	{"half an oops then it halts", halfOops + `\h`, far, Crash, oopsTitle},
 	{"half an oops then it ends", halfOops + `\t`, far, Crash, oopsTitle},
-	{"crash after the pass line", "all good\n" + oops + `\t`, far, Crash, oopsTitle},
-	{"crash before the pass line", oops + "all good\n\\t", far, Crash, oopsTitle},
+	{"crash after the pass line", "all good\n" + oopsText + `\t`, far, Crash, oopsTitle},
+	{"crash before the pass line", oopsText + "all good\n\\t", far, Crash, oopsTitle},
 	{"triple fault", `\t`, far, Crash, "unexpected exit"},
 	{"triple fault after some text", "SMP alternatives: Using kCFI\n\\t", far, Crash, "unexpected exit"},
 	{"silence", `\h`, time.Second, Hang, "hang: no output"},
@@ -192,7 +194,7 @@ var fakeTests = []struct {
 }
 
 func TestBootFake(t *testing.T) {
-	t.Setenv("OOPS", oops)
+	t.Setenv("OOPS", oopsText)
 	for _, test := range fakeTests {
 		t.Run(test.name, func(t *testing.T) {
 			mark := enterable(t)
@@ -215,7 +217,7 @@ func TestBootFake(t *testing.T) {
 			if r.Kind != Hang && r.Elapsed >= test.limit {
 				t.Errorf("was not stopped before its limit of %v", test.limit)
 			}
-			if r.Kind == Infra && (r.Title != "" || r.Report != (Report{})) {
+			if r.Kind == Infra && (r.Title != "" || r.Report != (oops.Report{})) {
 				t.Errorf("a finding: %q, %+v", r.Title, r.Report)
 			}
 			if len(r.Console) > consoleHead+consoleTail+100 || len(r.Stderr) > stderrHead+stderrTail+100 || len(r.Title) > 120 {
@@ -365,9 +367,9 @@ func BenchmarkBoot(b *testing.B) {
 func FuzzConsole(f *testing.F) {
 	f.Add([]byte("booting\nall good\r\n"), uint8(1))
 	f.Add([]byte("[    0.123456] \x1b[1mmapped 0xffff0000 12\x1b[0m"), uint8(7))
-	f.Add([]byte(oops), uint8(100))
-	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(255))
-	f.Add(bytes.Repeat([]byte("all good"), lineMax), uint8(6)) // lineMax is no multiple of 7
+	f.Add([]byte(oopsText), uint8(100))
+	f.Add(bytes.Repeat([]byte("all good"), oops.LineMax), uint8(255))
+	f.Add(bytes.Repeat([]byte("all good"), oops.LineMax), uint8(6)) // oops.LineMax is no multiple of 7
 	f.Add([]byte("\x00\x1b]0;title\x00\n\xff\x1b[31mpanic\x07"), uint8(0))
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		checkConsole(t, data, 1)
@@ -385,7 +387,7 @@ func checkConsole(t *testing.T, data []byte, size int) {
 		rest = rest[n:]
 	}
 	for _, c := range []*console{whole, pieces} { // as follow does at the end
-		c.lines.flush()
+		c.lines.Flush()
 		c.crash.Write([]byte("\n"))
 	}
 	if whole.passed != pieces.passed || whole.lastLine != pieces.lastLine {
@@ -398,7 +400,7 @@ func checkConsole(t *testing.T, data []byte, size int) {
 	if len(data) <= consoleHead+consoleTail && !bytes.Equal(pieces.kept.bytes(), data) {
 		t.Errorf("%d bytes of %d kept", len(pieces.kept.bytes()), len(data))
 	}
-	for _, title := range []string{hangTitle(whole.lastLine), report.Title} {
+	for _, title := range []string{oops.Hang(whole.lastLine), report.Title} {
 		if len(title) > 120 || regexp.MustCompile(`[^ -~]|  |^ | $`).MatchString(title) {
 			t.Errorf("title %q of %d bytes", title, len(title))
 		}
@@ -430,7 +432,7 @@ func TestLongLine(t *testing.T) {
 		for n := 0; n < size; n += len(block) {
 			c.Write(block)
 		}
-		c.Write([]byte("\n" + oops))
+		c.Write([]byte("\n" + oopsText))
 		runtime.GC()
 		runtime.ReadMemStats(&after)
 		took := cpuTime() - begin
@@ -470,23 +472,6 @@ func TestClip(t *testing.T) {
 			if got := string(c.bytes()); got != test.want {
 				t.Errorf("%q in pieces of %d: %q, want %q", test.in, size, got, test.want)
 			}
-		}
-	}
-}
-
-func TestHangTitle(t *testing.T) {
-	for _, test := range []struct{ line, want string }{
-		{"", "hang: no output"},
-		{"SMP alternatives: Using kCFI", "hang: no output after SMP alternatives: Using kCFI"},
-		{"tsc: Detected 2445.424 MHz processor", "hang: no output after tsc: Detected NUM MHz processor"},
-		{"Freeing unused kernel image (text/rodata gap) memory: 1368K", "hang: no output after Freeing unused kernel image (text/rodata gap) memory: NUMK"},
-		{"BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable", "hang: no output after BIOS-e820: [mem ADDR-ADDR] usable"},
-		{"pid 7 at ffffffff81000000  in x86", "hang: no output after pid NUM at ADDR in x86"},
-		{"exitcode=0x0000000b", "hang: no output after exitcode=ADDR"},
-		{strings.Repeat("long ", 40), "hang: no output after " + strings.Repeat("long ", 19) + "lon"},
-	} {
-		if got := hangTitle(test.line); got != test.want {
-			t.Errorf("%q: %q, want %q", test.line, got, test.want)
 		}
 	}
 }

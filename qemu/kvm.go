@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,13 @@ const (
 	kvmGetAPIVersion = 0xae00 // KVM_GET_API_VERSION, _IO(0xAE, 0x00) in linux/kvm.h
 	kvmAPIVersion    = 12     // the only one since Linux 2.6.22 (Documentation/virt/kvm/api.rst)
 )
+
+// kvmFailed are QEMU's words for what is KVM's fault, not its own refusal of an
+// argument.
+var kvmFailed = regexp.MustCompile(`(?i)\bkvm\b|failed to [gs]et MSR`)
+
+// KVMFailed tells whether the reason of an Infra is KVM.
+func KVMFailed(reason string) bool { return kvmFailed.MatchString(reason) }
 
 // KVM returns nil if KVM's device is there, may be opened, and speaks the one
 // API version there is; otherwise why not and what to do about it.

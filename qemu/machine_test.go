@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/shlex"
 )
+
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 var argvTests = []struct {
 	name    string

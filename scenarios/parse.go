@@ -54,7 +54,28 @@ func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenari
 		line, _ = strconv.Atoi(m[1])
 		msg = m[2]
 	}
-	return Scenario{}, d.errorf(line, "", "is not YAML: %s", msg)
+	return Scenario{}, d.errorf(badLine(data, line), "", "is not YAML: %s", msg)
+}
+
+// badLine is the first line with which a text is no YAML any more. The library names
+// the beginning of what it was reading, such as the mapping that a line is not
+// indented like. In a text so long that nobody has written it by hand, that is line.
+func badLine(data []byte, line int) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if len(lines) > 400 || len(data) > 32<<10 {
+		return line
+	}
+	for n := len(lines) - 1; n >= 0; n-- {
+		in := yaml.NewDecoder(bytes.NewReader(data[:len(bytes.Join(lines[:n], nil))]))
+		var err error
+		for err == nil {
+			err = in.Decode(new(yaml.Node))
+		}
+		if err == io.EOF {
+			return n + 1
+		}
+	}
+	return line
 }
 
 var syntaxError = regexp.MustCompile(`(?s)^line (\d+): (.*)`)
@@ -114,7 +135,11 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 		if err := want(yaml.ScalarNode, "one value"); err != nil {
 			return err
 		}
-		if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+		text, err := d.text(n, key)
+		if err != nil {
+			return err
+		}
+		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return d.errorf(n.Line, key, "%w", err)
 		}
 		return nil
@@ -144,11 +169,9 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		// A number or a yes is as good a text as another; bytes that are no
-		// text come as !!binary.
-		var text string
-		if err := n.Decode(&text); err != nil {
-			return d.errorf(n.Line, key, "%q is not a text", n.Value)
+		text, err := d.text(n, key)
+		if err != nil {
+			return err
 		}
 		v.SetString(text)
 	case reflect.Int:
@@ -164,6 +187,15 @@ func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
 		v.SetBool(n.Value == "true")
 	}
 	return nil
+}
+
+// text reads a scalar. A number or a yes is as good a text as another; bytes that
+// are no text come as !!binary.
+func (d *decoder) text(n *yaml.Node, key string) (text string, err error) {
+	if err := n.Decode(&text); err != nil {
+		return "", d.errorf(n.Line, key, "%q is not a text", n.Value)
+	}
+	return text, nil
 }
 
 // keys are the YAML keys of a struct.

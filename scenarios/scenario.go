@@ -5,7 +5,6 @@
 package scenarios
 
 import (
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
@@ -18,6 +17,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"unlucky/yamltext"
 )
 
 // Scenario is one checked scenario with its defaults filled in. It is
@@ -213,14 +214,13 @@ func unknown(name string) error {
 }
 
 // Marshal writes the scenario as a file that Parse reads.
-func (s Scenario) Marshal() ([]byte, error) {
-	var b bytes.Buffer
-	e := yaml.NewEncoder(&b)
-	e.SetIndent(2)
-	if err := e.Encode(s); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), e.Close()
+func (s Scenario) Marshal() ([]byte, error) { return yamltext.Marshal(s) }
+
+// MarshalYAML writes the scenario so that its texts come back byte by byte, inside
+// another document, too.
+func (s Scenario) MarshalYAML() (any, error) {
+	type plain Scenario
+	return yamltext.Node(plain(s))
 }
 
 // UnmarshalYAML reads a scenario inside another document, such as a saved seed.

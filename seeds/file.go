@@ -17,12 +17,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
+	"unlucky/yamltext"
 )
 
 // Version is the version of the saved-seed file that this package writes, and
@@ -309,15 +311,13 @@ func (f File) marshal(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("saved seed: %w", err)
 	}
-	// yaml.v3 has values that it writes and cannot read, or reads as others:
-	// a text that begins with an empty line loses it. The time to learn that
-	// is now.
+	// A seed that cannot be read again is lost. The time to learn that is now.
 	back, err := decode(data, "saved seed")
 	if err != nil {
 		return nil, err
 	}
 	if again, err := back.encode(name); err != nil || !bytes.Equal(again, data) {
-		return nil, errors.New("saved seed: YAML does not keep a text of it: does one begin with an empty line?")
+		return nil, errors.New("saved seed: it would not be read as it is written (a bug of unlucky: please report it)")
 	}
 	return data, nil
 }
@@ -326,23 +326,33 @@ func (f File) marshal(name string) ([]byte, error) {
 func (f File) encode(name string) ([]byte, error) {
 	var b bytes.Buffer
 	if f.Kind == qemu.Pass {
-		fmt.Fprintf(&b, "# A layout of the Linux kernel that passes, to set beside those that fail.\n")
+		comment(&b, "A layout of the Linux kernel that passes, to set beside those that fail.")
 	} else {
-		fmt.Fprintf(&b, "# An unlucky layout of the Linux kernel: %s (%d of %d boots).\n", f.Title, f.Crashes, f.Boots)
+		comment(&b, "An unlucky layout of the Linux kernel: %s (%d of %d boots).", f.Title, f.Crashes, f.Boots)
 	}
 	if f.Minimized != nil {
 		for _, c := range f.Minimized.Culprits {
-			fmt.Fprintf(&b, "# It %s.\n", c)
+			comment(&b, "It %s.", c)
 		}
 	}
-	fmt.Fprintf(&b, "# Boot it again: unlucky replay %s\n", name)
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	if err := errors.Join(enc.Encode(f), enc.Close()); err != nil {
+	comment(&b, "Boot it again: unlucky replay %s", name)
+	text, err := yamltext.Marshal(f)
+	if err != nil {
 		return nil, err
 	}
+	b.Write(text)
 	b.WriteString(lastLine + "\n")
 	return b.Bytes(), nil
+}
+
+// comment writes a line that stays one, whatever the names in it.
+func comment(b *bytes.Buffer, format string, args ...any) {
+	fmt.Fprintf(b, "# %s\n", strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '.'
+	}, fmt.Sprintf(format, args...)))
 }
 
 // name is the file's usual name, without its folder.

@@ -2,6 +2,7 @@ package seeds
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kballard/go-shellquote"
 	"golang.org/x/sys/unix"
 
 	"unlucky/linker"
@@ -29,7 +31,7 @@ const (
 )
 
 // Header says which sweep a journal belongs to. Verdicts are comparable only
-// where all of it is equal. Digests are SHA-256 in hex.
+// where two are the same. Digests are SHA-256 in hex.
 type Header struct {
 	Scenario string `json:"scenario"`       // name
 	Strategy string `json:"strategy"`       // with its version, "text/1"; never auto
@@ -41,28 +43,66 @@ type Header struct {
 	Argv     string `json:"argv"`           // digest of QEMU's arguments, without paths that depend on the layout
 	Rules    string `json:"rules"`          // digest of the verdict's rules
 	Plan     string `json:"plan,omitempty"` // digest of the plan that is minimized
+	// Command and Verdict are what Argv and Rules are digests of, as words for a
+	// shell. They are for messages alone, and missing in older journals.
+	Command string `json:"command,omitempty"`
+	Verdict string `json:"verdict,omitempty"`
+}
+
+// Same tells whether verdicts under both headers are comparable.
+func (h Header) Same(other Header) bool {
+	h.Command, h.Verdict = other.Command, other.Verdict
+	return h == other
 }
 
 // diff lists in words how the header now differs from h, the journal's.
 func (h Header) diff(now Header) []string {
 	var out []string
-	for _, f := range []struct{ name, was, is string }{
-		{"scenario", h.Scenario, now.Scenario},
-		{"strategy", h.Strategy, now.Strategy},
-		{"accelerator", h.Accel, now.Accel},
-		{"QEMU", h.QEMU, now.QEMU},
-		{"lld", h.LLD, now.LLD},
-		{"vmlinux.o", h.Object, now.Object},
-		{"initrd", h.Initrd, now.Initrd},
-		{"QEMU arguments", h.Argv, now.Argv},
-		{"verdict rules", h.Rules, now.Rules},
-		{"the layout to minimize", h.Plan, now.Plan},
+	for _, f := range []struct{ name, was, is, wasWords, isWords string }{
+		{name: "scenario", was: h.Scenario, is: now.Scenario},
+		{name: "strategy", was: h.Strategy, is: now.Strategy},
+		{name: "accelerator", was: h.Accel, is: now.Accel},
+		{name: "QEMU", was: h.QEMU, is: now.QEMU},
+		{name: "lld", was: h.LLD, is: now.LLD},
+		{name: "vmlinux.o", was: h.Object, is: now.Object},
+		{name: "initrd", was: h.Initrd, is: now.Initrd},
+		{"QEMU arguments", h.Argv, now.Argv, h.Command, now.Command},
+		{"verdict rules", h.Rules, now.Rules, h.Verdict, now.Verdict},
+		{name: "the layout to minimize", was: h.Plan, is: now.Plan},
 	} {
-		if f.was != f.is {
-			out = append(out, fmt.Sprintf("%s (was %s, is %s)", f.name, brief(f.was), brief(f.is)))
+		if f.was == f.is {
+			continue
+		}
+		was, is := brief(f.was), brief(f.is)
+		if f.wasWords != f.isWords && f.wasWords != "" && f.isWords != "" {
+			had, has := options(f.wasWords), options(f.isWords)
+			was, is = without(had, has), without(has, had)
+		}
+		out = append(out, fmt.Sprintf("%s (was %s, is %s)", f.name, was, is))
+	}
+	return out
+}
+
+// options cuts a command line before each option.
+func options(words string) (out []string) {
+	all, err := shellquote.Split(words)
+	if err != nil { // it comes out of a file
+		return []string{words}
+	}
+	for _, w := range all {
+		if n := len(out); n > 0 && strings.HasPrefix(out[n-1], "-") && !strings.HasPrefix(w, "-") {
+			out[n-1] += " " + shellquote.Join(w)
+		} else {
+			out = append(out, shellquote.Join(w))
 		}
 	}
 	return out
+}
+
+// without lists the options that others do not have.
+func without(options, others []string) string {
+	text := strings.Join(slices.DeleteFunc(slices.Clone(options), func(o string) bool { return slices.Contains(others, o) }), " ")
+	return cmp.Or(text, "without")
 }
 
 // brief shortens a digest for a message.
@@ -211,6 +251,13 @@ func (j *Journal) load(f *os.File, h Header) error {
 	have, records, good, bad, err := parseJournal(data)
 	if err != nil {
 		return err
+	}
+	if good > 0 && records == nil && bad == nil && !have.Same(h) {
+		good = 0 // nobody's work yet: it begins anew
+		data = data[:0]
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
 	}
 	if good > 0 {
 		if d := have.diff(h); len(d) > 0 {

@@ -9,6 +9,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"unlucky/linker"
+	"unlucky/yamltext"
 )
 
 // Minimized is what minimizing a failing layout has shown. The plan beside it
@@ -60,8 +61,13 @@ type Culprit struct {
 	Modulus uint64 `yaml:"modulus,omitempty" json:"modulus"`
 	// Together tells that the functions may move together: only where they
 	// are to each other decides.
-	Together bool  `yaml:"together,omitempty" json:"together,omitempty"`
-	Alone    Boots `yaml:"alone" json:"alone"` // boots with all others as in the passing layout
+	Together bool `yaml:"together,omitempty" json:"together,omitempty"`
+	// Distance tells that the functions may move together with all that stands
+	// behind them: only how far away what the linker script places there is decides.
+	Distance bool `yaml:"distance,omitempty" json:"distance,omitempty"`
+	// Sampled tells that the table has some residues of the modulus only.
+	Sampled bool  `yaml:"sampled,omitempty" json:"sampled,omitempty"`
+	Alone   Boots `yaml:"alone" json:"alone"` // boots with all others as in the passing layout
 	// Elsewhere are boots with all others as in another passing layout.
 	Elsewhere Boots `yaml:"elsewhere,omitempty" json:"elsewhere"`
 	// Residues is the table of the rule: functions moved alone, all others
@@ -103,15 +109,17 @@ type Function struct {
 // MarshalYAML writes the address in hex.
 func (f Function) MarshalYAML() (any, error) {
 	type plain Function
-	var n yaml.Node
-	err := n.Encode(plain(f))
+	n, err := yamltext.Node(plain(f))
+	if err != nil {
+		return nil, err
+	}
 	for i, key := range n.Content {
 		if key.Value == "address" {
 			n.Content[i+1].Value = fmt.Sprintf("%#x", f.Address)
 			break
 		}
 	}
-	return &n, err
+	return n, nil
 }
 
 // Residue is one line of a culprit's table.
@@ -139,10 +147,12 @@ func (s Switch) MarshalYAML() (any, error) {
 }
 
 func oneLine(v any) (any, error) {
-	var n yaml.Node
-	err := n.Encode(v)
+	n, err := yamltext.Node(v)
+	if err != nil {
+		return nil, err
+	}
 	n.Style = yaml.FlowStyle
-	return &n, err
+	return n, nil
 }
 
 // String says in a sentence what the culprit is: "crashes when `f` is at 0x30
@@ -159,13 +169,21 @@ func (c Culprit) String() string {
 			text.WriteString(" and ")
 		}
 		fmt.Fprintf(&text, "`%s`", f.Name)
-		if ruled && !c.Together && len(c.Functions) > 1 {
+		if ruled && !c.Together && !c.Sampled && len(c.Functions) > 1 {
 			fmt.Fprintf(&text, " at %s", c.residues(f))
 		}
 	}
 	touching := slices.ContainsFunc(c.Functions, func(f Function) bool { return f.Touching })
 	fixed := slices.ContainsFunc(c.Functions, func(f Function) bool { return !f.Moved })
+	of := "by the address"
+	if c.Distance {
+		of = "by the distance to what the linker script places behind all functions,"
+	}
 	switch {
+	case c.Sampled && touching:
+		return fmt.Sprintf("crashes when %s, %s mod %#x; moved by %d bytes they pass", &text, of, c.Modulus, cure)
+	case c.Sampled:
+		return fmt.Sprintf("crashes by %s of %s mod %#x; moved by %d bytes it passes", strings.TrimPrefix(of, "by "), &text, c.Modulus, cure)
 	case !ruled && touching:
 		return fmt.Sprintf("crashes when %s", &text)
 	case !ruled && len(c.Residues) > 1:

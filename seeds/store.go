@@ -305,6 +305,9 @@ func mkdirAll(dir string) error {
 		if info, serr := os.Stat(dir); serr == nil && info.IsDir() {
 			return nil // another goroutine was faster
 		}
+		if to, lerr := os.Readlink(dir); lerr == nil {
+			return fmt.Errorf("%s is a link to %s, which is no folder: make that, or remove the link", dir, to)
+		}
 		return err
 	}
 	return syncDir(parent)
