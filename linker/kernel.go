@@ -606,8 +606,16 @@ func (p *Kernel) readEnvironment(ctx context.Context) error {
 	if err := replaceFile(rule, []byte(".PHONY: unlucky_install\nunlucky_install: ; @env -0\n"), 0o644); err != nil {
 		return err
 	}
-	// What the first make of two tells the second; from 6.13 on objtree, too.
-	env := environment(p.path(), "sub_make_done=1", "objtree=.")
+	build, err := filepath.EvalSymlinks(p.Build)
+	if err == nil {
+		source, err = filepath.EvalSymlinks(source)
+	}
+	if err != nil {
+		return err
+	}
+	// What the first make of two tells the second: to 6.12 the absolute folders,
+	// from 6.13 on objtree.
+	env := environment(p.path(), "sub_make_done=1", "abs_srctree="+source, "abs_objtree="+build, "objtree=.")
 	out, err := output(ctx, p.Build, env, "make", "--silent", "--no-print-directory",
 		"-f", filepath.Join(source, "Makefile"), "-f", rule, "LLVM=1", "unlucky_install")
 	if err != nil {
