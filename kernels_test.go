@@ -32,18 +32,14 @@ func TestKernels(t *testing.T) {
 	}
 }
 
-// The planted bug is met on the oldest kernel and on the newest.
-func TestCanaryOfOthers(t *testing.T) {
+// The planted bug is met on the newest kernel.
+func TestCanaryOfNewest(t *testing.T) {
 	needKernels(t)
-	for _, pkg := range []string{"linux-source-6.1", "linux-source"} {
-		t.Run(pkg, func(t *testing.T) {
-			source, _ := kernelSource(t, pkg)
-			r := sweepJSON(t, scenarioWith(t, "canary", source), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
-			t.Log(count(r))
-			if r.Finds() != 1 || r.Unlucky()[0].Title != "invalid opcode in canary_reboot" {
-				t.Errorf("%+v", r.Unlucky())
-			}
-		})
+	source, _ := kernelSource(t, "linux-source")
+	r := sweepJSON(t, scenarioWith(t, "canary", source), "-seeds", "1:64", "-accel", "tcg", "-stop-after", "1", "-o", t.TempDir())
+	t.Log(count(r))
+	if r.Finds() != 1 || r.Unlucky()[0].Title != "invalid opcode in canary_reboot" {
+		t.Errorf("%+v", r.Unlucky())
 	}
 }
 
