@@ -55,7 +55,7 @@ func machineApt(t *testing.T, settings string, files map[string]string) {
 }
 
 func TestMachineSources(t *testing.T) {
-	const mirror, security, other = "http://mirror.invalid/debian/", "http://mirror.invalid/debian-security/", "http://other.invalid/debian/"
+	const mirror, security, other = "http://debian.invalid/debian/", "http://debian.invalid/debian-security/", "http://other.invalid/debian/"
 	newer := func(uri string) (out []aptSource) {
 		for _, suite := range newerSuites {
 			out = append(out, aptSource{uri, suite})
@@ -67,22 +67,22 @@ func TestMachineSources(t *testing.T) {
 		files map[string]string
 		want  []aptSource // nil is an error
 	}{
-		{"one line", map[string]string{"sources.list": "deb http://mirror.invalid/debian bookworm main contrib\n"},
+		{"one line", map[string]string{"sources.list": "deb http://debian.invalid/debian bookworm main contrib\n"},
 			append([]aptSource{{mirror, "bookworm"}}, newer(mirror)...)},
 		{"one line with options and comments", map[string]string{"sources.list": `# deb http://no.invalid/debian bookworm main
-deb [arch=amd64,arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.invalid/debian/ bookworm main # the mirror
+deb [arch=amd64,arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://debian.invalid/debian/ bookworm main # the mirror
 deb-src http://no.invalid/debian bookworm main
 `}, append([]aptSource{{mirror, "bookworm"}}, newer(mirror)...)},
 		{"deb822", map[string]string{"debian.sources": `Types: deb deb-src
 # a comment
-URIs: http://mirror.invalid/debian
+URIs: http://debian.invalid/debian
 Suites: bookworm bookworm-updates
 Components: main
  non-free-firmware
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 
 Types: deb
-URIs: http://mirror.invalid/debian-security
+URIs: http://debian.invalid/debian-security
 Suites: bookworm-security
 Components: main
 
@@ -92,10 +92,10 @@ URIs: http://no.invalid/debian
 Suites: bookworm
 Components: main
 `}, append([]aptSource{{mirror, "bookworm"}, {mirror, "bookworm-updates"}, {security, "bookworm-security"}}, newer(mirror)...)},
-		{"a newer release, an alias", map[string]string{"a.list": "deb http://mirror.invalid/debian stable main\n", "b.list": "deb http://other.invalid/debian trixie main\n"},
+		{"a newer release, an alias", map[string]string{"a.list": "deb http://debian.invalid/debian stable main\n", "b.list": "deb http://other.invalid/debian trixie main\n"},
 			append(append([]aptSource{{mirror, "stable"}, {other, "trixie"}}, newer(mirror)...), newer(other)[1:]...)},
 		{"other repositories only", map[string]string{
-			"sources.list": "deb http://other.invalid/apt nodistro main\ndeb http://other.invalid/apt cloud-bookworm main\ndeb http://other.invalid/flat ./\ndeb http://mirror.invalid/ubuntu noble main\ndeb http://mirror.invalid/debian bookworm contrib\n"}, nil},
+			"sources.list": "deb http://other.invalid/apt nodistro main\ndeb http://other.invalid/apt cloud-bookworm main\ndeb http://other.invalid/flat ./\ndeb http://debian.invalid/ubuntu noble main\ndeb http://debian.invalid/debian bookworm contrib\n"}, nil},
 		{"none", nil, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
