@@ -377,7 +377,7 @@ const (
 // mod Modulus. Notes say what there is no plan for.
 func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
 	if c.Sampled {
-		return nil, []string{fmt.Sprintf("%s: a distance decides, and what it is in another kernel is not known", c)}
+		return nil, []string{"a distance decides, and what it is in another kernel is not known"}
 	}
 	output := linker.MainText(layout)
 	spots := make([]spot, len(c.Functions))
