@@ -40,13 +40,14 @@ log=$work/log
 summary= failed=0
 while read -r package target; do
 	echo "== $package $target"
-	# Three times: all of the time can go to the inputs that are known, and its
-	# end, met in the middle of an input, is a failure to go test, with no input
-	# or stack to show. Without a bound, minimizing an input can take it, too.
+	# Three times, the last for longer: all of the time can go to the inputs that
+	# are known, and its end, met in the middle of an input, is a failure to go
+	# test, with no input or stack to show. Without a bound, minimizing an input
+	# can take it, too.
 	result=FAILED
-	for try in 1 2 3; do
+	for limit in "$time" "$time" 60s; do
 		status=0
-		nice -n 19 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x -parallel 1 "$package" -args -test.fuzzcachedir="$work/cache" >"$log" 2>&1 </dev/null || status=$?
+		nice -n 19 go test -run '^$' -fuzz "^$target\$" -fuzztime "$limit" -fuzzminimizetime 10x -parallel 1 "$package" -args -test.fuzzcachedir="$work/cache" >"$log" 2>&1 </dev/null || status=$?
 		cat "$log"
 		execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
 		if [ "$status" -eq 0 ] && [ "${execs:-0}" -gt 0 ]; then
