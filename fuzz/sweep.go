@@ -375,7 +375,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if earlier != nil && s.Guest.Machine.Accel == "auto" {
 		s.Guest.Accelerate(earlier.Accel, s.note)
 	}
-	if s.Strategy, err = s.Strategy.resolve(ctx, s.Kernel, s.First, s.note); err != nil {
+	if s.Strategy, err = resolve(ctx, s.Strategy, s.Kernel, s.First, s.note); err != nil {
 		return baseline, err
 	}
 	switch s.layout, err = s.Kernel.Layout(ctx); {

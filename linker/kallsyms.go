@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -310,10 +311,55 @@ func (k *kallsyms) patch(path string) error {
 		if perr == nil {
 			_, perr = file.WriteAt(data, int64(s.Offset+at))
 		}
+		if perr == nil && part == "offsets" && k.form == ownPlace {
+			perr = k.relocate(f.File, file, now, data)
+		}
 		err = errors.Join(err, perr)
 	}
 	return errors.Join(err, file.Close())
 }
+
+// relocate brings the relocations of the offsets, which an image has that was
+// linked with --emit-relocs (RELOCATABLE on x86-64), to what they are in this
+// layout: each is the distance to a symbol, and its addend says how far behind that
+// the entry's is.
+func (k *kallsyms) relocate(f *elf.File, image io.WriterAt, now symbolTable, offsets []byte) error {
+	table, _, err := sectionOf(f, now, k.parts["offsets"])
+	if err != nil {
+		return err
+	}
+	first := k.offsetPlace(now, 0)
+	for _, s := range f.Sections {
+		if s.Type != elf.SHT_RELA || int(s.Info) >= len(f.Sections) || f.Sections[s.Info] != table {
+			continue
+		}
+		data, err := sectionBytes(s)
+		if err != nil {
+			return err
+		}
+		from, to := len(data), 0 // what has changed
+		for at := 0; at+relaSize <= len(data); at += relaSize {
+			r := data[at : at+relaSize]
+			n := (binary.LittleEndian.Uint64(r) - first) / 4
+			symbol := int(binary.LittleEndian.Uint32(r[12:]))
+			if n >= uint64(len(offsets)/4) || symbol >= now.len() { // one of something else
+				continue
+			}
+			address := k.offsetPlace(now, int(n)) + uint64(int32(binary.LittleEndian.Uint32(offsets[4*n:])))
+			binary.LittleEndian.PutUint64(r[16:], address-now.address(symbol))
+			from, to = min(from, at), at+relaSize
+		}
+		if from < to {
+			if _, err := image.WriteAt(data[from:to], int64(s.Offset)+int64(from)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// relaSize is the size in bytes of an Elf64_Rela: place, type and symbol, addend.
+const relaSize = 24
 
 // move returns the arrays of the table, by their names without kallsyms_, for
 // symbols that have moved. They have the sizes of the baseline's, as the names

@@ -73,21 +73,3 @@ func Order(layout []Section, order []string) ([]int, error) {
 	}
 	return out, nil
 }
-
-// slots are the section indices of the object that make lld put its sections
-// in an order: section -> the index that it takes. It is nil for the object's
-// own order.
-func slots(layout []Section, order []int) map[int]int {
-	var out map[int]int
-	for place, i := range order {
-		if place == i {
-			continue
-		}
-		if out == nil {
-			out = map[int]int{}
-		}
-		// Within a group the indices rise.
-		out[layout[i].Index] = layout[place].Index
-	}
-	return out
-}

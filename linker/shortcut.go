@@ -48,8 +48,8 @@ const (
 	kinds
 )
 
-// kind is what a plan asks of a shortcut.
-func (p Plan) kind() int {
+// kindOf is what a plan asks of a shortcut.
+func kindOf(p Plan) int {
 	switch {
 	case p.Flag != nil:
 		return flagged
@@ -144,7 +144,7 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 	if w.kernel.packed != nil {
 		return w.linkPacked(ctx, plan)
 	}
-	s, kind := &w.kernel.short, plan.kind()
+	s, kind := &w.kernel.short, kindOf(plan)
 	s.Lock()
 	way := s.way
 	moves := plan.Flag != nil || len(plan.Order)+len(plan.Paddings) > 0 // or it would prove nothing

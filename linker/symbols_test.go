@@ -26,10 +26,15 @@ func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []
 		source.WriteString("kallsyms_relative_base: .quad _stext\n")
 	}
 	source.WriteString("kallsyms_offsets:\n")
-	for _, name := range functions {
-		fmt.Fprintf(&source, map[form]string{
-			up: ".long %s - _stext\n", down: ".long _stext - 1 - %s\n", ownPlace: ".long %s - .\n",
-		}[offsets], name)
+	for i, name := range functions {
+		switch offsets {
+		case up:
+			fmt.Fprintf(&source, ".long %s - _stext\n", name)
+		case down:
+			fmt.Fprintf(&source, ".long _stext - 1 - %s\n", name)
+		case ownPlace: // as scripts/kallsyms.c has it
+			fmt.Fprintf(&source, ".long _stext + %#x - .\n", i*size)
+		}
 	}
 	source.WriteString("kallsyms_names:\n")
 	for _, name := range functions {
@@ -53,7 +58,7 @@ func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "image")
-	if _, err := output(t.Context(), "", environment(tools.path()), tools.lld(), "-e", "0", "-o", path, object); err != nil {
+	if _, err := output(t.Context(), "", environment(tools.path()), tools.lld(), "-e", "0", "--emit-relocs", "-o", path, object); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
@@ -176,6 +181,11 @@ func TestKallsymsPatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			copy(blank[s.Offset+at:], make([]byte, size))
+		}
+		if s := f.Section(".rela.rodata"); offsets == ownPlace { // addends
+			for at := s.Offset; at < s.Offset+s.FileSize; at += relaSize {
+				copy(blank[at+16:], make([]byte, 8))
+			}
 		}
 		path := filepath.Join(t.TempDir(), "image")
 		if err := os.WriteFile(path, blank, 0o644); err != nil {

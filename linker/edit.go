@@ -1,0 +1,103 @@
+package linker
+
+import (
+	"context"
+	"fmt"
+)
+
+// MisplacedError is an image in which a function is not where the plan puts it:
+// a fault of this program, which says nothing of the layout.
+type MisplacedError struct {
+	Function    string
+	At, Planned uint64 // addresses
+}
+
+func (e *MisplacedError) Error() string {
+	return fmt.Sprintf("%s is at %#x, planned at %#x", e.Function, e.At, e.Planned)
+}
+
+// checkPlaces holds the addresses that an image has by its own symbols against
+// those of its plan. Where lld itself pads no plan says where, and an image with
+// other symbols says nothing: it has nil.
+func checkPlaces(layout []Section, plan Plan, addresses []uint64) error {
+	if plan.Flag != nil || addresses == nil {
+		return nil
+	}
+	output := MainText(layout)
+	planned, err := Place(layout, output, plan)
+	for i, s := range layout {
+		if at := addresses[i]; err == nil && s.Output == output && at != 0 && at != planned[i] {
+			err = &MisplacedError{s.Function, at + s.Entry, planned[i] + s.Entry}
+		}
+	}
+	if err != nil {
+		err = hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/x86/kernel/vmlinux.lds) and the seed")
+	}
+	return err
+}
+
+// edit is what a plan changes in the object.
+func (p *Kernel) edit(ctx context.Context, plan Plan) (e edit, err error) {
+	if len(plan.Paddings) == 0 && len(plan.Order) == 0 {
+		return e, nil
+	}
+	layout, err := p.baseline(ctx)
+	if err != nil {
+		return e, err
+	}
+	order, err := Order(layout, plan.Order)
+	if err != nil {
+		return e, err
+	}
+	e.slots = slots(layout, order)
+	e.padding, err = endings(layout, order, plan)
+	return e, err
+}
+
+// endings turns paddings, each before a section, into bytes to append to the
+// end of the section that stands before it in the output. The padding then
+// comes first and the section is aligned behind it, as in lld.
+func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
+	if _, err := plan.paddingBefore(); err != nil {
+		return nil, err
+	}
+	position := make(map[string]int, len(layout))
+	for place, i := range order {
+		if name := layout[i].Name; name != "" {
+			position[name] = place
+		}
+	}
+	padding := make(map[int]uint64, len(plan.Paddings))
+	for _, p := range plan.Paddings {
+		place, ok := position[p.Section]
+		if !ok {
+			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
+		}
+		if !layout[order[place]].Text {
+			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
+		}
+		if !paddable(layout, place) { // places keep what is before them, or a group stands there
+			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[place].Output)
+		}
+		padding[layout[order[place-1]].Index] += p.Bytes
+	}
+	return padding, nil
+}
+
+// slots are the section indices of the object that make lld put its sections
+// in an order: section -> the index that it takes. It is nil for the object's
+// own order.
+func slots(layout []Section, order []int) map[int]int {
+	var out map[int]int
+	for place, i := range order {
+		if place == i {
+			continue
+		}
+		if out == nil {
+			out = map[int]int{}
+		}
+		// Within a group the indices rise.
+		out[layout[i].Index] = layout[place].Index
+	}
+	return out
+}

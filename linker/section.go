@@ -1,0 +1,32 @@
+package linker
+
+// Section is one input section as the link of the baseline placed it.
+type Section struct {
+	Name    string `json:"name"`    // as in Padding.Section; empty where it is not from the object that is padded
+	Output  string `json:"output"`  // output section, ".text"
+	Segment int    `json:"segment"` // index of the PT_LOAD that the output section is in, -1 for none
+	Address uint64 `json:"address"`
+	Size    uint64 `json:"size"`  // bytes
+	Align   uint64 `json:"align"` // sh_addralign, bytes
+	Text    bool   `json:"text"`  // an ordinary .text input section, which may be moved on its own
+	// Function is the symbol that a section per function is named after, or
+	// else the first in it; empty where it has none. It is Entry bytes
+	// behind Address: under kCFI the hash comes first.
+	Function  string `json:"function"`
+	Entry     uint64 `json:"entry"`
+	Functions int    `json:"functions"` // in it, as far as symbols tell: their different addresses
+	Index     int    `json:"index"`     // of its header in the object; 0 where it is not from there
+	Group     int    `json:"group"`     // sections of a group can take each other's places; 0 for none
+	// ScriptAlign is what the linker script aligns the place before the section to,
+	// `. = ALIGN(N)`, in bytes; 0 where it does not.
+	ScriptAlign uint64 `json:"script-align,omitempty"`
+	// Pin tells that another assignment to the location counter stands before the
+	// section: the place is at a fixed distance to the section of that number, from
+	// 1 on, which has the symbol that the assignment names (SRSO's pair); its own
+	// number for an address that names none. 0 is no such assignment.
+	Pin int `json:"pin,omitempty"`
+}
+
+// page is the alignment by the linker script, in bytes, from which on a section
+// counts as placed by hand: there is no residue that it could be moved to.
+const page = 4096
