@@ -19,6 +19,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 )
@@ -93,7 +94,7 @@ func (b *rig) measure(ctx context.Context, repeats, layouts, workers int, scr *s
 	// Decides the accelerator and learns the shortcut, as the first minute of
 	// a sweep does.
 	scr.progress("warming up", 0, 0)
-	if _, err := b.sweepFor(ctx, fuzz.Text, 2, workers, scr.note); err != nil {
+	if _, err := b.sweepFor(ctx, layout.Text, 2, workers, scr.note); err != nil {
 		return m, err
 	}
 	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.saved.Scenario.Name, b.Digest, b.LLD, b.saved.Tools.QEMU, b.guest.Machine.Accel)
@@ -111,7 +112,7 @@ func (b *rig) measure(ctx context.Context, repeats, layouts, workers int, scr *s
 			return m, err
 		}
 		m.ByHand = append(m.ByHand, rate)
-		report, err := b.sweepFor(ctx, fuzz.Text, layouts, workers, func(string, ...any) {})
+		report, err := b.sweepFor(ctx, layout.Text, layouts, workers, func(string, ...any) {})
 		if err != nil {
 			return m, err
 		}
@@ -128,12 +129,12 @@ func (b *rig) measure(ctx context.Context, repeats, layouts, workers int, scr *s
 
 // byHand is one layout by make and QEMU.
 func (b *rig) byHand(ctx context.Context, hand *linker.ByHand, seed uint32) (float64, error) {
-	layout, err := b.Layout(ctx)
+	sections, err := b.Layout(ctx)
 	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
-	image, err := hand.Make(ctx, fuzz.Text.Plan(seed, layout))
+	image, err := hand.Make(ctx, layout.Text.Plan(seed, sections))
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +146,7 @@ func (b *rig) byHand(ctx context.Context, hand *linker.ByHand, seed uint32) (flo
 }
 
 // sweepFor is a sweep of the seeds from 1 on, with its results thrown away.
-func (b *rig) sweepFor(ctx context.Context, strategy fuzz.Strategy, layouts, workers int, note func(string, ...any)) (*fuzz.Report, error) {
+func (b *rig) sweepFor(ctx context.Context, strategy layout.Strategy, layouts, workers int, note func(string, ...any)) (*fuzz.Report, error) {
 	dir, err := os.MkdirTemp("", "unlucky-bench-")
 	if err != nil {
 		return nil, err
@@ -165,7 +166,7 @@ func (b *rig) sweepFor(ctx context.Context, strategy fuzz.Strategy, layouts, wor
 // floor links and boots one layout again and again, on each CPU, with nothing
 // beside lld and QEMU.
 func (b *rig) floor(ctx context.Context, layouts int) (float64, error) {
-	layout, err := b.Layout(ctx)
+	sections, err := b.Layout(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -177,7 +178,7 @@ func (b *rig) floor(ctx context.Context, layouts int) (float64, error) {
 			return 0, err
 		}
 		defer w.Close()
-		image, err := w.Link(ctx, fuzz.Text.Plan(1, layout))
+		image, err := w.Link(ctx, layout.Text.Plan(1, sections))
 		if err == nil {
 			err = image.Remove()
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 )
 
 // covered is the coverage of one kernel by all sweeps of it.
@@ -25,9 +25,9 @@ type covered struct {
 	Sweeps    []string                `json:"sweeps"` // their folders
 	Totals    fuzz.Totals             `json:"totals"`
 	Functions []fuzz.FunctionCoverage `json:"functions,omitempty"` // the least covered first
-	Fixed     []linker.Section        `json:"fixed,omitempty"`
+	Fixed     []layout.Section        `json:"fixed,omitempty"`
 
-	layout   []linker.Section // of the baseline
+	layout   []layout.Section // of the baseline
 	tried    []fuzz.Tried     // those that have booted, each once
 	baseline bool             // it was tried, too
 }

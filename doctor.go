@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"unlucky/host"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
@@ -183,7 +184,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 		return err.Error()
 	}
 	defer l.Close()
-	image, err := l.Link(ctx, linker.Plan{})
+	image, err := l.Link(ctx, layout.Plan{})
 	if err != nil {
 		return err.Error()
 	}

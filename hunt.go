@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/stat"
 
-	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 )
 
@@ -31,7 +31,7 @@ type hunted struct {
 }
 
 // perStrategy is a figure of each strategy.
-type perStrategy map[fuzz.Strategy]float64
+type perStrategy map[layout.Strategy]float64
 
 // kindHunt is the median number of layouts to the first crash of a kind of bug.
 type kindHunt struct {
@@ -42,14 +42,14 @@ type kindHunt struct {
 
 // bootHunt is a sweep that was booted beside what the addresses say.
 type bootHunt struct {
-	Scenario string        `json:"scenario"`
-	Strategy fuzz.Strategy `json:"strategy"`
-	Computed []int         `json:"computed"` // the seeds that crash
-	Booted   []int         `json:"booted"`
+	Scenario string          `json:"scenario"`
+	Strategy layout.Strategy `json:"strategy"`
+	Computed []int           `json:"computed"` // the seeds that crash
+	Booted   []int           `json:"booted"`
 }
 
 // compared are the strategies that are compared, with the first.
-var compared = []fuzz.Strategy{fuzz.Text, fuzz.Cover, fuzz.Shuffle}
+var compared = []layout.Strategy{layout.Text, layout.Cover, layout.Shuffle}
 
 func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("hunt", flag.ContinueOnError)
@@ -78,11 +78,11 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 		return err
 	}
 	defer kernel.Close()
-	layout, err := kernel.Layout(ctx)
+	sections, err := kernel.Layout(ctx)
 	if err != nil {
 		return err
 	}
-	h, err := fuzz.NewHunt(layout)
+	h, err := layout.NewHunt(sections)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	}
 	wrong := 0
 	if *boot > 0 {
-		for n, name := range fuzz.Planted {
-			scr.progress("booting what was computed", int64(n), int64(len(fuzz.Planted)))
+		for n, name := range layout.Planted {
+			scr.progress("booting what was computed", int64(n), int64(len(layout.Planted)))
 			if err := result.boot(ctx, name, o, *boot, scr); err != nil {
 				return err
 			}
@@ -118,9 +118,9 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 }
 
 // play finds the first crash of each bug by addresses alone.
-func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
-	var drawn []fuzz.Bug // of all kinds, one behind the other
-	for _, k := range fuzz.BugKinds {
+func (r *hunted) play(ctx context.Context, h *layout.Hunt) error {
+	var drawn []layout.Bug // of all kinds, one behind the other
+	for _, k := range layout.BugKinds {
 		bugs, err := h.Draw(k, r.Bugs)
 		if err != nil {
 			return err
@@ -138,8 +138,8 @@ func (r *hunted) play(ctx context.Context, h *fuzz.Hunt) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	ratios := map[fuzz.Strategy][]float64{}
-	for n, k := range fuzz.BugKinds {
+	ratios := map[layout.Strategy][]float64{}
+	for n, k := range layout.BugKinds {
 		row := kindHunt{k.Name, k.What, perStrategy{}}
 		for i, s := range compared {
 			first := make([]float64, r.Bugs)
@@ -173,11 +173,11 @@ func (r *hunted) boot(ctx context.Context, name string, o *override, seeds int, 
 		return err
 	}
 	defer b.Close()
-	layout, err := b.Layout(ctx)
+	sections, err := b.Layout(ctx)
 	if err != nil {
 		return err
 	}
-	h, err := fuzz.NewHunt(layout)
+	h, err := layout.NewHunt(sections)
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func (r *hunted) boot(ctx context.Context, name string, o *override, seeds int, 
 func (r hunted) print(out io.Writer) {
 	fmt.Fprintf(out, "%s: layouts to the first crash, median of %d bugs of each kind\n\n", r.Kernel, r.Bugs)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	name := func(s fuzz.Strategy) string { n, _, _ := strings.Cut(string(s), "/"); return n }
+	name := func(s layout.Strategy) string { n, _, _ := strings.Cut(string(s), "/"); return n }
 	fmt.Fprint(w, "kind\t")
 	for _, s := range compared {
 		fmt.Fprintf(w, "%s\t", name(s))

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/seeds"
 )
 
@@ -110,7 +110,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		err = json.NewEncoder(out).Encode(struct {
 			Path string           `json:"path"`
 			Seed seeds.Layout     `json:"seed"`
-			Plan *linker.Plan     `json:"plan"`
+			Plan *layout.Plan     `json:"plan"`
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
 	} else {
@@ -239,7 +239,7 @@ func answer(f *seeds.File) string {
 var spaces = regexp.MustCompile(`(?m) +$`)
 
 // changes is how much a plan changes, in words.
-func changes(p linker.Plan) string {
+func changes(p layout.Plan) string {
 	text := fmt.Sprintf("%d paddings", len(p.Paddings))
 	if len(p.Paddings) == 1 {
 		text = "1 padding"
@@ -306,7 +306,7 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	for _, p := range m.Twin.Paddings {
 		twin[p.Section] = p.Bytes
 	}
-	var differ []linker.Padding
+	var differ []layout.Padding
 	for _, p := range f.Plan.Paddings {
 		if twin[p.Section] != p.Bytes {
 			differ = append(differ, p)
@@ -315,7 +315,7 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	}
 	for _, p := range m.Twin.Paddings {
 		if _, ok := twin[p.Section]; ok {
-			differ = append(differ, linker.Padding{Section: p.Section})
+			differ = append(differ, layout.Padding{Section: p.Section})
 		}
 	}
 	for _, p := range m.Twin.Paddings {
@@ -329,7 +329,7 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	if m.Passing != seeds.Baseline.Name() && len(m.Culprits) > 0 {
 		what = "the first culprit alone, all else as in " + m.Passing + ": a plan that" // not the smallest: the baseline fails
 	}
-	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %s:\n", what, changes(*f.Plan), changes(linker.Plan{Paddings: differ, Order: moved}))
+	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %s:\n", what, changes(*f.Plan), changes(layout.Plan{Paddings: differ, Order: moved}))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, p := range differ {
 		if i == maxListed {

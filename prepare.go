@@ -13,7 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/google/renameio/v2"
 
-	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -98,12 +98,12 @@ func (b *rig) pack(ctx context.Context, path string, scr *screen) (int64, error)
 		return 0, err
 	}
 	defer unpacked.Close()
-	layout, err := b.Layout(ctx)
+	sections, err := b.Layout(ctx)
 	if err != nil {
 		return 0, err
 	}
 	scr.progress("comparing its images with those of link-vmlinux.sh", 0, 0)
-	if err := b.Prove(ctx, unpacked, []linker.Plan{fuzz.Text.Plan(1, layout), fuzz.Shuffle.Plan(1, layout)}); err != nil {
+	if err := b.Prove(ctx, unpacked, []layout.Plan{layout.Text.Plan(1, sections), layout.Shuffle.Plan(1, sections)}); err != nil {
 		return 0, err
 	}
 	info, err := file.Stat()

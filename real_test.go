@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -70,7 +71,7 @@ func TestKCFISeal(t *testing.T) {
 	needKernels(t)
 	r := sweepJSON(t, "kcfi-seal", "-seeds", "1:16", "-o", t.TempDir())
 	t.Log(count(r))
-	if r.Strategy != fuzz.Cover {
+	if r.Strategy != layout.Cover {
 		t.Errorf("auto became %s: a kernel's script takes padding in text only", r.Strategy)
 	}
 	if r.Finds() == 0 || r.Count(qemu.Pass) == 0 {
@@ -140,7 +141,7 @@ func TestKCFISeal(t *testing.T) {
 
 // minimized is what minimize -json prints.
 type minimized struct {
-	Plan      linker.Plan
+	Plan      layout.Plan
 	Minimized seeds.Minimized
 }
 
@@ -329,7 +330,7 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	image, err := w.Link(t.Context(), linker.Plan{})
+	image, err := w.Link(t.Context(), layout.Plan{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,12 +426,12 @@ func TestShortcut(t *testing.T) {
 		t.Fatal(err)
 	}
 	type name struct {
-		strategy fuzz.Strategy
+		strategy layout.Strategy
 		seed     uint32
 	}
-	names := []name{{fuzz.Cover, 256}}
+	names := []name{{layout.Cover, 256}}
 	for seed := range uint32(16) { // of shuffle and of cover each is an order of its own
-		names = append(names, name{fuzz.Text, seed}, name{fuzz.Shuffle, seed}, name{fuzz.Cover, 257 + 16*seed})
+		names = append(names, name{layout.Text, seed}, name{layout.Shuffle, seed}, name{layout.Cover, 257 + 16*seed})
 	}
 	digests := func(full bool) map[name]string {
 		k, err := linker.Prepare(t.Context(), cacheDir(), s.Kernel, newScreen(os.Stderr).progress)
@@ -508,7 +509,7 @@ func TestCover(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -518,12 +519,12 @@ func TestCover(t *testing.T) {
 	}
 	defer w.Close()
 	var functions []int
-	for i, s := range layout {
-		if linker.Movable(layout, i) && s.Function != "" {
+	for i, s := range sections {
+		if layout.Movable(sections, i) && s.Function != "" {
 			functions = append(functions, i)
 		}
 	}
-	link := func(plan linker.Plan) map[string][]uint64 {
+	link := func(plan layout.Plan) map[string][]uint64 {
 		t.Helper()
 		image, err := w.Link(t.Context(), plan)
 		if err != nil {
@@ -533,13 +534,13 @@ func TestCover(t *testing.T) {
 		if err := image.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		predicted, err := linker.Place(layout, ".text", plan)
+		predicted, err := layout.Place(sections, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}
 		known := 0
 		for _, i := range functions {
-			s := layout[i]
+			s := sections[i]
 			if at := all[s.Function]; len(at) == 1 { // the only one of its name
 				if known++; at[0] != predicted[i]+s.Entry {
 					t.Fatalf("%s is at %#x, predicted at %#x", s.Function, at[0], predicted[i]+s.Entry)
@@ -553,7 +554,7 @@ func TestCover(t *testing.T) {
 	}
 	claimed := map[uint64]map[residue]bool{64: {}, 256: {}, 4096: {}} // what the sweep should claim
 	count := func(all map[string][]uint64) {
-		for n, address := range addressesByName(layout, functions, all) {
+		for n, address := range addressesByName(sections, functions, all) {
 			for modulus, residues := range claimed {
 				residues[residue{functions[n], address % modulus}] = true
 			}
@@ -561,13 +562,13 @@ func TestCover(t *testing.T) {
 	}
 	full := func(modulus uint64) (n int) {
 		for _, i := range functions {
-			n += int(max(1, modulus/layout[i].Alignment()))
+			n += int(max(1, modulus/sections[i].Alignment()))
 		}
 		return n
 	}
 	var want []string
 	for seed := uint32(1); seed <= 16; seed++ {
-		all := link(fuzz.Cover.Plan(seed, layout))
+		all := link(layout.Cover.Plan(seed, sections))
 		count(all)
 		if all["canary_victim"][0]%256 == 0x30 {
 			want = append(want, fmt.Sprint(seed))
@@ -576,10 +577,10 @@ func TestCover(t *testing.T) {
 			t.Errorf("after %d layouts %d residues mod %d were seen, of %d", seed, len(claimed[modulus]), modulus, full(modulus))
 		}
 	}
-	count(link(linker.Plan{}))
+	count(link(layout.Plan{}))
 	for _, seed := range []uint32{257, 258, 273} {
-		link(fuzz.Cover.Plan(seed, layout))
-		link(fuzz.Shuffle.Plan(seed, layout))
+		link(layout.Cover.Plan(seed, sections))
+		link(layout.Shuffle.Plan(seed, sections))
 	}
 
 	dir := t.TempDir()
@@ -633,7 +634,7 @@ type residue struct {
 
 // addressesByName are those of some sections' functions, by symbols alone. Of
 // functions of one name, the order is that of the layout.
-func addressesByName(layout []linker.Section, functions []int, symbols map[string][]uint64) (out []uint64) {
+func addressesByName(layout []layout.Section, functions []int, symbols map[string][]uint64) (out []uint64) {
 	taken := map[string]int{}
 	for _, i := range functions {
 		name := layout[i].Function

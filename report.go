@@ -23,6 +23,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
@@ -538,10 +539,10 @@ var levels = []struct {
 
 // newMap colours each cell by the highest score, -log10 of a chance, of a
 // section in it. There is a score for each section of the layout.
-func newMap(layout []linker.Section, scores []float64, culprits []seeds.Culprit) (*layoutMap, error) {
+func newMap(sections []layout.Section, scores []float64, culprits []seeds.Culprit) (*layoutMap, error) {
 	var movable []int
-	for i := range layout {
-		if linker.Movable(layout, i) {
+	for i := range sections {
+		if layout.Movable(sections, i) {
 			movable = append(movable, i)
 		}
 	}
@@ -551,7 +552,7 @@ func newMap(layout []linker.Section, scores []float64, culprits []seeds.Culprit)
 	first, last := movable[0], movable[len(movable)-1]
 	var text []int // sections
 	var begin, end uint64
-	for i, s := range layout[:last+1] {
+	for i, s := range sections[:last+1] {
 		if i < first || s.Size == 0 {
 			continue
 		}
@@ -568,14 +569,14 @@ func newMap(layout []linker.Section, scores []float64, culprits []seeds.Culprit)
 	if text == nil {
 		return nil, nil
 	}
-	m := &layoutMap{Output: layout[first].Output, Bytes: 16, Width: mapColumns}
+	m := &layoutMap{Output: sections[first].Output, Bytes: 16, Width: mapColumns}
 	for (end-begin)/m.Bytes >= maxCells-1 {
 		m.Bytes *= 2
 	}
 	begin &^= m.Bytes - 1
 	in := make([][]int, (end-1-begin)/m.Bytes+1) // sections of each cell
 	for _, i := range text {
-		s := layout[i]
+		s := sections[i]
 		for c := (s.Address - begin) / m.Bytes; c <= (s.Address+s.Size-1-begin)/m.Bytes; c++ {
 			in[c] = append(in[c], i)
 		}
@@ -585,18 +586,18 @@ func newMap(layout []linker.Section, scores []float64, culprits []seeds.Culprit)
 	for y := 0; y < m.Height; y += step {
 		m.Rows = append(m.Rows, mapRow{y, begin + uint64(y*m.Width)*m.Bytes})
 	}
-	for c, sections := range in {
+	for c, inside := range in {
 		at := cell{X: c % m.Width, Y: c / m.Width, Class: "fixed"}
 		address := begin + uint64(c)*m.Bytes
 		title := []string{fmt.Sprintf("%#x to %#x", address, address+m.Bytes-1)}
-		slices.SortStableFunc(sections, func(i, j int) int { return cmp.Compare(scores[j], scores[i]) })
-		for n, i := range sections {
-			s := layout[i]
-			if linker.Movable(layout, i) && at.Class == "fixed" {
+		slices.SortStableFunc(inside, func(i, j int) int { return cmp.Compare(scores[j], scores[i]) })
+		for n, i := range inside {
+			s := sections[i]
+			if layout.Movable(sections, i) && at.Class == "fixed" {
 				at.Class = levelOf(scores[i])
 			}
 			if n == maxNames {
-				title = append(title, fmt.Sprintf("... and %d more", len(sections)-n))
+				title = append(title, fmt.Sprintf("... and %d more", len(inside)-n))
 			}
 			if n >= maxNames {
 				continue
@@ -617,11 +618,11 @@ func newMap(layout []linker.Section, scores []float64, culprits []seeds.Culprit)
 		}
 		k := mark{N: len(m.Marks) + 1, Culprit: sentence}
 		for _, f := range c.Functions {
-			i := slices.IndexFunc(text, func(i int) bool { return layout[i].Name == f.Section && f.Section != "" })
+			i := slices.IndexFunc(text, func(i int) bool { return sections[i].Name == f.Section && f.Section != "" })
 			if i < 0 {
 				continue
 			}
-			at := int((layout[text[i]].Address - begin) / m.Bytes)
+			at := int((sections[text[i]].Address - begin) / m.Bytes)
 			if p := (point{at % m.Width, at / m.Width}); !slices.Contains(k.Cells, p) {
 				k.Cells = append(k.Cells, p)
 			}

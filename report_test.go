@@ -28,7 +28,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -317,7 +317,7 @@ func TestReportOfMuch(t *testing.T) {
 		}
 		fmt.Fprintf(journal, "%08x %s\n", crc32.ChecksumIEEE(text), text)
 	}
-	line(seeds.Header{Scenario: attack, Strategy: string(fuzz.Cover), Accel: "tcg", QEMU: "7.2", LLD: "22", Object: digest, Initrd: digest, Argv: digest, Rules: digest})
+	line(seeds.Header{Scenario: attack, Strategy: string(layout.Cover), Accel: "tcg", QEMU: "7.2", LLD: "22", Object: digest, Initrd: digest, Argv: digest, Rules: digest})
 	for i := range layouts {
 		r := seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, Boots: 1, Plan: fmt.Sprintf("%064x", i), At: begin.Add(time.Duration(i) * 3 * time.Second)}
 		if n := i / 10; i%10 == 0 {
@@ -393,11 +393,11 @@ func TestChart(t *testing.T) {
 
 // A layout that no linker has made is refused, and takes neither memory nor time.
 func TestMapOfNonsense(t *testing.T) {
-	section := func(address, size uint64) linker.Section {
-		return linker.Section{Name: ".text.f", Output: ".text", Function: "f", Text: true, Address: address, Size: size, Align: 16}
+	section := func(address, size uint64) layout.Section {
+		return layout.Section{Name: ".text.f", Output: ".text", Function: "f", Text: true, Address: address, Size: size, Align: 16}
 	}
 	first := section(16, 16)
-	for _, layout := range [][]linker.Section{
+	for _, layout := range [][]layout.Section{
 		{first, section(32, ^uint64(0))},
 		{first, section(64, 16), section(32, 16)},
 		{first, section(^uint64(0)-15, 16)},
@@ -406,7 +406,7 @@ func TestMapOfNonsense(t *testing.T) {
 			t.Errorf("%v: a map of %d cells", layout, len(m.Cells))
 		}
 	}
-	m, err := newMap([]linker.Section{first, section(32, 16), section(^uint64(0)-31, 16)}, []float64{0, 30, 0}, nil)
+	m, err := newMap([]layout.Section{first, section(32, 16), section(^uint64(0)-31, 16)}, []float64{0, 30, 0}, nil)
 	if err != nil || len(m.Cells) > maxCells || m.Cells[0].Class != "l5" {
 		t.Errorf("a map of %d cells, %v", len(m.Cells), err)
 	}

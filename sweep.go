@@ -23,6 +23,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -87,7 +88,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
 		return usageError{err}
 	}
-	if s.Strategy, err = fuzz.ParseStrategy(*strategy); err != nil {
+	if s.Strategy, err = layout.ParseStrategy(*strategy); err != nil {
 		return usageError{err}
 	}
 	if *workers < 0 || *stopAfter < 0 || *limit < 0 {
@@ -588,7 +589,7 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
 		path := filepath.Join(r.Dir, all[i].Path)
 		again := trustFlag(s.Saved.Scenario) + again
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, again)
-		if passed := r.Baseline.Kind == qemu.Pass || r.Count(qemu.Pass) > 0; passed && r.Strategy != fuzz.LLD {
+		if passed := r.Baseline.Kind == qemu.Pass || r.Count(qemu.Pass) > 0; passed && r.Strategy != layout.LLD {
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)
 		}
 		fmt.Fprintf(&b, "  unlucky report %s\n", r.Dir)

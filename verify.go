@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -95,7 +96,7 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		return err
 	}
 	s.Dir = filepath.Join(*dir, b.Digest[:12])
-	if s.Strategy = fuzz.Cover; len(v.Found.Strategies()) == 1 {
+	if s.Strategy = layout.Cover; len(v.Found.Strategies()) == 1 {
 		s.Strategy = v.Found.Strategies()[0]
 	}
 	rate := v.Found.Rate()
@@ -255,7 +256,7 @@ func printVerified(out io.Writer, r *fuzz.Verified, v *fuzz.Verify, b *rig) {
 	switch {
 	case r.File != "":
 		fmt.Fprintf(&text, "next, for example:\n  unlucky replay %s%s\n", r.File, trust)
-		if r.Sweep != nil && r.Sweep.Strategy != fuzz.LLD {
+		if r.Sweep != nil && r.Sweep.Strategy != layout.LLD {
 			fmt.Fprintf(&text, "  unlucky minimize %s%s\n", r.File, trust)
 		}
 	case r.Conclusion == fuzz.CannotTell && len(r.Others) > 0:

@@ -11,12 +11,12 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
-	"unlucky/linker"
+	"unlucky/layout"
 )
 
 // moduli are those whose residues are counted, in bytes: a cache line, what
 // branch predictors and the like take of an address, a page.
-var moduli = [...]uint64{64, 256, Modulus}
+var moduli = [...]uint64{64, 256, layout.Modulus}
 
 // Coverage counts, over the layouts of one kernel that have booted to a
 // verdict, at which residues each function has been and which functions have
@@ -28,7 +28,7 @@ var moduli = [...]uint64{64, 256, Modulus}
 //
 // It holds the bits of what was seen, and nothing of each layout.
 type Coverage struct {
-	layout    []linker.Section // the baseline
+	layout    []layout.Section // the baseline
 	output    string           // the output section of the functions
 	functions []counted        // in the order of the baseline
 	fixed     []int            // sections of functions that the linker script places by hand
@@ -85,11 +85,11 @@ type FunctionCoverage struct {
 // NewCoverage is the coverage by no layouts of the kernel whose baseline has
 // this layout. A kernel whose addresses do not follow from its plans has none:
 // that is the error.
-func NewCoverage(layout []linker.Section) (*Coverage, error) {
-	c := &Coverage{layout: layout, output: linker.MainText(layout)}
+func NewCoverage(sections []layout.Section) (*Coverage, error) {
+	c := &Coverage{layout: sections, output: layout.MainText(sections)}
 	n, group := 0, 0
-	for i, s := range layout {
-		switch movable := linker.Movable(layout, i); {
+	for i, s := range sections {
+		switch movable := layout.Movable(sections, i); {
 		case movable && s.Output != c.output:
 			return nil, fmt.Errorf("%s and %s both have functions that can move", c.output, s.Output)
 		case s.Output != c.output:
@@ -101,7 +101,7 @@ func NewCoverage(layout []linker.Section) (*Coverage, error) {
 				group++
 			}
 		case s.Function != "":
-			f := counted{section: i, align: layout[i].Alignment(), group: group}
+			f := counted{section: i, align: sections[i].Alignment(), group: group}
 			for m, modulus := range moduli {
 				_, residues := f.steps(modulus)
 				c.totals.Residues[m].Of += residues
@@ -122,7 +122,7 @@ func NewCoverage(layout []linker.Section) (*Coverage, error) {
 	c.touched = make([]*roaring.Bitmap, len(c.functions))
 	for f := range c.functions {
 		c.order, c.next = append(c.order, f), append(c.next, -1)
-		if f > 0 && c.touch(f-1, f, layout[c.functions[f-1].section].Address, layout[c.functions[f].section].Address) {
+		if f > 0 && c.touch(f-1, f, sections[c.functions[f-1].section].Address, sections[c.functions[f].section].Address) {
 			c.totals.Neighbours.Baseline++
 		}
 	}
@@ -184,7 +184,7 @@ func (c *Coverage) see(f counted, m int, address uint64) bool {
 // touch tells whether nothing but g's alignment is between two functions.
 func (c *Coverage) touch(f, g int, addressF, addressG uint64) bool {
 	a, b := c.functions[f], c.functions[g]
-	return a.group == b.group && addressG == linker.AlignUp(addressF+c.layout[a.section].Size, b.align)
+	return a.group == b.group && addressG == layout.AlignUp(addressF+c.layout[a.section].Size, b.align)
 }
 
 // meet counts two functions that touch, once.
@@ -252,8 +252,8 @@ func (c *Coverage) count(bit, n int) (set int) {
 
 // Fixed are the sections of functions that cannot move, in the order of the
 // baseline.
-func (c *Coverage) Fixed() []linker.Section {
-	var out []linker.Section
+func (c *Coverage) Fixed() []layout.Section {
+	var out []layout.Section
 	for _, i := range c.fixed {
 		out = append(out, c.layout[i])
 	}

@@ -11,17 +11,19 @@ import (
 	"sync"
 	"testing"
 
-	"unlucky/linker"
+	"gonum.org/v1/gonum/mathext/prng"
+
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
 
 // fewFunctions is a .text of functions of all alignments, of sections that are
 // placed by hand, and of one without a symbol.
-func fewFunctions() []linker.Section {
-	layout := []linker.Section{{Name: ".init", Output: ".init", Address: 0x1000, Size: 64, Align: 16, Function: "init"}}
+func fewFunctions() []layout.Section {
+	sections := []layout.Section{{Name: ".init", Output: ".init", Address: 0x1000, Size: 64, Align: 16, Function: "init"}}
 	end := uint64(0x10000)
-	for _, s := range []linker.Section{
+	for _, s := range []layout.Section{
 		{Name: ".head.text", Size: 0x91, Align: 1, Function: "start"},
 		{Name: ".text.one", Size: 7, Align: 1, Text: true, Function: "one"},
 		{Name: ".text.two", Size: 40, Align: 16, Text: true, Function: "two", Entry: 11},
@@ -31,14 +33,14 @@ func fewFunctions() []linker.Section {
 		{Name: ".text.nameless", Size: 16, Align: 16, Text: true},
 		{Name: ".text.last", Size: 16, Align: 8192, Text: true, Function: "last"},
 	} {
-		s.Output, s.Address = ".text", linker.AlignUp(end, s.Align)
+		s.Output, s.Address = ".text", layout.AlignUp(end, s.Align)
 		end = s.Address + s.Size
-		layout = append(layout, s)
+		sections = append(sections, s)
 	}
-	return append(layout, linker.Section{Name: ".rodata", Output: ".rodata", Address: 0x90000, Size: 64, Align: 16, Function: "table"})
+	return append(sections, layout.Section{Name: ".rodata", Output: ".rodata", Address: 0x90000, Size: 64, Align: 16, Function: "table"})
 }
 
-func addressesOf(layout []linker.Section) (out []uint64) {
+func addressesOf(layout []layout.Section) (out []uint64) {
 	for _, s := range layout {
 		out = append(out, s.Address)
 	}
@@ -116,13 +118,13 @@ func TestCoverageAdd(t *testing.T) {
 // Neighbours are ordered pairs, in whatever order the functions are.
 func TestCoverageNeighbours(t *testing.T) {
 	t.Parallel()
-	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0x1000, Size: 16, Align: 16}}
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0x1000, Size: 16, Align: 16}}
 	for i, size := range []uint64{16, 20, 32} {
-		layout = append(layout, linker.Section{Name: fmt.Sprint(".text.", i), Function: string('a' + rune(i)), Output: ".text",
+		sections = append(sections, layout.Section{Name: fmt.Sprint(".text.", i), Function: string('a' + rune(i)), Output: ".text",
 			Address: 0x1010 + uint64(i)*32, Size: size, Align: 16, Text: true})
 	}
-	layout[1].Address, layout[1].Size = 0x1010, 32
-	c, err := NewCoverage(layout)
+	sections[1].Address, sections[1].Size = 0x1010, 32
+	c, err := NewCoverage(sections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,8 +153,8 @@ func TestCoverageNeighbours(t *testing.T) {
 // The counts are those of sets of addresses, for any layouts in any order.
 func TestCoverageIsSets(t *testing.T) {
 	t.Parallel()
-	layout := namedText()
-	c, err := NewCoverage(layout)
+	sections := namedText()
+	c, err := NewCoverage(sections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,24 +166,24 @@ func TestCoverageIsSets(t *testing.T) {
 	residues, neighbours := map[residue]bool{}, map[[2]int]bool{}
 	random := rand.New(rand.NewPCG(1, 2))
 	for n := range uint32(60) {
-		addresses := make([]uint64, len(layout))
+		addresses := make([]uint64, len(sections))
 		if n%2 == 0 {
-			if addresses, err = linker.Place(layout, ".text", Text.Plan(n, layout)); err != nil {
+			if addresses, err = layout.Place(sections, ".text", layout.Text.Plan(n, sections)); err != nil {
 				t.Fatal(err)
 			}
 		} else { // shuffled on both sides of what is fixed, one in three with a gap
-			order, fixed := random.Perm(len(layout)), slices.IndexFunc(layout[1:], func(s linker.Section) bool { return !s.Text })+1
+			order, fixed := random.Perm(len(sections)), slices.IndexFunc(sections[1:], func(s layout.Section) bool { return !s.Text })+1
 			slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(i, fixed) - cmp.Compare(j, fixed) })
 			end := uint64(0x400000)
 			for _, i := range order {
-				addresses[i] = linker.AlignUp(end+random.Uint64N(3)/2*64, layout[i].Alignment())
-				end = addresses[i] + layout[i].Size
+				addresses[i] = layout.AlignUp(end+random.Uint64N(3)/2*64, sections[i].Alignment())
+				end = addresses[i] + sections[i].Size
 			}
 		}
 		c.Add(addresses)
 		var order []int
 		for i, a := range addresses {
-			if !linker.Movable(layout, i) {
+			if !layout.Movable(sections, i) {
 				continue
 			}
 			if addresses[i] == 0 {
@@ -194,7 +196,7 @@ func TestCoverageIsSets(t *testing.T) {
 		}
 		slices.SortFunc(order, func(i, j int) int { return cmp.Compare(addresses[i], addresses[j]) })
 		for n, j := range order[1:] {
-			if i := order[n]; addresses[j]-addresses[i]-layout[i].Size < layout[j].Alignment() {
+			if i := order[n]; addresses[j]-addresses[i]-sections[i].Size < sections[j].Alignment() {
 				neighbours[[2]int{i, j}] = true
 			}
 		}
@@ -218,9 +220,34 @@ func TestCoverageIsSets(t *testing.T) {
 	}
 }
 
-// namedText is smallText, each section with a function.
-func namedText() []linker.Section {
-	layout := smallText()
+// variedFunctions is a .text of functions of many sizes, with some of larger and of
+// smaller alignment, and one that is placed by hand.
+func variedFunctions() []layout.Section {
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
+	end := sections[0].Address + sections[0].Size
+	for i := range 600 {
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mixed(1, uint64(i))%400, Align: 16, Text: true,
+			Index: i + 2, Group: 1 + i/301}
+		switch {
+		case i == 300:
+			s.Name, s.Text, s.Align, s.Group = ".noinstr.text", false, 64, 0
+		case i%97 == 5:
+			s.Align = 64
+		case i%53 == 7:
+			s.Align = 4
+		case i%201 == 9:
+			s.Align = 4096
+		}
+		s.Address = (end + s.Align - 1) &^ (s.Align - 1)
+		end = s.Address + s.Size
+		sections = append(sections, s)
+	}
+	return sections
+}
+
+// namedText is variedFunctions, each section with a function.
+func namedText() []layout.Section {
+	layout := variedFunctions()
 	for i := range layout {
 		layout[i].Function = strings.TrimPrefix(layout[i].Name, ".text.")
 	}
@@ -231,23 +258,23 @@ func namedText() []linker.Section {
 // and mod 4096 with its 256th, and none before.
 func TestCoverageOfCover(t *testing.T) {
 	t.Parallel()
-	layout := namedText()
-	c, err := NewCoverage(layout)
+	sections := namedText()
+	c, err := NewCoverage(sections)
 	if err != nil {
 		t.Fatal(err)
 	}
 	complete := map[uint64]uint32{}
 	for seed := uint32(1); seed <= 256; seed++ {
-		addresses, err := linker.Place(layout, ".text", Cover.Plan(seed, layout))
+		addresses, err := layout.Place(sections, ".text", layout.Cover.Plan(seed, sections))
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Add(addresses)
 		all := [len(moduli)]bool{true, true, true}
 		for _, f := range c.Functions() {
-			i := slices.IndexFunc(layout, func(s linker.Section) bool { return s.Function == f.Name })
+			i := slices.IndexFunc(sections, func(s layout.Section) bool { return s.Function == f.Name })
 			for m, r := range f.Residues {
-				if align := layout[i].Alignment(); align >= 16 && r.Seen < r.Of || r.Seen > r.Of {
+				if align := sections[i].Alignment(); align >= 16 && r.Seen < r.Of || r.Seen > r.Of {
 					all[m] = false
 				}
 			}
@@ -267,10 +294,10 @@ func TestNoCoverage(t *testing.T) {
 	t.Parallel()
 	two := fewFunctions()
 	for i := range 3 {
-		two = append(two, linker.Section{Name: fmt.Sprint(".text.unlikely.", i), Output: ".text.unlikely", Size: 16, Text: true, Function: "f"})
+		two = append(two, layout.Section{Name: fmt.Sprint(".text.unlikely.", i), Output: ".text.unlikely", Size: 16, Text: true, Function: "f"})
 	}
 	for _, test := range []struct {
-		layout []linker.Section
+		layout []layout.Section
 		want   string
 	}{
 		{nil, "no function that can be moved"},
@@ -287,21 +314,21 @@ func TestNoCoverage(t *testing.T) {
 // said.
 func TestCoverageRecall(t *testing.T) {
 	t.Parallel()
-	layout := namedText()
+	sections := namedText()
 	fresh := func() *Coverage {
-		c, err := NewCoverage(layout)
+		c, err := NewCoverage(sections)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
 	live := fresh()
-	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: linker.Plan{}.Digest()}}
-	live.Add(addressesOf(layout))
+	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: layout.Plan{}.Digest()}}
+	live.Add(addressesOf(sections))
 	for seed, kind := range []qemu.Kind{qemu.Pass, qemu.LinkFailed, qemu.Crash, qemu.Infra, qemu.Hang, qemu.Pass} {
-		plan := Cover.Plan(uint32(seed), layout)
+		plan := layout.Cover.Plan(uint32(seed), sections)
 		records = append(records, seeds.Record{Layout: seeds.Seed(uint32(seed)), Kind: kind, Plan: plan.Digest()})
-		addresses, err := linker.Place(layout, ".text", plan)
+		addresses, err := layout.Place(sections, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -309,7 +336,7 @@ func TestCoverageRecall(t *testing.T) {
 			live.Add(addresses)
 		}
 	}
-	by := func(s Strategy) (tried []Tried) {
+	by := func(s layout.Strategy) (tried []Tried) {
 		for _, r := range records {
 			tried = append(tried, Tried{Record: r, Strategy: s})
 		}
@@ -329,7 +356,7 @@ func TestCoverageRecall(t *testing.T) {
 		}
 	})
 	var told []int
-	untold, err := recalled.Recall(t.Context(), by(Cover), func(done, total int) { told = append(told, done, total) })
+	untold, err := recalled.Recall(t.Context(), by(layout.Cover), func(done, total int) { told = append(told, done, total) })
 	close(watching)
 	watch.Wait()
 	if err != nil || untold != 0 || recalled.Totals() != live.Totals() || recalled.Totals().Layouts != 5 {
@@ -340,15 +367,15 @@ func TestCoverageRecall(t *testing.T) {
 	}
 
 	ofLLD := fresh()
-	if untold, err := ofLLD.Recall(t.Context(), by(LLD), nil); err != nil || untold != 4 || ofLLD.Totals().Layouts != 1 {
+	if untold, err := ofLLD.Recall(t.Context(), by(layout.LLD), nil); err != nil || untold != 4 || ofLLD.Totals().Layouts != 1 {
 		t.Errorf("strategy lld: %d untold, %v, %+v", untold, err, ofLLD.Totals())
 	}
-	if _, err := fresh().Recall(t.Context(), by(Text), nil); err == nil || !strings.Contains(err.Error(), "its plan is not the one that has booted") {
+	if _, err := fresh().Recall(t.Context(), by(layout.Text), nil); err == nil || !strings.Contains(err.Error(), "its plan is not the one that has booted") {
 		t.Errorf("another strategy's plans: %v", err)
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if _, err := fresh().Recall(ended, by(Cover), nil); !errors.Is(err, context.Canceled) {
+	if _, err := fresh().Recall(ended, by(layout.Cover), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -356,20 +383,20 @@ func TestCoverageRecall(t *testing.T) {
 // coverageOf is a coverage of so many functions, and the addresses of some
 // layouts of strategy cover.
 func coverageOf(b *testing.B, functions int) (c *Coverage, addresses [][]uint64) {
-	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 1 << 21, Size: 0x91, Align: 1}}
-	end := layout[0].Address + layout[0].Size
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 1 << 21, Size: 0x91, Align: 1}}
+	end := sections[0].Address + sections[0].Size
 	for i := range functions {
-		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: "f",
-			Address: linker.AlignUp(end, 16), Size: 16 + mix(1, uint64(i))%400}
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: "f",
+			Address: layout.AlignUp(end, 16), Size: 16 + mixed(1, uint64(i))%400}
 		end = s.Address + s.Size
-		layout = append(layout, s)
+		sections = append(sections, s)
 	}
-	c, err := NewCoverage(layout)
+	c, err := NewCoverage(sections)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for seed := range uint32(64) {
-		a, err := linker.Place(layout, ".text", Cover.Plan(seed, layout))
+		a, err := layout.Place(sections, ".text", layout.Cover.Plan(seed, sections))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -395,11 +422,18 @@ func BenchmarkCoverageAdd(b *testing.B) {
 // BenchmarkCoverageRecall is the counting of a layout of an earlier run.
 func BenchmarkCoverageRecall(b *testing.B) {
 	c, _ := coverageOf(b, 10_808)
-	r := seeds.Record{Layout: seeds.Seed(7), Kind: qemu.Pass, Plan: Cover.Plan(7, c.layout).Digest()}
-	tried := []Tried{{Record: r, Strategy: Cover}}
+	r := seeds.Record{Layout: seeds.Seed(7), Kind: qemu.Pass, Plan: layout.Cover.Plan(7, c.layout).Digest()}
+	tried := []Tried{{Record: r, Strategy: layout.Cover}}
 	for b.Loop() {
 		if _, err := c.Recall(b.Context(), tried, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// mixed is a number that looks random, of two.
+func mixed(a, b uint64) uint64 {
+	g := prng.NewSplitMix64(a)
+	g.Seed(g.Uint64() ^ b)
+	return g.Uint64()
 }

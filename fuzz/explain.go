@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"unlucky/layout"
 	"unlucky/qemu"
 )
 
@@ -49,8 +50,8 @@ type round struct {
 	alive    []int // layouts
 	fails    int   // of them
 	targets  []target
-	all      [][pageUnits]uint16 // alive layouts at each residue modulo a page, by history
-	logs     []float64           // ln n!
+	all      [][layout.PageUnits]uint16 // alive layouts at each residue modulo a page, by history
+	logs     []float64                  // ln n!
 
 	clues  []clue    // that luck does not give any time, the best first; one of each history
 	dealt  []float64 // the best of verdicts dealt at random, as clue.log
@@ -185,7 +186,7 @@ func choose(n, k int) float64 {
 
 // count fills in where the layouts were.
 func (r *round) count() {
-	r.all = make([][pageUnits]uint16, len(r.evidence.histories))
+	r.all = make([][layout.PageUnits]uint16, len(r.evidence.histories))
 	for h := range r.all {
 		history := r.evidence.histories[h]
 		for _, l := range r.alive {
@@ -258,7 +259,7 @@ func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]cl
 
 // better finds a rule of a history that is better than the best so far.
 func (r *round) better(h, n int, target target, best clue) clue {
-	var fails, all [pageUnits]int
+	var fails, all [layout.PageUnits]int
 	history := r.evidence.histories[h]
 	for _, l := range target.fails {
 		if !history.absent(l) {
@@ -274,9 +275,9 @@ func (r *round) better(h, n int, target target, best clue) clue {
 			best = l
 		}
 	}
-	for _, modulus := range []uint64{Modulus, 256, 64} { // the finer first: the next are folded from them
+	for _, modulus := range []uint64{layout.Modulus, 256, 64} { // the finer first: the next are folded from them
 		units := int(modulus / 16)
-		for i := units; i < len(fails) && modulus < Modulus; i++ {
+		for i := units; i < len(fails) && modulus < layout.Modulus; i++ {
 			fails[i%units] += fails[i]
 			all[i%units] += all[i]
 			fails[i], all[i] = 0, 0
@@ -308,12 +309,12 @@ func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost f
 			ends = append(ends, i)
 		}
 	}
-	if len(ends) > pageUnits/4 {
+	if len(ends) > layout.PageUnits/4 {
 		ends = slices.DeleteFunc(ends, func(i int) bool { return i%4 != 0 })
 	}
 	single := r.cost(modulus)
 	units := len(fails)
-	var sumFails, sumAll [pageUnits + 1]int
+	var sumFails, sumAll [layout.PageUnits + 1]int
 	for i := range units {
 		sumFails[i+1] = sumFails[i] + fails[i]
 		sumAll[i+1] = sumAll[i] + all[i]
@@ -332,7 +333,7 @@ func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost f
 }
 
 // lengths are ln n.
-var lengths = func() (logs [pageUnits]float64) {
+var lengths = func() (logs [layout.PageUnits]float64) {
 	for n := 1; n < len(logs); n++ {
 		logs[n] = math.Log(float64(n))
 	}

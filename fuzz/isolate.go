@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"unlucky/layout"
 )
 
 // Answer is what a question has shown.
@@ -35,7 +37,7 @@ type Isolation struct {
 	// Ask answers several questions, if it can at the same time. Sure asks it
 	// to take more care before it says that something passes: a search mends
 	// a wrong answer on its way, the result does not.
-	Ask   func(ctx context.Context, sure bool, choices ...Choice) ([]Answer, error)
+	Ask   func(ctx context.Context, sure bool, choices ...layout.Choice) ([]Answer, error)
 	Width int // questions that are worth asking at once
 	// Touch tells whether a function touches the one before it in the
 	// failing layout.
@@ -66,7 +68,7 @@ var (
 // an error. The whole set of functions is known to fail, and the empty one to
 // pass.
 func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
-	within := Choice{On: slices.Repeat([]bool{true}, s.N)}
+	within := layout.Choice{On: slices.Repeat([]bool{true}, s.N)}
 	for len(found) < maxCulprits {
 		c, err := s.suspected(ctx, within)
 		if err != nil {
@@ -81,9 +83,9 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 		// Two that touch are harmless apart, others without the last of
 		// them, and nothing else is moved.
 		if c.Touching != nil {
-			within = within.apart(c.Touching...)
+			within = within.Apart(c.Touching...)
 		} else {
-			within = within.without(c.Functions[len(c.Functions)-1])
+			within = within.Without(c.Functions[len(c.Functions)-1])
 		}
 		switch answer, err := s.ask(ctx, true, within); {
 		case err != nil:
@@ -99,17 +101,17 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 
 // suspected is smallest, begun with the suspects where some of them fail by
 // themselves.
-func (s *Isolation) suspected(ctx context.Context, within Choice) (Culprit, error) {
-	none := within.without(within.functions()...)
-	var tries []Choice
+func (s *Isolation) suspected(ctx context.Context, within layout.Choice) (Culprit, error) {
+	none := within.Without(within.Functions()...)
+	var tries []layout.Choice
 	for _, first := range s.First {
 		try := none
 		for _, f := range first {
 			if within.On[f] {
-				try = try.with(f)
+				try = try.With(f)
 			}
 		}
-		if n := try.count(); n > 0 && n < within.count() {
+		if n := try.Count(); n > 0 && n < within.Count() {
 			tries = append(tries, try)
 		}
 	}
@@ -131,19 +133,19 @@ func (s *Isolation) suspected(ctx context.Context, within Choice) (Culprit, erro
 // is needed, then, with that one held, the last before it, until those held
 // fail by themselves. A border that falls into a culprit only cuts off what
 // is not held yet.
-func (s *Isolation) smallest(ctx context.Context, within Choice) (Culprit, error) {
-	held := within.without(within.functions()...)
+func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit, error) {
+	held := within.Without(within.Functions()...)
 	for {
 		f, err := s.last(ctx, held, within)
 		if err != nil {
 			return Culprit{}, err
 		}
-		held = held.with(f)
+		held = held.With(f)
 		within.On = slices.Concat(within.On[:f], make([]bool, s.N-f))
 		// Most culprits are one function, or two that touch.
-		tries := []Choice{held}
+		tries := []layout.Choice{held}
 		if f > 0 && within.On[f-1] && !within.Open[f] && s.Touch(f) {
-			tries = append(tries, held.with(f-1))
+			tries = append(tries, held.With(f-1))
 		}
 		for _, try := range tries {
 			answer, err := s.ask(ctx, false, try)
@@ -154,7 +156,7 @@ func (s *Isolation) smallest(ctx context.Context, within Choice) (Culprit, error
 				return s.reduce(ctx, try)
 			}
 		}
-		if held.count() == maxCulprit {
+		if held.Count() == maxCulprit {
 			return Culprit{}, errNoCulprit
 		}
 	}
@@ -163,9 +165,9 @@ func (s *Isolation) smallest(ctx context.Context, within Choice) (Culprit, error
 // last finds the last function of within that is needed, beside those held,
 // for a failure: the first border before which all of within fail. Several
 // borders are tried at once; a border that cannot be decided is moved.
-func (s *Isolation) last(ctx context.Context, held, within Choice) (int, error) {
-	functions := within.functions()
-	before := func(n int) Choice { return held.with(functions[:n]...) }
+func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, error) {
+	functions := within.Functions()
+	before := func(n int) layout.Choice { return held.With(functions[:n]...) }
 	passes, fails := 0, len(functions) // lengths of what passes and of what fails
 	for fails-passes > 1 {
 		s.Left(fails - passes)
@@ -184,7 +186,7 @@ func (s *Isolation) last(ctx context.Context, held, within Choice) (int, error) 
 			if try == 8 || borders == nil {
 				return 0, fmt.Errorf("%w: of the functions %d to %d", errUndecided, functions[passes], functions[fails-1])
 			}
-			choices := make([]Choice, len(borders))
+			choices := make([]layout.Choice, len(borders))
 			for i, b := range borders {
 				choices[i] = before(b)
 			}
@@ -218,27 +220,27 @@ func (s *Isolation) last(ctx context.Context, held, within Choice) (int, error) 
 
 // reduce drops what is not needed of a set that fails, and tells which
 // neighbours of it must touch.
-func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
+func (s *Isolation) reduce(ctx context.Context, set layout.Choice) (Culprit, error) {
 	unsure := false
-	for _, f := range set.functions() {
-		if set.count() == 1 {
+	for _, f := range set.Functions() {
+		if set.Count() == 1 {
 			break
 		}
-		answer, err := s.ask(ctx, true, set.without(f))
+		answer, err := s.ask(ctx, true, set.Without(f))
 		if err != nil {
 			return Culprit{}, err
 		}
 		unsure = unsure || answer == Unknown
 		if answer == Fails {
-			set = set.without(f)
+			set = set.Without(f)
 		}
 	}
-	c := Culprit{Functions: set.functions()}
+	c := Culprit{Functions: set.Functions()}
 	for _, f := range c.Functions {
 		if f == 0 || !set.On[f-1] || set.Open[f] || !s.Touch(f) {
 			continue
 		}
-		answer, err := s.ask(ctx, true, set.apart(f))
+		answer, err := s.ask(ctx, true, set.Apart(f))
 		if err != nil {
 			return Culprit{}, err
 		}
@@ -251,7 +253,7 @@ func (s *Isolation) reduce(ctx context.Context, set Choice) (Culprit, error) {
 	return c, nil
 }
 
-func (s *Isolation) ask(ctx context.Context, sure bool, c Choice) (Answer, error) {
+func (s *Isolation) ask(ctx context.Context, sure bool, c layout.Choice) (Answer, error) {
 	answers, err := s.Ask(ctx, sure, c)
 	if err != nil {
 		return Unknown, err

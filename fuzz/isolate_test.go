@@ -19,7 +19,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 )
 
 var update = flag.Bool("update", false, "write the transcripts anew")
@@ -119,7 +119,7 @@ func isolateBug(t *testing.T, b *bug) {
 	b.Asked, b.Found, b.Error = nil, nil, ""
 	s := &fuzz.Isolation{
 		N: b.Functions, Width: b.Width, Touch: touches, Left: func(int) {}, First: b.First,
-		Ask: func(_ context.Context, sure bool, choices ...fuzz.Choice) ([]fuzz.Answer, error) {
+		Ask: func(_ context.Context, sure bool, choices ...layout.Choice) ([]fuzz.Answer, error) {
 			var answers []fuzz.Answer
 			for _, c := range choices {
 				on := func(f int) bool { return c.On[f] }
@@ -209,7 +209,7 @@ func TestIsolationFirst(t *testing.T) {
 
 // Shrinking a plan whose failure is a matter of distances.
 func TestShrink(t *testing.T) {
-	sum := func(paddings []linker.Padding, from, to string) (n uint64) {
+	sum := func(paddings []layout.Padding, from, to string) (n uint64) {
 		for _, p := range paddings {
 			if from <= p.Section && p.Section < to {
 				n += p.Bytes
@@ -219,21 +219,21 @@ func TestShrink(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name  string
-		fails func([]linker.Padding) bool
+		fails func([]layout.Padding) bool
 		want  string
 	}{
-		{"one padding", func(p []linker.Padding) bool { return sum(p, "f37", "f38") > 0 }, "[{f37 16}]"},
-		{"two paddings", func(p []linker.Padding) bool { return sum(p, "f10", "f11") > 0 && sum(p, "f90", "f91") > 0 }, "[{f10 16} {f90 16}]"},
+		{"one padding", func(p []layout.Padding) bool { return sum(p, "f37", "f38") > 0 }, "[{f37 16}]"},
+		{"two paddings", func(p []layout.Padding) bool { return sum(p, "f10", "f11") > 0 && sum(p, "f90", "f91") > 0 }, "[{f10 16} {f90 16}]"},
 		// 31 paddings of 16 bytes before f30, of which no single one matters.
-		{"an address", func(p []linker.Padding) bool { return sum(p, "f00", "f30") == 480 }, "[{f29 480}]"},
-		{"everything", func(p []linker.Padding) bool { return len(p) == 100 }, ""},
+		{"an address", func(p []layout.Padding) bool { return sum(p, "f00", "f30") == 480 }, "[{f29 480}]"},
+		{"everything", func(p []layout.Padding) bool { return len(p) == 100 }, ""},
 	} {
-		var all []linker.Padding
+		var all []layout.Padding
 		for i := range 100 {
-			all = append(all, linker.Padding{Section: fmt.Sprintf("f%02d", i), Bytes: 16})
+			all = append(all, layout.Padding{Section: fmt.Sprintf("f%02d", i), Bytes: 16})
 		}
 		asked := 0
-		ask := func(_ context.Context, offers ...[]linker.Padding) (answers []fuzz.Answer, err error) {
+		ask := func(_ context.Context, offers ...[]layout.Padding) (answers []fuzz.Answer, err error) {
 			for _, o := range offers {
 				asked++
 				a := fuzz.Passes
@@ -254,7 +254,7 @@ func TestShrink(t *testing.T) {
 		}
 		// At the limit, the best so far.
 		calls := 0
-		got, err = fuzz.Shrink(t.Context(), all, func(ctx context.Context, offers ...[]linker.Padding) ([]fuzz.Answer, error) {
+		got, err = fuzz.Shrink(t.Context(), all, func(ctx context.Context, offers ...[]layout.Padding) ([]fuzz.Answer, error) {
 			if calls++; calls > 9 {
 				return nil, context.DeadlineExceeded
 			}

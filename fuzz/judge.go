@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/stat/distuv"
 
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -19,13 +20,13 @@ import (
 
 // question is a layout to be judged by as many boots as that needs.
 type question struct {
-	plan     func(variant int) linker.Plan
+	plan     func(variant int) layout.Plan
 	switches string // to add to the kernel command line
 }
 
 // planned is the question of one plan, without variants.
-func planned(p linker.Plan, switches string) question {
-	return question{func(int) linker.Plan { return p }, switches}
+func planned(p layout.Plan, switches string) question {
+	return question{func(int) layout.Plan { return p }, switches}
 }
 
 // judge links and boots plans and keeps the boots of each.
@@ -37,7 +38,7 @@ type judge struct {
 	journal *seeds.Journal
 	workers int
 	// other is told of a crash that is not the one looked for.
-	other func(plan linker.Plan, r qemu.Result, image string) error
+	other func(plan layout.Plan, r qemu.Result, image string) error
 	step  func(boots int)
 
 	failing  string     // the digest of the failing plan, whose boots give the rate
@@ -154,7 +155,7 @@ func (j *judge) ask(ctx context.Context, sure bool, questions ...question) ([]An
 // answer boots the variants of a question in turn until one fails or enough
 // boots have passed.
 func (j *judge) answer(ctx context.Context, q question, need, variants int) (Answer, error) {
-	var plans []linker.Plan // that differ
+	var plans []layout.Plan // that differ
 	for v := range variants {
 		p := q.plan(v)
 		if v == 0 || p.Digest() != plans[0].Digest() {
@@ -197,14 +198,14 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int) (Ans
 }
 
 // known is what the boots of a plan have shown so far.
-func (j *judge) known(p linker.Plan, switches string) seeds.Record {
+func (j *judge) known(p layout.Plan, switches string) seeds.Record {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.tally[p.Digest()+" "+switches]
 }
 
 // boot boots a plan some times more.
-func (j *judge) boot(ctx context.Context, p linker.Plan, switches string, times int) error {
+func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times int) error {
 	l := <-j.linkers
 	defer func() { j.linkers <- l }()
 	r := j.known(p, switches)
@@ -276,7 +277,7 @@ func (j *judge) spend() error {
 // confirm links and boots a plan that has failed until it does again, for a while,
 // and completes its saved seed. Should it not fail again, f stays what it was. Where
 // no boot is left, its earlier ones are what is saved, without a console.
-func (j *judge) confirm(ctx context.Context, p linker.Plan, f *seeds.File) (console []byte, err error) {
+func (j *judge) confirm(ctx context.Context, p layout.Plan, f *seeds.File) (console []byte, err error) {
 	l := <-j.linkers
 	defer func() { j.linkers <- l }()
 	f.Boots, f.Crashes, f.Titles = 0, 0, map[string]int{}
@@ -311,7 +312,7 @@ func (j *judge) confirm(ctx context.Context, p linker.Plan, f *seeds.File) (cons
 }
 
 // show links a plan, unless the linker holds it, and boots it once.
-func (j *judge) show(ctx context.Context, l *loaded, p linker.Plan, switches string) (qemu.Result, error) {
+func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches string) (qemu.Result, error) {
 	if digest := p.Digest(); l.plan != digest {
 		if l.plan != "" {
 			l.plan = ""

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 
+	"unlucky/layout"
 	"unlucky/linker"
 )
 
 // A Kernel is linked again and again; *linker.Kernel, seen from here.
 type Kernel interface {
 	// Layout is the baseline's, in output order.
-	Layout(context.Context) ([]linker.Section, error)
+	Layout(context.Context) ([]layout.Section, error)
 	// Randomizes tells whether the linker has lld's flag.
 	Randomizes() bool
 	// Tables counts the arrays that the linker builds in the image.
@@ -23,31 +24,31 @@ type Kernel interface {
 // Linker links one plan after the other.
 type Linker interface {
 	// Link's error is a *linker.LinkError if the layout does not link.
-	Link(context.Context, linker.Plan) (linker.Image, error)
+	Link(context.Context, layout.Plan) (linker.Image, error)
 	Close() error
 }
 
 // resolve decides what auto stands for by linking the first seed with lld's
 // own padding; note is told why.
-func resolve(ctx context.Context, s Strategy, k Kernel, seed uint32, note func(string, ...any)) (Strategy, error) {
-	if s == Shuffle && seed == 0 {
+func resolve(ctx context.Context, s layout.Strategy, k Kernel, seed uint32, note func(string, ...any)) (layout.Strategy, error) {
+	if s == layout.Shuffle && seed == 0 {
 		return "", errors.New("strategy shuffle: seed 0 means another order each time to lld: begin with seed 1")
 	}
-	if s != Auto && s != LLD {
+	if s != layout.Auto && s != layout.LLD {
 		return s, nil
 	}
 	if !k.Randomizes() {
-		if s == LLD {
+		if s == layout.LLD {
 			return "", errors.New("this lld has no --randomize-section-padding: LLVM 20 and later have it")
 		}
 		note("strategy cover: this lld has no --randomize-section-padding")
-		return Cover, nil
+		return layout.Cover, nil
 	}
 	tables, err := k.Tables()
 	if err != nil {
 		return "", err
 	}
-	if s == LLD {
+	if s == layout.LLD {
 		if tables > 0 {
 			note("warning: strategy lld pads data too, inside the %d tables that the linker builds: expect false crashes", tables)
 		}
@@ -58,17 +59,17 @@ func resolve(ctx context.Context, s Strategy, k Kernel, seed uint32, note func(s
 		return "", err
 	}
 	defer l.Close()
-	_, err = l.Link(ctx, LLD.Plan(seed, nil))
+	_, err = l.Link(ctx, layout.LLD.Plan(seed, nil))
 	var failed *linker.LinkError
 	switch {
 	case errors.As(err, &failed) && failed.LayoutFault():
 		note("strategy cover: seed %d does not link when lld pads everything (%s)", seed, failed.Reason)
-		return Cover, nil
+		return layout.Cover, nil
 	case err != nil:
 		return "", fmt.Errorf("linking seed %d with --randomize-section-padding: %w", seed, err)
 	case tables > 0:
 		note("strategy cover: seed %d links when lld pads everything, but then the %d tables that the linker builds are padded inside, and crash a correct kernel", seed, tables)
-		return Cover, nil
+		return layout.Cover, nil
 	}
-	return LLD, nil
+	return layout.LLD, nil
 }

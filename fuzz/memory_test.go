@@ -10,20 +10,21 @@ import (
 	"testing"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
 
 // paper is a kernel of addresses alone: nothing is linked.
-type paper struct{ layout []linker.Section }
+type paper struct{ layout []layout.Section }
 
-func (k paper) Layout(context.Context) ([]linker.Section, error) { return k.layout, nil }
+func (k paper) Layout(context.Context) ([]layout.Section, error) { return k.layout, nil }
 func (k paper) Randomizes() bool                                 { return true }
 func (k paper) Tables() (int, error)                             { return 0, nil }
 func (k paper) Linker() (fuzz.Linker, error) {
 	dir, err := os.MkdirTemp("", "unlucky-paper-")
-	return paperLinker{k, dir}, err
+	return paperLinker{paper: k, dir: dir}, err
 }
 
 type paperLinker struct {
@@ -33,8 +34,8 @@ type paperLinker struct {
 
 func (l paperLinker) Close() error { return os.RemoveAll(l.dir) }
 
-func (l paperLinker) Link(_ context.Context, p linker.Plan) (linker.Image, error) {
-	at, err := linker.Place(l.layout, ".text", p)
+func (l paperLinker) Link(_ context.Context, p layout.Plan) (linker.Image, error) {
+	at, err := layout.Place(l.layout, ".text", p)
 	if err != nil {
 		return linker.Image{}, err
 	}
@@ -55,8 +56,8 @@ func TestSweepMemory(t *testing.T) {
 	defer os.RemoveAll(dir)
 	var k paper
 	for i, end := 0, uint64(0x10000); i < 300; i++ {
-		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Function: fmt.Sprint("f", i), Functions: 1,
-			Align: 16, Address: linker.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Text: true, Index: i + 1}
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Function: fmt.Sprint("f", i), Functions: 1,
+			Align: 16, Address: layout.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Text: true, Index: i + 1}
 		end = s.Address + s.Size
 		k.layout = append(k.layout, s)
 	}
@@ -71,7 +72,7 @@ func TestSweepMemory(t *testing.T) {
 		}
 		return r, nil
 	}
-	s := &fuzz.Sweep{Kernel: k, Guest: g, Strategy: fuzz.Cover, Dir: dir, First: 1, Last: layouts, Workers: 1,
+	s := &fuzz.Sweep{Kernel: k, Guest: g, Strategy: layout.Cover, Dir: dir, First: 1, Last: layouts, Workers: 1,
 		Saved: seeds.File{Scenario: sc, Tools: seeds.Tools{Clang: "22", LLD: "22", QEMU: "7.2"},
 			Digests: seeds.Digests{Object: strings.Repeat("0", 64), Initrd: strings.Repeat("0", 64)}},
 		Note: func(string, ...any) {}}

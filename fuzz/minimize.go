@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -37,12 +37,12 @@ type Minimize struct {
 	Step func(Progress)
 
 	judge    *judge
-	start    linker.Plan // fails, and is what is minimized: that of Failed, or one that keeps its residues without its order
-	hybrids  *Hybrids    // between the failing and the first passing layout
-	second   *Hybrids    // and another passing one, or nil
-	fail     linker.Plan
+	start    layout.Plan     // fails, and is what is minimized: that of Failed, or one that keeps its residues without its order
+	hybrids  *layout.Hybrids // between the failing and the first passing layout
+	second   *layout.Hybrids // and another passing one, or nil
+	fail     layout.Plan
 	result   seeds.Minimized
-	best     linker.Plan // the smallest plan so far that fails
+	best     layout.Plan // the smallest plan so far that fails
 	otherMu  sync.Mutex
 	others   map[string]bool // titles of other crashes that are saved
 	progress Progress
@@ -105,7 +105,7 @@ func (m *Minimize) open() error {
 		m.result.Match = m.Match.String()
 	}
 	m.Now.Scenario.Verdict = verdict // the answer is replayed by the same rules
-	head := header(m.Now, m.Guest, Strategy(m.Failed.Strategy))
+	head := header(m.Now, m.Guest, layout.Strategy(m.Failed.Strategy))
 	head.Plan = m.fail.Digest()
 	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", head)
 	if err != nil {
@@ -206,12 +206,12 @@ func (m *Minimize) looked() string {
 
 // passing finds layouts that pass, two if it can: the baseline, twins, or the
 // first seeds that do.
-func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names []string, plans []linker.Plan, err error) {
+func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (names []string, plans []layout.Plan, err error) {
 	type candidate struct {
 		name string
-		plan linker.Plan
+		plan layout.Plan
 	}
-	candidates := []candidate{{seeds.Baseline.Name(), linker.Plan{}}}
+	candidates := []candidate{{seeds.Baseline.Name(), layout.Plan{}}}
 	for _, t := range m.Twins {
 		plan, err := PlanOf(ctx, t, m.Kernel)
 		if err != nil {
@@ -221,7 +221,7 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 		candidates = append(candidates, candidate{t.Layout.Name(), plan})
 	}
 	for seed := uint32(1); seed <= maxSearch; seed++ {
-		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), Text.Plan(seed, layout)})
+		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), layout.Text.Plan(seed, sections)})
 	}
 	tried := map[string]bool{m.fail.Digest(): true}
 	for len(candidates) > 0 && len(plans) < 2 {
@@ -230,13 +230,13 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 		for len(candidates) > 0 && len(batch) < m.judge.workers {
 			c := candidates[0]
 			candidates = candidates[1:]
-			h, err := NewHybrids(layout, m.start, c.plan)
+			h, err := layout.NewHybrids(sections, m.start, c.plan)
 			if err != nil || tried[c.plan.Digest()] {
 				continue
 			}
 			tried[c.plan.Digest()] = true
 			batch = append(batch, c)
-			questions = append(questions, m.choice(h, Choice{On: make([]bool, h.Len())}, nil))
+			questions = append(questions, m.choice(h, layout.Choice{On: make([]bool, h.Len())}, nil))
 		}
 		if batch == nil {
 			continue
@@ -267,23 +267,23 @@ func (m *Minimize) passing(ctx context.Context, layout []linker.Section) (names 
 
 // search finds what decides, as far as the budget goes.
 func (m *Minimize) search(ctx context.Context) error {
-	layout, err := m.Kernel.Layout(ctx)
+	sections, err := m.Kernel.Layout(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.settleOrder(ctx, layout); err != nil {
+	if err := m.settleOrder(ctx, sections); err != nil {
 		return err
 	}
-	names, plans, err := m.passing(ctx, layout)
+	names, plans, err := m.passing(ctx, sections)
 	if err != nil {
 		return err
 	}
 	m.result.Passing, m.result.Twin = names[0], &plans[0]
-	if m.hybrids, err = NewHybrids(layout, m.start, plans[0]); err != nil {
+	if m.hybrids, err = layout.NewHybrids(sections, m.start, plans[0]); err != nil {
 		return err
 	}
 	if len(plans) > 1 {
-		if m.second, err = NewHybrids(layout, m.start, plans[1]); err != nil {
+		if m.second, err = layout.NewHybrids(sections, m.start, plans[1]); err != nil {
 			return err
 		}
 	}
@@ -331,8 +331,8 @@ func (m *Minimize) search(ctx context.Context) error {
 
 // settleOrder tells whether the order of a failing layout is needed: most bugs
 // need the residues only, and fail in the baseline's order as well.
-func (m *Minimize) settleOrder(ctx context.Context, layout []linker.Section) error {
-	h, err := NewHybrids(layout, m.fail, linker.Plan{})
+func (m *Minimize) settleOrder(ctx context.Context, sections []layout.Section) error {
+	h, err := layout.NewHybrids(sections, m.fail, layout.Plan{})
 	if err != nil {
 		return err
 	}
@@ -351,7 +351,7 @@ func (m *Minimize) settleOrder(ctx context.Context, layout []linker.Section) err
 		m.Note("in the baseline's order, with each function at its residue, it neither passes nor fails: the order is kept")
 		return nil
 	case Passes:
-		m.Note("in the baseline's order, with each function at its residue mod %#x, it passes: the order matters, too", unorderedModulus)
+		m.Note("in the baseline's order, with each function at its residue mod %#x, it passes: the order matters, too", layout.UnorderedModulus)
 		return nil
 	}
 	m.Note("in the baseline's order, with each function at its residue, it still fails: the order is not needed")
@@ -370,14 +370,14 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	search := &Isolation{
 		N: h.Len(), Touch: h.Touch,
 		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
-		Ask: func(ctx context.Context, sure bool, choices ...Choice) ([]Answer, error) {
+		Ask: func(ctx context.Context, sure bool, choices ...layout.Choice) ([]Answer, error) {
 			questions := make([]question, len(choices))
 			for i, c := range choices {
 				questions[i] = m.choice(h, c, nil)
 			}
 			answers, err := m.judge.ask(ctx, sure, questions...)
 			for i, a := range answers {
-				if a == Fails && choices[i].count() < h.Len() && err == nil {
+				if a == Fails && choices[i].Count() < h.Len() && err == nil {
 					m.keep(questions[i])
 				}
 			}
@@ -487,8 +487,8 @@ func (m *Minimize) whole(ctx context.Context) error {
 		return err
 	}
 	opened, control := answers[0], answers[1]
-	all := Choice{On: slices.Repeat([]bool{true}, h.Len())}
-	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) linker.Plan { return h.Plan(all, nil, v+1) }})
+	all := layout.Choice{On: slices.Repeat([]bool{true}, h.Len())}
+	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) layout.Plan { return h.Plan(all, nil, v+1) }})
 	if err != nil {
 		return err
 	}
@@ -504,11 +504,11 @@ func (m *Minimize) whole(ctx context.Context) error {
 // goFar looks for a distance, where a residue mod Modulus alone does not decide: it
 // makes the hybrids those of a larger modulus, if one of them has both ends.
 func (m *Minimize) goFar(ctx context.Context) error {
-	all := Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
-	none := Choice{On: make([]bool, m.hybrids.Len())}
+	all := layout.Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
+	none := layout.Choice{On: make([]bool, m.hybrids.Len())}
 	far := m.hybrids.Far()
-	questions := []question{{plan: func(v int) linker.Plan { return far.Plan(all, nil, v+1) }}, m.choice(far, none, nil)}
-	var second *Hybrids
+	questions := []question{{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }}, m.choice(far, none, nil)}
+	var second *layout.Hybrids
 	if m.second != nil {
 		second = m.second.Far()
 		questions = append(questions, m.choice(second, none, nil))
@@ -528,7 +528,7 @@ func (m *Minimize) goFar(ctx context.Context) error {
 		return nil
 	}
 	m.hybrids, m.residues = far, true
-	m.note("moved by whole pages it passes, and by multiples of %#x bytes it fails: residues mod %#x are looked at, with what the linker script places behind the functions", farModulus, farModulus)
+	m.note("moved by whole pages it passes, and by multiples of %#x bytes it fails: residues mod %#x are looked at, with what the linker script places behind the functions", layout.FarModulus, layout.FarModulus)
 	return nil
 }
 
@@ -552,8 +552,8 @@ const maxCare = 2
 const variants = maxCare + 3
 
 // choice is the question of a choice, with functions moved.
-func (m *Minimize) choice(h *Hybrids, c Choice, move map[int]uint64) question {
-	return question{plan: func(v int) linker.Plan { return h.Plan(c, move, v) }}
+func (m *Minimize) choice(h *layout.Hybrids, c layout.Choice, move map[int]uint64) question {
+	return question{plan: func(v int) layout.Plan { return h.Plan(c, move, v) }}
 }
 
 // keep notes a plan that fails as the best so far if it is the smallest.
@@ -567,7 +567,7 @@ func (m *Minimize) keep(q question) {
 }
 
 // size is how much a plan changes.
-func size(p linker.Plan) int { return len(p.Order) + len(p.Paddings) }
+func size(p layout.Plan) int { return len(p.Order) + len(p.Paddings) }
 
 // sound asks again for each culprit: with everything else changed.
 func (m *Minimize) sound(ctx context.Context, culprits []Culprit) (bool, error) {
@@ -584,8 +584,8 @@ func (m *Minimize) sound(ctx context.Context, culprits []Culprit) (bool, error) 
 }
 
 // only is the choice of one culprit.
-func (m *Minimize) only(c Culprit) Choice {
-	return Choice{On: make([]bool, m.hybrids.Len())}.with(c.Functions...)
+func (m *Minimize) only(c Culprit) layout.Choice {
+	return layout.Choice{On: make([]bool, m.hybrids.Len())}.With(c.Functions...)
 }
 
 // boots adds up what is known of a question.
@@ -626,7 +626,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
 	j.reserve, j.deadline = 0, time.Time{} // the answer is confirmed, however late
-	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), m.best.Digest(), "")
+	f := file(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
 	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
 	console, err := j.confirm(ctx, m.best, &f)
 	if err != nil {
@@ -652,14 +652,14 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 }
 
 // saveOther saves a crash that is not the one looked for, once for each title.
-func (m *Minimize) saveOther(p linker.Plan, r qemu.Result, image string) error {
+func (m *Minimize) saveOther(p layout.Plan, r qemu.Result, image string) error {
 	m.otherMu.Lock()
 	defer m.otherMu.Unlock()
 	if m.others[r.Title] {
 		return nil
 	}
 	m.others[r.Title] = true
-	f := file(m.Now, m.Guest, m.Failed.Layout, Strategy(m.Failed.Strategy), p.Digest(), image)
+	f := file(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), p.Digest(), image)
 	f.Plan = &p
 	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1
 	path := strings.TrimSuffix(m.Path, ".yaml") + "." + seeds.Slug(r.Title) + ".yaml"
@@ -669,7 +669,7 @@ func (m *Minimize) saveOther(p linker.Plan, r qemu.Result, image string) error {
 
 // functionName is what people call the function of a section. Of a section
 // that holds many, no single one is named.
-func functionName(s linker.Section) string {
+func functionName(s layout.Section) string {
 	name := s.Function
 	if base, suffix, ok := strings.Cut(name, ".llvm."); ok && strings.Trim(suffix, "0123456789") == "" {
 		name = base

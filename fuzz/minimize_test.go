@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/seeds"
@@ -190,26 +190,26 @@ func TestMinimizeAddress(t *testing.T) {
 func TestMinimizeShuffled(t *testing.T) {
 	slow(t)
 	t.Parallel()
-	layout, err := tiny(t, nil).Layout(t.Context())
+	sections, err := tiny(t, nil).Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var follows []string // victim directly behind one of many that it is not behind in the baseline
-	for _, s := range layout {
+	for _, s := range sections {
 		if strings.HasPrefix(s.Function, "fill1") {
-			follows = append(follows, fmt.Sprintf("at - (unsigned long)%s == %d", s.Function, linker.AlignUp(s.Size, 16)))
+			follows = append(follows, fmt.Sprintf("at - (unsigned long)%s == %d", s.Function, layout.AlignUp(s.Size, 16)))
 		}
 	}
 	touching := "(" + strings.Join(follows, " || ") + ")"
 	for _, test := range []struct {
 		name, condition, culprit string
-		strategy                 fuzz.Strategy
+		strategy                 layout.Strategy
 		first, last              uint32
 		order                    int // sections out of place, at the most
 	}{
-		{"residue", canaryAt, "^crashes when `victim` is at 0x20 mod 0x40; ", fuzz.Shuffle, 1, 64, 0},
-		{"touching", touching, "^crashes when `fill1.*` is directly followed by `victim`$", fuzz.Shuffle, 1, 64, 4},
-		{"touching, by cover", touching, "^crashes when `fill1.*` is directly followed by `victim`$", fuzz.Cover, 257, 512, 4},
+		{"residue", canaryAt, "^crashes when `victim` is at 0x20 mod 0x40; ", layout.Shuffle, 1, 64, 0},
+		{"touching", touching, "^crashes when `fill1.*` is directly followed by `victim`$", layout.Shuffle, 1, 64, 4},
+		{"touching, by cover", touching, "^crashes when `fill1.*` is directly followed by `victim`$", layout.Cover, 257, 512, 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -367,7 +367,7 @@ func TestMinimizeErrors(t *testing.T) {
 		{"never passes", func(m *fuzz.Minimize) { m.Guest.Expect.Pass = regexp.MustCompile("never") }, "the passing end is missing"},
 		{"a twin", func(m *fuzz.Minimize) { m.Failed.Kind = qemu.Pass }, "there is nothing to minimize"},
 		{"another kernel", func(m *fuzz.Minimize) { m.Now.Digests.Object = strings.Repeat("1", 64) }, "vmlinux.o is not the one of the saved seed"},
-		{"lld's padding", func(m *fuzz.Minimize) { m.Failed.Strategy = string(fuzz.LLD) }, "strategy lld"},
+		{"lld's padding", func(m *fuzz.Minimize) { m.Failed.Strategy = string(layout.LLD) }, "strategy lld"},
 	} {
 		m := minimize(t, k, f, path)
 		m.Note = func(string, ...any) {}
@@ -393,38 +393,38 @@ func TestMinimizeErrors(t *testing.T) {
 func TestHybrids(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, fail := range map[string]linker.Plan{
-		"text": fuzz.Text.Plan(1, layout), "shuffle": fuzz.Shuffle.Plan(1, layout), "cover": fuzz.Cover.Plan(300, layout),
+	for name, fail := range map[string]layout.Plan{
+		"text": layout.Text.Plan(1, sections), "shuffle": layout.Shuffle.Plan(1, sections), "cover": layout.Cover.Plan(300, sections),
 	} {
 		if name != "text" && fail.Order == nil {
 			t.Fatalf("%s: no order", name)
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			testHybrids(t, k, layout, fail, fuzz.Text.Plan(2, layout))
+			testHybrids(t, k, sections, fail, layout.Text.Plan(2, sections))
 		})
 	}
 }
 
-func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass linker.Plan) {
-	h, err := fuzz.NewHybrids(layout, fail, pass)
+func testHybrids(t *testing.T, k kernel, sections []layout.Section, fail, pass layout.Plan) {
+	h, err := layout.NewHybrids(sections, fail, pass)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := linkerOf(t, k)
-	link := func(p linker.Plan) map[string]uint64 {
+	link := func(p layout.Plan) map[string]uint64 {
 		image, err := l.Link(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return symbols(t, image.Path)
 	}
-	all := fuzz.Choice{On: make([]bool, h.Len())}
-	none := fuzz.Choice{On: make([]bool, h.Len())}
+	all := layout.Choice{On: make([]bool, h.Len())}
+	none := layout.Choice{On: make([]bool, h.Len())}
 	for f := range all.On {
 		all.On[f] = true
 	}
@@ -437,7 +437,7 @@ func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass lin
 		}
 	}
 	// Variants are moved as a whole, from the first slack on.
-	for _, c := range []fuzz.Choice{all, none} {
+	for _, c := range []layout.Choice{all, none} {
 		image, moved := link(h.Plan(c, nil, 0)), link(h.Plan(c, nil, 1))
 		names := slices.SortedFunc(maps.Keys(image), func(a, b string) int { return int(int64(image[a] - image[b])) })
 		var by uint64
@@ -447,7 +447,7 @@ func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass lin
 				continue
 			}
 			d := moved[name] - image[name]
-			if d < by || d%fuzz.Modulus != 0 {
+			if d < by || d%layout.Modulus != 0 {
 				t.Fatalf("%s is moved by %#x in the variant, what stands before it by %#x", name, d, by)
 			}
 			if by = d; d > 0 {
@@ -460,7 +460,7 @@ func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass lin
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for n := range 12 {
-		c := fuzz.Choice{On: make([]bool, h.Len()), Open: map[int]bool{}}
+		c := layout.Choice{On: make([]bool, h.Len()), Open: map[int]bool{}}
 		move := map[int]uint64{}
 		side := false
 		for f := range c.On {
@@ -483,8 +483,8 @@ func testHybrids(t *testing.T, k kernel, layout []linker.Section, fail, pass lin
 			if c.On[f] {
 				want = failing[name] + move[f]
 			}
-			if (image[name]-want)%fuzz.Modulus != 0 {
-				t.Fatalf("%s is at %#x, want %#x mod %#x", name, image[name], want, fuzz.Modulus)
+			if (image[name]-want)%layout.Modulus != 0 {
+				t.Fatalf("%s is at %#x, want %#x mod %#x", name, image[name], want, layout.Modulus)
 			}
 			if f == 0 {
 				continue

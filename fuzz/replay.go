@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -12,26 +13,26 @@ import (
 
 // PlanOf is the plan of a saved seed: the explicit one of a minimized layout,
 // otherwise what the strategy makes of the seed.
-func PlanOf(ctx context.Context, f seeds.File, k Kernel) (linker.Plan, error) {
+func PlanOf(ctx context.Context, f seeds.File, k Kernel) (layout.Plan, error) {
 	if f.Plan != nil {
 		return *f.Plan, nil
 	}
 	n, ok := f.Layout.Seed()
 	if !ok {
-		return linker.Plan{}, nil
+		return layout.Plan{}, nil
 	}
-	strategy, err := ParseStrategy(f.Strategy)
+	strategy, err := layout.ParseStrategy(f.Strategy)
 	if err != nil {
-		return linker.Plan{}, err
+		return layout.Plan{}, err
 	}
-	if strategy == LLD {
+	if strategy == layout.LLD {
 		return strategy.Plan(n, nil), nil
 	}
-	layout, err := k.Layout(ctx)
+	sections, err := k.Layout(ctx)
 	if err != nil {
-		return linker.Plan{}, err
+		return layout.Plan{}, err
 	}
-	return strategy.Plan(n, layout), nil
+	return strategy.Plan(n, sections), nil
 }
 
 // Relink links the image of a saved seed again. object and tools are what

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -31,7 +32,7 @@ type Results struct {
 	Dirs   []string     // the folders, sorted
 	// Layout is the baseline's. It is nil where strategy lld alone has
 	// swept; then LayoutErr is nil, too. Otherwise that says why it is missing.
-	Layout    []linker.Section
+	Layout    []layout.Section
 	LayoutErr error
 	Baseline  *Tried  // nil where no sweep has come so far
 	Layouts   []Tried // in the order of seeds, then of strategies; each once
@@ -40,7 +41,7 @@ type Results struct {
 // Tried is a layout that a sweep has tried.
 type Tried struct {
 	seeds.Record // Path is relative to where the program runs
-	Strategy     Strategy
+	Strategy     layout.Strategy
 	Dir          string // the folder of the sweep
 }
 
@@ -57,7 +58,7 @@ func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Resu
 		return nil, err
 	}
 	take := func(path string, h seeds.Header, records []seeds.Record) {
-		strategy, err := ParseStrategy(h.Strategy)
+		strategy, err := layout.ParseStrategy(h.Strategy)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", path, err))
 			return
@@ -171,12 +172,12 @@ func dirEntries(dir string) []fs.DirEntry {
 }
 
 // readLayout reads the baseline's layout of a sweep.
-func readLayout(dir, object string, strategy Strategy) ([]linker.Section, error) {
-	layout, err := seeds.ReadBaseline(dir, object)
+func readLayout(dir, object string, strategy layout.Strategy) ([]layout.Section, error) {
+	sections, err := seeds.ReadBaseline(dir, object)
 	if !errors.Is(err, os.ErrNotExist) {
-		return layout, err
+		return sections, err
 	}
-	if strategy == LLD {
+	if strategy == layout.LLD {
 		return nil, nil // which has none
 	}
 	return nil, &linker.HintError{
@@ -186,7 +187,7 @@ func readLayout(dir, object string, strategy Strategy) ([]linker.Section, error)
 }
 
 // add takes a journal in.
-func (r *Results) add(dir string, strategy Strategy, records []seeds.Record, layout []linker.Section, err error) {
+func (r *Results) add(dir string, strategy layout.Strategy, records []seeds.Record, layout []layout.Section, err error) {
 	r.Dirs = append(r.Dirs, dir)
 	if r.Layout == nil {
 		r.Layout = layout
@@ -247,7 +248,7 @@ func (t Tried) told(u Tried) int {
 }
 
 // Strategies are those of the layouts, sorted.
-func (r *Results) Strategies() (out []Strategy) {
+func (r *Results) Strategies() (out []layout.Strategy) {
 	for _, t := range r.Layouts {
 		out = append(out, t.Strategy)
 	}
@@ -271,10 +272,10 @@ func (r *Results) All() []Tried {
 }
 
 // placed tells whether the addresses of a layout follow from its plan.
-func (t Tried) placed() bool { return t.Strategy != LLD || t.Layout == seeds.Baseline }
+func (t Tried) placed() bool { return t.Strategy != layout.LLD || t.Layout == seeds.Baseline }
 
 // plan is that of a layout of a kernel whose baseline has this layout.
-func (t Tried) plan(layout []linker.Section) (plan linker.Plan, err error) {
+func (t Tried) plan(layout []layout.Section) (plan layout.Plan, err error) {
 	if seed, ok := t.Layout.Seed(); ok {
 		plan = t.Strategy.Plan(seed, layout)
 	}
@@ -288,9 +289,9 @@ func (t Tried) plan(layout []linker.Section) (plan linker.Plan, err error) {
 // layout, were in the i-th of some layouts that its sweeps have tried, for
 // several of them at the same time. progress is told how many are done; it may
 // be nil.
-func Place(ctx context.Context, layout []linker.Section, tried []Tried, each func(i int, addresses []uint64), progress func(done, total int)) error {
+func Place(ctx context.Context, sections []layout.Section, tried []Tried, each func(i int, addresses []uint64), progress func(done, total int)) error {
 	var mu sync.Mutex
-	done, output := 0, linker.MainText(layout)
+	done, output := 0, layout.MainText(sections)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.NumCPU())
 	for i, t := range tried {
@@ -298,11 +299,11 @@ func Place(ctx context.Context, layout []linker.Section, tried []Tried, each fun
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			plan, err := t.plan(layout)
+			plan, err := t.plan(sections)
 			if err != nil {
 				return err
 			}
-			addresses, err := linker.Place(layout, output, plan)
+			addresses, err := layout.Place(sections, output, plan)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.Layout.Name(), err)
 			}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -48,9 +48,9 @@ func quiet(string, ...any) {}
 // however often one is in them, they are read as the same sweep.
 func TestReadResults(t *testing.T) {
 	t.Parallel()
-	h := seeds.Header{Scenario: "s", Strategy: string(Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
-	plan := func(seed uint32) string { return Cover.Plan(seed, namedText()).Digest() }
-	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: linker.Plan{}.Digest(), Boots: 1}}
+	h := seeds.Header{Scenario: "s", Strategy: string(layout.Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
+	plan := func(seed uint32) string { return layout.Cover.Plan(seed, namedText()).Digest() }
+	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: layout.Plan{}.Digest(), Boots: 1}}
 	for seed := range uint32(40) {
 		r := seeds.Record{Layout: seeds.Seed(seed), Kind: qemu.Pass, Plan: plan(seed), Boots: 1}
 		switch seed % 8 {
@@ -79,7 +79,7 @@ func TestReadResults(t *testing.T) {
 	if d := cmp.Diff(records, want, cmp.AllowUnexported(seeds.Layout{})); d != "" {
 		t.Fatalf("one journal:\n%s", d)
 	}
-	if report := r.Report(); report.Finds() != 5 || report.Count(qemu.LinkFailed) != 5 || report.Count(qemu.Pass) != 30 || report.Strategy != Cover || report.Baseline.Kind != qemu.Pass {
+	if report := r.Report(); report.Finds() != 5 || report.Count(qemu.LinkFailed) != 5 || report.Count(qemu.Pass) != 30 || report.Strategy != layout.Cover || report.Baseline.Kind != qemu.Pass {
 		t.Errorf("its report: %+v", report)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
@@ -103,9 +103,9 @@ func TestReadResults(t *testing.T) {
 // Where two have booted one layout, the failure counts, whoever saw it.
 func TestReadResultsDisagree(t *testing.T) {
 	t.Parallel()
-	h := seeds.Header{Scenario: "s", Strategy: string(Text), Object: strings.Repeat("ab", 32)}
+	h := seeds.Header{Scenario: "s", Strategy: string(layout.Text), Object: strings.Repeat("ab", 32)}
 	at := func(r seeds.Record) []seeds.Record {
-		r.Layout, r.Plan = seeds.Seed(7), Text.Plan(7, namedText()).Digest()
+		r.Layout, r.Plan = seeds.Seed(7), layout.Text.Plan(7, namedText()).Digest()
 		return []seeds.Record{r}
 	}
 	versions := [][]seeds.Record{ // each tells more than the one before
@@ -141,15 +141,15 @@ func TestReadResultsDisagree(t *testing.T) {
 func TestReadResultsApart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	h := seeds.Header{Scenario: "s", Strategy: string(Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
-	record := func(s Strategy) []seeds.Record {
+	h := seeds.Header{Scenario: "s", Strategy: string(layout.Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
+	record := func(s layout.Strategy) []seeds.Record {
 		return []seeds.Record{{Layout: seeds.Seed(1), Kind: qemu.Pass, Plan: s.Plan(1, namedText()).Digest()}}
 	}
-	resultsIn(t, dir, h, map[string][]seeds.Record{"a/s/sweep.journal": record(Cover)})
-	h.Strategy = string(Text) // another way to the layouts, the same question
-	resultsIn(t, dir, h, map[string][]seeds.Record{"b/s/sweep.journal": record(Text)})
+	resultsIn(t, dir, h, map[string][]seeds.Record{"a/s/sweep.journal": record(layout.Cover)})
+	h.Strategy = string(layout.Text) // another way to the layouts, the same question
+	resultsIn(t, dir, h, map[string][]seeds.Record{"b/s/sweep.journal": record(layout.Text)})
 	h.Accel = "kvm"
-	resultsIn(t, dir, h, map[string][]seeds.Record{"c/s/sweep.journal": record(Text)})
+	resultsIn(t, dir, h, map[string][]seeds.Record{"c/s/sweep.journal": record(layout.Text)})
 	if err := os.WriteFile(filepath.Join(dir, "sweep-2-of-3.journal"), []byte("no journal\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/seeds"
 )
 
@@ -27,7 +27,7 @@ type rule struct {
 // the result's.
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
-	r := &rule{m: m, culprit: c, step: minSlack, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
+	r := &rule{m: m, culprit: c, step: layout.MinSlack, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
 	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {
@@ -36,7 +36,7 @@ func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 		} else {
 			r.pieces = append(r.pieces, []int{f})
 		}
-		r.step = max(r.step, h.align[h.functions[f]])
+		r.step = max(r.step, h.Alignment(f))
 	}
 	out := seeds.Culprit{Alone: m.boots(m.choice(h, m.only(c), nil))}
 	var names []string
@@ -69,7 +69,7 @@ func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 		return nil
 	}
 	find := r.find
-	if h.far {
+	if h.Modulus() == layout.FarModulus {
 		find = r.sample
 	}
 	err := find(ctx, names)
@@ -106,7 +106,7 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		m.asking(len(r.pieces), "may %s move together", strings.Join(names, " and "))
 		var questions []question
 		for _, n := range []uint64{1, 3, 7, 13} { // odd: by no multiple of a power of two
-			questions = append(questions, r.moved(r.pieces, n*r.step%Modulus))
+			questions = append(questions, r.moved(r.pieces, n*r.step%layout.Modulus))
 		}
 		answers, err := m.judge.ask(ctx, true, questions...)
 		if err != nil {
@@ -115,7 +115,7 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		r.at.Together = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
 	}
 	m.asking(1, "which modulus decides for %s", names[0])
-	for d := uint64(Modulus / 2); d >= r.step; {
+	for d := uint64(layout.Modulus / 2); d >= r.step; {
 		var batch []uint64
 		for ; d >= r.step && len(batch) < m.judge.workers; d /= 2 {
 			batch = append(batch, d)
@@ -127,9 +127,9 @@ func (r *rule) find(ctx context.Context, names []string) error {
 			break
 		}
 	}
-	if i := m.hybrids.functions[r.pieces[0][0]]; r.explains() == r.step {
+	if first := r.pieces[0][0]; r.explains() == r.step {
 		// Nothing has passed yet; where it is in the passing layout may.
-		if d := (m.hybrids.pass.address[i] - m.hybrids.fail.address[i]) % Modulus; r.known[d] == Unknown {
+		if d := m.hybrids.Moved(first); r.known[d] == Unknown {
 			if err := r.ask(ctx, d); err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ func (r *rule) sample(ctx context.Context, names []string) error {
 	m.asking(1, "is it the distance of %s to what follows", names[0])
 	var together []question
 	for _, n := range []uint64{1, 3, 7, 13} {
-		together = append(together, question{plan: func(v int) linker.Plan { return m.hybrids.shifted(m.only(r.culprit), v, n*r.step) }})
+		together = append(together, question{plan: func(v int) layout.Plan { return m.hybrids.Shifted(m.only(r.culprit), v, n*r.step) }})
 	}
 	answers, err := m.judge.ask(ctx, true, together...)
 	if err != nil {
@@ -171,7 +171,7 @@ func (r *rule) sample(ctx context.Context, names []string) error {
 	}
 	r.at.Distance = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
 	var moves []uint64
-	for d := uint64(farModulus / 2); d >= r.step; d /= 2 {
+	for d := uint64(layout.FarModulus / 2); d >= r.step; d /= 2 {
 		moves = append(moves, d)
 	}
 	m.asking(len(moves), "which bits of the address of %s decide", names[0])
@@ -179,7 +179,7 @@ func (r *rule) sample(ctx context.Context, names []string) error {
 		return err
 	}
 	r.at.Sampled = true
-	r.at.Settle(farModulus)
+	r.at.Settle(layout.FarModulus)
 	return nil
 }
 
@@ -285,7 +285,7 @@ func (r *rule) ask(ctx context.Context, moves ...uint64) error {
 
 // explains is the smallest modulus that explains every answer.
 func (r *rule) explains() uint64 {
-	for modulus := r.step; modulus < Modulus; modulus *= 2 {
+	for modulus := r.step; modulus < layout.Modulus; modulus *= 2 {
 		at := map[uint64]Answer{}
 		clash := false
 		for d, a := range r.known {
@@ -300,5 +300,5 @@ func (r *rule) explains() uint64 {
 			return modulus
 		}
 	}
-	return Modulus
+	return layout.Modulus
 }

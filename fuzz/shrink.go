@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/seeds"
 )
 
@@ -12,8 +12,8 @@ import (
 // (delta debugging). Dropping a padding moves all that follows; merging it
 // into the next one that survives keeps what follows that: both are offered.
 // What it returns beside an error fails too, and is the best so far.
-func Shrink(ctx context.Context, paddings []linker.Padding, ask func(context.Context, ...[]linker.Padding) ([]Answer, error)) ([]linker.Padding, error) {
-	return shrink(ctx, paddings, func(rest, dropped []linker.Padding, at int) [][]linker.Padding {
+func Shrink(ctx context.Context, paddings []layout.Padding, ask func(context.Context, ...[]layout.Padding) ([]Answer, error)) ([]layout.Padding, error) {
+	return shrink(ctx, paddings, func(rest, dropped []layout.Padding, at int) [][]layout.Padding {
 		if at == len(rest) {
 			return nil
 		}
@@ -21,7 +21,7 @@ func Shrink(ctx context.Context, paddings []linker.Padding, ask func(context.Con
 		for _, p := range dropped {
 			merged[at].Bytes += p.Bytes
 		}
-		return [][]linker.Padding{merged}
+		return [][]layout.Padding{merged}
 	}, ask)
 }
 
@@ -54,15 +54,15 @@ func shrink[T any](ctx context.Context, items []T, more func(rest, dropped []T, 
 // trim makes the best plan, of a few paddings, smaller: what stands behind the
 // culprit may move, and a padding be shorter by the modulus.
 func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
-	ask := func(paddings []linker.Padding) (Answer, error) {
+	ask := func(paddings []layout.Padding) (Answer, error) {
 		m.asking(len(m.best.Paddings), "which paddings are needed")
-		answers, err := m.judge.ask(ctx, false, planned(linker.Plan{Order: m.best.Order, Paddings: paddings}, ""))
+		answers, err := m.judge.ask(ctx, false, planned(layout.Plan{Order: m.best.Order, Paddings: paddings}, ""))
 		if err != nil {
 			return Unknown, err
 		}
 		return answers[0], nil
 	}
-	var short []linker.Padding
+	var short []layout.Padding
 	last := c.Functions[len(c.Functions)-1].Section
 	for _, p := range m.best.Paddings {
 		if c.Modulus > 0 {
@@ -88,7 +88,7 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 		}
 	}
 	cure, ok := c.Cure()
-	i := slices.IndexFunc(m.best.Paddings, func(p linker.Padding) bool {
+	i := slices.IndexFunc(m.best.Paddings, func(p layout.Padding) bool {
 		return slices.ContainsFunc(c.Functions, func(f seeds.Function) bool { return f.Section == p.Section })
 	})
 	if !ok || i < 0 {
@@ -97,7 +97,7 @@ func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {
 	twin := slices.Clone(m.best.Paddings)
 	twin[i].Bytes += cure
 	if answer, err = ask(twin); answer == Passes {
-		m.result.Twin = &linker.Plan{Order: m.best.Order, Paddings: twin}
+		m.result.Twin = &layout.Plan{Order: m.best.Order, Paddings: twin}
 	}
 	return err
 }
@@ -109,7 +109,7 @@ func (m *Minimize) shrink(ctx context.Context) error {
 		m.asking(len(m.best.Order), "which functions have to be out of place")
 		questions := make([]question, len(offers))
 		for i, o := range offers {
-			questions[i] = planned(linker.Plan{Order: o, Paddings: m.best.Paddings}, "")
+			questions[i] = planned(layout.Plan{Order: o, Paddings: m.best.Paddings}, "")
 		}
 		return m.judge.ask(ctx, false, questions...)
 	})
@@ -121,11 +121,11 @@ func (m *Minimize) shrink(ctx context.Context) error {
 		m.Note("%d of %d functions have to be out of place", len(order), before)
 	}
 	before = len(m.best.Paddings)
-	paddings, err := Shrink(ctx, m.best.Paddings, func(ctx context.Context, offers ...[]linker.Padding) ([]Answer, error) {
+	paddings, err := Shrink(ctx, m.best.Paddings, func(ctx context.Context, offers ...[]layout.Padding) ([]Answer, error) {
 		m.asking(len(m.best.Paddings), "which paddings are needed")
 		questions := make([]question, len(offers))
 		for i, p := range offers {
-			questions[i] = planned(linker.Plan{Order: m.best.Order, Paddings: p}, "")
+			questions[i] = planned(layout.Plan{Order: m.best.Order, Paddings: p}, "")
 		}
 		return m.judge.ask(ctx, false, questions...)
 	})

@@ -11,7 +11,7 @@ import (
 	"regexp"
 	"slices"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -214,7 +214,7 @@ func thin(tried []Tried, n int) []Tried {
 
 // evidence is what suspects are told by: verdicts and residues.
 type evidence struct {
-	layout    []linker.Section
+	layout    []layout.Section
 	tried     []Tried
 	histories []history
 }
@@ -235,15 +235,15 @@ func (h history) absent(l int) bool { return h.apart != nil && h.apart[l] }
 // place fills in the histories.
 func (t *evidence) place(ctx context.Context, progress func(done, total int)) error {
 	var sections []int
-	output := linker.MainText(t.layout)
+	output := layout.MainText(t.layout)
 	for i, s := range t.layout {
 		if s.Output == output && (s.Text || s.Function != "") {
 			sections = append(sections, i)
 		}
 	}
-	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % Modulus / 16) }
+	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % layout.Modulus / 16) }
 	end := func(i int, addresses []uint64) uint64 { // where the next one begins if it touches
-		return linker.AlignUp(addresses[i]+t.layout[i].Size, t.layout[i+1].Alignment())
+		return layout.AlignUp(addresses[i]+t.layout[i].Size, t.layout[i+1].Alignment())
 	}
 	baseline := make([]uint64, len(t.layout))
 	for i, s := range t.layout {

@@ -9,32 +9,32 @@ import (
 	"strings"
 	"testing"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
 
 // manyFunctions is a .text of so many functions of many sizes.
-func manyFunctions(n int) []linker.Section {
-	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
-	end := layout[0].Address + layout[0].Size
+func manyFunctions(n int) []layout.Section {
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
+	end := sections[0].Address + sections[0].Size
 	for i := range n {
-		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: fmt.Sprint("f", i),
-			Address: linker.AlignUp(end, 16), Size: 16 + mix(1, uint64(i))%400, Index: i + 2, Group: 1}
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: fmt.Sprint("f", i),
+			Address: layout.AlignUp(end, 16), Size: 16 + mixed(1, uint64(i))%400, Index: i + 2, Group: 1}
 		end = s.Address + s.Size
-		layout = append(layout, s)
+		sections = append(sections, s)
 	}
-	return layout
+	return sections
 }
 
 // sweptAs are the results of a sweep in which verdict gives each layout its
 // title, by where the functions of these numbers are; "" is a pass.
-func sweptAs(t testing.TB, layout []linker.Section, s Strategy, first, last uint32, verdict func(at func(function int) uint64) string) *Results {
+func sweptAs(t testing.TB, sections []layout.Section, s layout.Strategy, first, last uint32, verdict func(at func(function int) uint64) string) *Results {
 	t.Helper()
-	r := &Results{Header: seeds.Header{Scenario: "made up"}, Layout: layout, Dirs: []string{"here"}}
+	r := &Results{Header: seeds.Header{Scenario: "made up"}, Layout: sections, Dirs: []string{"here"}}
 	for seed := first; seed <= last; seed++ {
-		plan := s.Plan(seed, layout)
-		addresses, err := linker.Place(layout, ".text", plan)
+		plan := s.Plan(seed, sections)
+		addresses, err := layout.Place(sections, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func brief(s *Suspicion) (out []string) {
 // Planted bugs of each kind are found first, and what is not there is not.
 func TestSuspects(t *testing.T) {
 	t.Parallel()
-	layout := manyFunctions(700)
+	sections := manyFunctions(700)
 	flaky := rand.New(rand.NewPCG(3, 4))
 	for _, test := range []struct {
 		name        string
@@ -126,11 +126,11 @@ func TestSuspects(t *testing.T) {
 		{"kept apart without titles", 257, 512, func(at func(int) uint64) string {
 			return when(fmt.Sprint("oops in f", at(9)%4096), at(300)%64 == 0 || at(650)%256 < 0x40)
 		}, []string{"f300 0x0-0x0 mod 64: 64/64", "f650 0x0-0x30 mod 256"}, ""},
-		{"by chance", 257, 384, func(at func(int) uint64) string { return when("oops", mix(at(1), at(2))%8 == 0) }, nil, "no function explains that better than luck would"},
+		{"by chance", 257, 384, func(at func(int) uint64) string { return when("oops", mixed(at(1), at(2))%8 == 0) }, nil, "no function explains that better than luck would"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := suspicion(t, sweptAs(t, layout, Cover, test.first, test.last, test.verdict))
+			s := suspicion(t, sweptAs(t, sections, layout.Cover, test.first, test.last, test.verdict))
 			got := brief(s)
 			if !slices.EqualFunc(got, test.want, strings.HasPrefix) || !strings.Contains(s.TooFew, test.tooFew) || (s.TooFew == "") != (test.tooFew == "") {
 				t.Errorf("suspects %q, too few %q; want %q, %q", got, s.TooFew, test.want, test.tooFew)
@@ -143,7 +143,7 @@ func TestSuspects(t *testing.T) {
 				return
 			}
 			u := s.Suspects[0]
-			score := s.Scores[slices.IndexFunc(layout, func(l linker.Section) bool { return l.Name == u.Functions[0].Section })]
+			score := s.Scores[slices.IndexFunc(sections, func(l layout.Section) bool { return l.Name == u.Functions[0].Section })]
 			if math.Abs(score+math.Log10(u.Chance)) > 1e-6 || len(u.Layouts) != u.There.Fails {
 				t.Errorf("score %g, of a chance of %g; %d layouts of %d", score, u.Chance, len(u.Layouts), u.There.Fails)
 			}
@@ -155,14 +155,14 @@ func TestSuspects(t *testing.T) {
 // hold them apart in some of the layouts.
 func TestSuspectsTouch(t *testing.T) {
 	t.Parallel()
-	layout := manyFunctions(700)
+	sections := manyFunctions(700)
 	touch := func(at func(int) uint64, f int) bool {
-		return at(f+1) == linker.AlignUp(at(f)+layout[f+1].Size, 16) // layout[f+1] is f
+		return at(f+1) == layout.AlignUp(at(f)+sections[f+1].Size, 16) // layout[f+1] is f
 	}
 	told := 0
 	for f := 100; f < 140; f++ {
 		apart := 0
-		s := suspicion(t, sweptAs(t, layout, Cover, 1, 128, func(at func(int) uint64) string {
+		s := suspicion(t, sweptAs(t, sections, layout.Cover, 1, 128, func(at func(int) uint64) string {
 			if !touch(at, f) {
 				apart++
 			}
@@ -197,14 +197,14 @@ func when(title string, fails bool) string {
 func TestSuspectsFalseAlarms(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(5, 6))
-	layout := manyFunctions(20)
+	sections := manyFunctions(20)
 	for _, test := range []struct {
 		share  float64 // of layouts that fail
 		sweeps int
 	}{{0.15, 1000}, {0.5, 50}} {
 		share, sweeps := test.share, test.sweeps
 		passes := func(func(int) uint64) string { return "" }
-		evidence := &evidence{layout: layout, tried: sweptAs(t, layout, Cover, 257, 256+40, passes).Layouts}
+		evidence := &evidence{layout: sections, tried: sweptAs(t, sections, layout.Cover, 257, 256+40, passes).Layouts}
 		if err := evidence.place(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -283,9 +283,9 @@ func TestSuspectsOfLLD(t *testing.T) {
 	if _, err := (&Results{}).Suspects(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "strategy lld") {
 		t.Errorf("error %v", err)
 	}
-	layout := manyFunctions(20)
-	r = sweptAs(t, layout, Cover, 1, 8, func(func(int) uint64) string { return "" })
-	r.Layouts[3].Strategy = LLD
+	sections := manyFunctions(20)
+	r = sweptAs(t, sections, layout.Cover, 1, 8, func(func(int) uint64) string { return "" })
+	r.Layouts[3].Strategy = layout.LLD
 	r.Layouts[4].Kind = qemu.LinkFailed
 	if s := suspicion(t, r); s.Layouts != 6 || s.Omitted != 1 {
 		t.Errorf("%d layouts, %d omitted; want 6 and 1", s.Layouts, s.Omitted)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -25,7 +26,7 @@ import (
 type Sweep struct {
 	Kernel   Kernel
 	Guest    *Guest
-	Strategy Strategy // may be Auto
+	Strategy layout.Strategy // may be Auto
 	// Saved is what every saved seed of this sweep has in common: the
 	// scenario, the digests of vmlinux.o and initrd, the tools' versions.
 	Saved       seeds.File
@@ -49,7 +50,7 @@ type Sweep struct {
 
 	store    *seeds.Store
 	journal  *seeds.Journal
-	layout   []linker.Section // of the baseline; nil for a kernel that strategy lld alone can sweep
+	layout   []layout.Section // of the baseline; nil for a kernel that strategy lld alone can sweep
 	coverage *Coverage        // nil for a kernel that has none
 
 	noting sync.Mutex
@@ -75,17 +76,17 @@ type Tally struct {
 // Report is what a sweep has found.
 type Report struct {
 	seeds.Header
-	Strategy Strategy       `json:"strategy"`
-	Shard    Shard          `json:"shard,omitzero"` // whose layouts these are
-	Dir      string         `json:"dir"`            // Record.Path is relative to it
-	Baseline seeds.Record   `json:"baseline"`
-	Layouts  []seeds.Record `json:"layouts"`  // in the order of seeds
-	Beyond   int            `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
-	Left     int            `json:"left"`     // layouts of the range that were not tried: the sweep has ended early
-	Tried    int            `json:"tried"`    // layouts of this run
-	OnePass  int            `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
-	Elapsed  time.Duration  `json:"elapsed"`  // of this run, without the baseline
-	Steps    Steps          `json:"steps"`    // of the layouts of this run
+	Strategy layout.Strategy `json:"strategy"`
+	Shard    Shard           `json:"shard,omitzero"` // whose layouts these are
+	Dir      string          `json:"dir"`            // Record.Path is relative to it
+	Baseline seeds.Record    `json:"baseline"`
+	Layouts  []seeds.Record  `json:"layouts"`  // in the order of seeds
+	Beyond   int             `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
+	Left     int             `json:"left"`     // layouts of the range that were not tried: the sweep has ended early
+	Tried    int             `json:"tried"`    // layouts of this run
+	OnePass  int             `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
+	Elapsed  time.Duration   `json:"elapsed"`  // of this run, without the baseline
+	Steps    Steps           `json:"steps"`    // of the layouts of this run
 	// Doubts are the reasons why this may say nothing of layouts; Idle tells that it
 	// does say nothing.
 	Doubts []string `json:"doubts,omitempty"`
@@ -369,8 +370,8 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	if err != nil {
 		return baseline, err
 	}
-	if earlier != nil && s.Strategy == Auto {
-		s.Strategy = Strategy(earlier.Strategy)
+	if earlier != nil && s.Strategy == layout.Auto {
+		s.Strategy = layout.Strategy(earlier.Strategy)
 	}
 	if earlier != nil && s.Guest.Machine.Accel == "auto" {
 		s.Guest.Accelerate(earlier.Accel, s.note)
@@ -383,7 +384,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		if s.coverage, err = NewCoverage(s.layout); err != nil {
 			s.note("coverage is not counted: %v", err)
 		}
-	case s.Strategy != LLD || ctx.Err() != nil: // refuses a kernel with nothing to pad, before anything is booted
+	case s.Strategy != layout.LLD || ctx.Err() != nil: // refuses a kernel with nothing to pad, before anything is booted
 		return baseline, err
 	default:
 		s.note("coverage is not counted: %v", err)
@@ -396,7 +397,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 
 	var linked image
 	link := func() (err error) {
-		if linked, err = s.link(ctx, l, seeds.Baseline, linker.Plan{}); err == nil && linked.record.Kind == qemu.LinkFailed {
+		if linked, err = s.link(ctx, l, seeds.Baseline, layout.Plan{}); err == nil && linked.record.Kind == qemu.LinkFailed {
 			err = fmt.Errorf("the baseline does not link: %s", linked.record.Note)
 		}
 		return err
@@ -464,7 +465,7 @@ func (s *Sweep) recall(ctx context.Context) error {
 	if s.coverage == nil {
 		return nil
 	}
-	if s.Strategy != LLD {
+	if s.Strategy != layout.LLD {
 		if err := s.store.SaveBaseline(s.Saved.Digests.Object, s.layout); err != nil {
 			return err
 		}
@@ -491,7 +492,7 @@ func (s *Sweep) covered() *Totals {
 
 // header identifies a sweep: what must be the same for its verdicts to stand
 // in one journal.
-func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
+func header(saved seeds.File, g *Guest, strategy layout.Strategy) seeds.Header {
 	m := machine(saved, g)
 	h := seeds.Header{
 		Scenario: saved.Scenario.Name,
@@ -523,7 +524,7 @@ func machine(saved seeds.File, g *Guest) qemu.Machine {
 }
 
 // file is a saved seed without what its boots have shown.
-func file(saved seeds.File, g *Guest, layout seeds.Layout, strategy Strategy, plan, image string) seeds.File {
+func file(saved seeds.File, g *Guest, layout seeds.Layout, strategy layout.Strategy, plan, image string) seeds.File {
 	m := machine(saved, g)
 	f := saved
 	f.Version = seeds.Version
@@ -551,7 +552,7 @@ type image struct {
 
 // link links one layout. One that does not link, or is that of another seed, has
 // its verdict, and is in the journal. An error is one of the machine, not of the layout.
-func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan linker.Plan) (i image, err error) {
+func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan layout.Plan) (i image, err error) {
 	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
 	defer s.Guest.share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -61,7 +62,7 @@ func tiny(t testing.TB, edit func(dir string)) kernel {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { k.Close() })
-	return kernel{k}
+	return kernel{Kernel: k}
 }
 
 // replacing changes a text in one of tiny's files.
@@ -96,7 +97,7 @@ func scenario(append string) scenarios.Scenario {
 func sweep(k kernel, s scenarios.Scenario, dir string, first, last uint32, workers int) *fuzz.Sweep {
 	g := fuzz.NewGuest(s, "")
 	return &fuzz.Sweep{
-		Kernel: k, Guest: g, Strategy: fuzz.Text, Dir: dir, First: first, Last: last, Workers: workers,
+		Kernel: k, Guest: g, Strategy: layout.Text, Dir: dir, First: first, Last: last, Workers: workers,
 		Saved: seeds.File{Scenario: s, Tools: seeds.Tools{Clang: k.Clang, LLD: k.LLD, QEMU: "7.2"},
 			Digests: seeds.Digests{Object: k.Digest, Initrd: strings.Repeat("0", 64)}},
 		Note: func(string, ...any) {}, Step: func(fuzz.Tally) {},
@@ -137,19 +138,19 @@ func TestSweep(t *testing.T) {
 	// The image itself says which layouts crash, and what is covered.
 	l := linkerOf(t, k)
 	twins := 0
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := l.Link(t.Context(), linker.Plan{})
+	image, err := l.Link(t.Context(), layout.Plan{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bySymbols := newNaive(layout)
+	bySymbols := newNaive(sections)
 	bySymbols.add(symbols(t, image.Path))
 	for _, rec := range r.Layouts {
 		seed, _ := rec.Layout.Seed()
-		image, err := l.Link(t.Context(), fuzz.Text.Plan(seed, layout))
+		image, err := l.Link(t.Context(), layout.Text.Plan(seed, sections))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,7 +371,7 @@ func TestAlikeAndOthers(t *testing.T) {
 func TestTextIsLLD(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,8 +379,8 @@ func TestTextIsLLD(t *testing.T) {
 	compared := 0
 	for _, seed := range []uint32{0, 1, 2, 3, 7, 1000, math.MaxUint32} {
 		var functions [2]map[string]uint64
-		for i, strategy := range []fuzz.Strategy{fuzz.Text, fuzz.LLD} {
-			image, err := l.Link(t.Context(), strategy.Plan(seed, layout))
+		for i, strategy := range []layout.Strategy{layout.Text, layout.LLD} {
+			image, err := l.Link(t.Context(), strategy.Plan(seed, sections))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -404,7 +405,7 @@ func TestTextIsLLD(t *testing.T) {
 func TestShuffleIsLLD(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,12 +418,12 @@ func TestShuffleIsLLD(t *testing.T) {
 			t.Fatalf("%v\n%s", err, text)
 		}
 		lld := symbols(t, out)
-		addresses, err := linker.Place(layout, ".text", fuzz.Shuffle.Plan(seed, layout))
+		addresses, err := layout.Place(sections, ".text", layout.Shuffle.Plan(seed, sections))
 		if err != nil {
 			t.Fatal(err)
 		}
 		moved := 0
-		for i, s := range layout {
+		for i, s := range sections {
 			if s.Output != ".text" || s.Function == "" {
 				continue
 			}
@@ -465,15 +466,15 @@ func TestAuto(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		edit func(string)
-		ask  fuzz.Strategy
-		want fuzz.Strategy
+		ask  layout.Strategy
+		want layout.Strategy
 		note string
 	}{
-		{"links", nil, fuzz.Auto, fuzz.LLD, ""},
-		{"location counter", edit("*(.text..by_hand)", ". = _stext + 0x4700; *(.text..by_hand)"), fuzz.Auto, fuzz.Cover, "unable to move location counter"},
-		{"assertion", edit("/DISCARD/", `ASSERT(_etext - _stext < 0x4700, "SRSO function pair won't alias") /DISCARD/`), fuzz.Auto, fuzz.Cover, "SRSO function pair won't alias"},
-		{"tables", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), fuzz.Auto, fuzz.Cover, "the 1 tables that the linker builds"},
-		{"tables, by hand", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), fuzz.LLD, fuzz.LLD, "expect false crashes"},
+		{"links", nil, layout.Auto, layout.LLD, ""},
+		{"location counter", edit("*(.text..by_hand)", ". = _stext + 0x4700; *(.text..by_hand)"), layout.Auto, layout.Cover, "unable to move location counter"},
+		{"assertion", edit("/DISCARD/", `ASSERT(_etext - _stext < 0x4700, "SRSO function pair won't alias") /DISCARD/`), layout.Auto, layout.Cover, "SRSO function pair won't alias"},
+		{"tables", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), layout.Auto, layout.Cover, "the 1 tables that the linker builds"},
+		{"tables, by hand", edit("*(.rodata .rodata.*)", "__start_table = .; *(.rodata .rodata.*) __stop_table = .;"), layout.LLD, layout.LLD, "expect false crashes"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var notes []string
@@ -498,7 +499,7 @@ func TestPaddingThatDoesNothing(t *testing.T) {
 	k := tiny(t, replacing(t, "scripts/link-vmlinux.sh", "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
 		"${LD} ${KBUILD_LDFLAGS} $(echo ${LDFLAGS_vmlinux} | sed s/--randomize-section-padding=.*//)"))
 	s := sweep(k, scenario("off"), t.TempDir(), 7, 12, 1)
-	s.Strategy = fuzz.LLD
+	s.Strategy = layout.LLD
 	r, err := s.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "layout of seed 10 equals the baseline, as those of 3 other seeds: the padding does nothing") || r.Count(qemu.Duplicate) != 3 {
 		t.Errorf("error %v, %+v", err, r)
@@ -514,7 +515,7 @@ func TestDuplicateLayout(t *testing.T) {
 	for range 2 { // the second takes all from the journal
 		var notes []string
 		s := sweep(k, scenario("off"), dir, 6, 9, 1)
-		s.Strategy = fuzz.LLD
+		s.Strategy = layout.LLD
 		s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
 		r, err := s.Run(t.Context())
 		if err != nil || len(r.Layouts) != 4 || r.Count(qemu.Duplicate) != 2 || r.Count(qemu.Pass) != 2 || r.Layouts[2].Note != "the layout of seed 6" {
@@ -602,12 +603,12 @@ func BenchmarkSweep(b *testing.B) {
 func BenchmarkPlan(b *testing.B) {
 	for _, functions := range []int{10_808, 56_853} {
 		b.Run(fmt.Sprint(functions), func(b *testing.B) {
-			layout := make([]linker.Section, functions)
-			for i := range layout {
-				layout[i] = linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true}
+			sections := make([]layout.Section, functions)
+			for i := range sections {
+				sections[i] = layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true}
 			}
 			for seed := uint32(0); b.Loop(); seed++ {
-				fuzz.Text.Plan(seed, layout)
+				layout.Text.Plan(seed, sections)
 			}
 		})
 	}
@@ -626,10 +627,10 @@ type countingLinker struct {
 
 func (k *counting) Linker() (fuzz.Linker, error) {
 	l, err := k.kernel.Linker()
-	return countingLinker{l, &k.links}, err
+	return countingLinker{Linker: l, links: &k.links}, err
 }
 
-func (l countingLinker) Link(ctx context.Context, p linker.Plan) (linker.Image, error) {
+func (l countingLinker) Link(ctx context.Context, p layout.Plan) (linker.Image, error) {
 	defer l.links.Add(1)
 	return l.Linker.Link(ctx, p)
 }
@@ -670,17 +671,17 @@ func TestSweepOverlaps(t *testing.T) {
 
 // naive counts coverage by sets of addresses and nothing else.
 type naive struct {
-	layout     []linker.Section
+	layout     []layout.Section
 	functions  []int
 	residues   map[uint64]map[string]map[uint64]bool // modulus, section
 	neighbours map[string]bool
 	layouts    int
 }
 
-func newNaive(layout []linker.Section) *naive {
-	n := &naive{layout: layout, neighbours: map[string]bool{}, residues: map[uint64]map[string]map[uint64]bool{64: {}, 256: {}, 4096: {}}}
-	for i, s := range layout {
-		if linker.Movable(layout, i) && s.Function != "" {
+func newNaive(sections []layout.Section) *naive {
+	n := &naive{layout: sections, neighbours: map[string]bool{}, residues: map[uint64]map[string]map[uint64]bool{64: {}, 256: {}, 4096: {}}}
+	for i, s := range sections {
+		if layout.Movable(sections, i) && s.Function != "" {
 			n.functions = append(n.functions, i)
 		}
 	}
@@ -690,7 +691,7 @@ func newNaive(layout []linker.Section) *naive {
 // add takes an image by its symbols. Neighbours have the baseline's order.
 func (n *naive) add(symbols map[string]uint64) {
 	n.layouts++
-	var before *linker.Section
+	var before *layout.Section
 	for _, i := range n.functions {
 		s := &n.layout[i]
 		for modulus, sections := range n.residues {
@@ -736,7 +737,7 @@ func (n *naive) check(t *testing.T, got *fuzz.Totals) {
 func TestCoverageGrows(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	run := func(dir string, strategy fuzz.Strategy, first, last uint32) (fuzz.Totals, string) {
+	run := func(dir string, strategy layout.Strategy, first, last uint32) (fuzz.Totals, string) {
 		t.Helper()
 		s := sweep(k, scenario("off"), dir, first, last, 2)
 		s.Strategy = strategy
@@ -750,7 +751,7 @@ func TestCoverageGrows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if before := tallies[0].Layouts; strategy != fuzz.LLD && before != max(recalled, 1) {
+		if before := tallies[0].Layouts; strategy != layout.LLD && before != max(recalled, 1) {
 			t.Errorf("seeds %d to %d: begins with %d layouts, told of %d", first, last, before, recalled)
 		}
 		for i, tally := range tallies[1:] {
@@ -763,21 +764,21 @@ func TestCoverageGrows(t *testing.T) {
 		}
 		return *r.Coverage, strings.Join(notes, "\n")
 	}
-	want, _ := run(t.TempDir(), fuzz.Cover, 1, 8)
+	want, _ := run(t.TempDir(), layout.Cover, 1, 8)
 	dir := t.TempDir()
-	half, _ := run(dir, fuzz.Cover, 1, 4)
-	got, _ := run(dir, fuzz.Cover, 5, 8)
+	half, _ := run(dir, layout.Cover, 1, 4)
+	got, _ := run(dir, layout.Cover, 5, 8)
 	if got != want || half.Residues[1].Seen >= got.Residues[1].Seen || got.Layouts != 9 {
 		t.Errorf("in two halves %+v, at once %+v", got, want)
 	}
 
 	// lld alone knows where it puts what.
 	dir = t.TempDir()
-	first, notes := run(dir, fuzz.LLD, 1, 3)
+	first, notes := run(dir, layout.LLD, 1, 3)
 	if first.Layouts != 4 || first.Residues[0].Seen <= first.Functions || strings.Contains(notes, "coverage") {
 		t.Errorf("strategy lld: coverage %+v, notes %q", first, notes)
 	}
-	then, notes := run(dir, fuzz.LLD, 4, 5)
+	then, notes := run(dir, layout.LLD, 4, 5)
 	if then.Layouts != 3 || strings.Count(notes, "coverage: 3 layouts of earlier runs are not counted") != 1 {
 		t.Errorf("strategy lld, again: coverage %+v, notes %q", then, notes)
 	}
@@ -822,7 +823,7 @@ func TestFixedPlaces(t *testing.T) {
 		*(.text .text.[0-9a-zA-Z_]*)`))
 	for _, first := range []uint32{1, 257, 513} {
 		s := sweep(k, scenario("off"), t.TempDir(), first, first+7, 2)
-		s.Strategy = fuzz.Cover
+		s.Strategy = layout.Cover
 		r, err := s.Run(t.Context())
 		if err != nil || r.Count(qemu.Pass)+r.Count(qemu.Duplicate) != 8 || r.Count(qemu.Pass) < 7 {
 			t.Fatalf("%v, %+v", err, r)

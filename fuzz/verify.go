@@ -11,7 +11,7 @@ import (
 	"strings"
 	"sync"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -200,7 +200,7 @@ func (v *Verify) conclude(out *Verified) {
 type trial struct {
 	culprit int // -1 for the baseline
 	layout  seeds.Layout
-	plan    linker.Plan
+	plan    layout.Plan
 }
 
 // old boots the baseline, and the old culprits where they failed.
@@ -228,7 +228,7 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 	v.judge = &judge{
 		kernel: s.Kernel, guest: s.Guest, verdict: s.Saved.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
 		workers: max(1, s.Workers), before: v.flaky(), step: func(int) {},
-		other: func(p linker.Plan, r qemu.Result, image string) error { return v.other(out, trials, p, r, image) },
+		other: func(p layout.Plan, r qemu.Result, image string) error { return v.other(out, trials, p, r, image) },
 	}
 	if err := v.judge.open(); err != nil {
 		return err
@@ -316,7 +316,7 @@ func (v *Verify) fails(ctx context.Context, out *Verified, t trial) error {
 }
 
 // other saves a layout that crashes, but not as looked for.
-func (v *Verify) other(out *Verified, trials []trial, p linker.Plan, r qemu.Result, image string) error {
+func (v *Verify) other(out *Verified, trials []trial, p layout.Plan, r qemu.Result, image string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if out.Others[r.Title] != "" {
@@ -340,7 +340,7 @@ func (v *Verify) file(t trial) seeds.File {
 }
 
 // culprits are the trials of all old culprits, each once.
-func (v *Verify) culprits(layout []linker.Section, out *Verified) (trials []trial) {
+func (v *Verify) culprits(layout []layout.Section, out *Verified) (trials []trial) {
 	seen := map[string]bool{}
 	for _, m := range v.Minimized {
 		for _, c := range m.Minimized.Culprits {
@@ -375,18 +375,18 @@ const (
 // Modulus, with those touching that had to. All others are as in the baseline
 // and, in further plans, as in some layouts of strategy cover, at their residue
 // mod Modulus. Notes say what there is no plan for.
-func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, notes []string) {
+func Restore(sections []layout.Section, c seeds.Culprit) (plans []layout.Plan, notes []string) {
 	if c.Sampled {
 		return nil, []string{"a distance decides, and what it is in another kernel is not known"}
 	}
-	output := linker.MainText(layout)
+	output := layout.MainText(sections)
 	spots := make([]spot, len(c.Functions))
 	for n, f := range c.Functions {
-		i, err := findFunction(layout, output, f)
+		i, err := findFunction(sections, output, f)
 		if err != nil {
 			return nil, []string{err.Error()}
 		}
-		spots[n] = spot{i, f.Address - layout[i].Entry, f.Touching && n > 0, f.Moved}
+		spots[n] = spot{i, f.Address - sections[i].Entry, f.Touching && n > 0, f.Moved}
 	}
 	moves := failingMoves(c)
 	if len(moves) > maxResidues {
@@ -402,33 +402,33 @@ func Restore(layout []linker.Section, c seeds.Culprit) (plans []linker.Plan, not
 		}
 	}
 	for seed := range uint32(1 + surroundings) {
-		var pass linker.Plan
+		var pass layout.Plan
 		if seed > 0 {
-			pass = Cover.Plan(seed, layout)
+			pass = layout.Cover.Plan(seed, sections)
 		}
-		fail, err := failingPlan(layout, output, pass, spots)
+		fail, err := failingPlan(sections, output, pass, spots)
 		if err != nil {
 			note(err.Error())
 			break
 		}
-		h, err := NewHybrids(layout, fail, pass)
+		h, err := layout.NewHybrids(sections, fail, pass)
 		if err != nil {
 			note(err.Error())
 			continue
 		}
-		only := Choice{On: make([]bool, h.Len())}
+		only := layout.Choice{On: make([]bool, h.Len())}
 		for _, s := range spots {
-			only.On[h.number[s.section]] = true
+			only.On[h.Number(s.section)] = true
 		}
 		for _, bytes := range moves {
 			move := map[int]uint64{}
 			for _, s := range spots {
 				if s.moved {
-					move[h.number[s.section]] = bytes
+					move[h.Number(s.section)] = bytes
 				}
 			}
 			plan := h.Plan(only, move, 0)
-			if text := checkSpots(layout, output, plan, c, spots, bytes); text != "" {
+			if text := checkSpots(sections, output, plan, c, spots, bytes); text != "" {
 				note(text)
 				continue
 			}
@@ -444,7 +444,7 @@ func failingMoves(c seeds.Culprit) []uint64 {
 	moves := []uint64{0}
 	for _, r := range c.Residues {
 		if r.Verdict() == "fails" {
-			moves = append(moves, r.Bytes%Modulus)
+			moves = append(moves, r.Bytes%layout.Modulus)
 		}
 	}
 	slices.Sort(moves)
@@ -460,9 +460,9 @@ type spot struct {
 }
 
 // findFunction finds the section of a function of another kernel in a layout.
-func findFunction(layout []linker.Section, output string, f seeds.Function) (found int, err error) {
+func findFunction(sections []layout.Section, output string, f seeds.Function) (found int, err error) {
 	found = -1
-	for i, s := range layout {
+	for i, s := range sections {
 		if s.Output != output || s.Name == "" || functionName(s) != f.Name {
 			continue
 		}
@@ -478,7 +478,7 @@ func findFunction(layout []linker.Section, output string, f seeds.Function) (fou
 	switch {
 	case found < 0:
 		return 0, fmt.Errorf("there is no function %s any more", f.Name)
-	case !linker.Movable(layout, found):
+	case !layout.Movable(sections, found):
 		return 0, fmt.Errorf("%s cannot be moved by itself", f.Name)
 	}
 	return found, nil
@@ -486,9 +486,9 @@ func findFunction(layout []linker.Section, output string, f seeds.Function) (fou
 
 // failingPlan puts functions into their spots; whatever stands behind is moved
 // along.
-func failingPlan(layout []linker.Section, output string, pass linker.Plan, spots []spot) (plan linker.Plan, err error) {
-	order, place := make([]int, len(layout)), make([]int, len(layout))
-	for i := range layout {
+func failingPlan(sections []layout.Section, output string, pass layout.Plan, spots []spot) (plan layout.Plan, err error) {
+	order, place := make([]int, len(sections)), make([]int, len(sections))
+	for i := range sections {
 		order[i], place[i] = i, i
 	}
 	for n, s := range spots {
@@ -501,16 +501,16 @@ func failingPlan(layout []linker.Section, output string, pass linker.Plan, spots
 			continue
 		}
 		// It changes places with what stands there now.
-		if there == len(order) || layout[s.section].Group == 0 || layout[order[there]].Group != layout[s.section].Group {
-			return plan, fmt.Errorf("%s cannot be put behind %s any more", functionName(layout[s.section]), functionName(layout[before]))
+		if there == len(order) || sections[s.section].Group == 0 || sections[order[there]].Group != sections[s.section].Group {
+			return plan, fmt.Errorf("%s cannot be put behind %s any more", functionName(sections[s.section]), functionName(sections[before]))
 		}
 		other := order[there]
 		order[here], order[there] = other, s.section
 		place[other], place[s.section] = here, there
 	}
-	plan.Order = displaced(layout, order)
+	plan.Order = layout.Displaced(sections, order)
 	for _, p := range pass.Paddings {
-		if !slices.ContainsFunc(spots, func(s spot) bool { return layout[s.section].Name == p.Section }) {
+		if !slices.ContainsFunc(spots, func(s spot) bool { return sections[s.section].Name == p.Section }) {
 			plan.Paddings = append(plan.Paddings, p)
 		}
 	}
@@ -519,31 +519,31 @@ func failingPlan(layout []linker.Section, output string, pass linker.Plan, spots
 		if s.touching {
 			continue
 		}
-		addresses, err := linker.Place(layout, output, plan)
+		addresses, err := layout.Place(sections, output, plan)
 		if err != nil {
 			return plan, err
 		}
-		gap := (s.address - addresses[s.section]) % Modulus
-		if gap < minSlack {
-			gap += Modulus
+		gap := (s.address - addresses[s.section]) % layout.Modulus
+		if gap < layout.MinSlack {
+			gap += layout.Modulus
 		}
-		plan.Paddings = append(plan.Paddings, linker.Padding{Section: layout[s.section].Name, Bytes: gap})
+		plan.Paddings = append(plan.Paddings, layout.Padding{Section: sections[s.section].Name, Bytes: gap})
 	}
 	return plan, nil
 }
 
 // checkSpots holds the addresses of a plan against the spots, moved by some bytes.
 // It is empty where they are as they should be.
-func checkSpots(layout []linker.Section, output string, plan linker.Plan, c seeds.Culprit, spots []spot, bytes uint64) string {
-	p, err := newPlaced(layout, output, plan)
+func checkSpots(sections []layout.Section, output string, plan layout.Plan, c seeds.Culprit, spots []spot, bytes uint64) string {
+	p, err := layout.NewPlaced(sections, output, plan)
 	if err != nil {
 		return err.Error()
 	}
 	for n, s := range spots {
-		name, at := c.Functions[n].Name, p.address[s.section]
+		name, at := c.Functions[n].Name, p.Address[s.section]
 		if s.touching {
 			before := spots[n-1].section
-			if end := p.address[before] + layout[before].Size; p.before(s.section) != before || at != linker.AlignUp(end, layout[s.section].Alignment()) {
+			if end := p.Address[before] + sections[before].Size; p.Before(s.section) != before || at != layout.AlignUp(end, sections[s.section].Alignment()) {
 				return fmt.Sprintf("%s cannot be put directly behind %s", name, c.Functions[n-1].Name)
 			}
 			continue // at its residue, if the one before has kept its size
@@ -552,8 +552,8 @@ func checkSpots(layout []linker.Section, output string, plan linker.Plan, c seed
 		if s.moved {
 			want += bytes
 		}
-		if (at-want)%Modulus != 0 {
-			return fmt.Sprintf("%s cannot be put at %#x mod %#x: it is aligned to %d bytes now", name, (want+layout[s.section].Entry)%Modulus, Modulus, layout[s.section].Alignment())
+		if (at-want)%layout.Modulus != 0 {
+			return fmt.Sprintf("%s cannot be put at %#x mod %#x: it is aligned to %d bytes now", name, (want+sections[s.section].Entry)%layout.Modulus, layout.Modulus, sections[s.section].Alignment())
 		}
 	}
 	return ""

@@ -11,7 +11,7 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -82,9 +82,9 @@ func TestRate(t *testing.T) {
 }
 
 // at is the index of a function's section in a layout.
-func at(t *testing.T, layout []linker.Section, function string) int {
+func at(t *testing.T, sections []layout.Section, function string) int {
 	t.Helper()
-	i := slices.IndexFunc(layout, func(s linker.Section) bool { return s.Function == function })
+	i := slices.IndexFunc(sections, func(s layout.Section) bool { return s.Function == function })
 	if i < 0 {
 		t.Fatalf("no function %s", function)
 	}
@@ -96,11 +96,11 @@ func at(t *testing.T, layout []linker.Section, function string) int {
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	fill := func(n int) string { return layout[at(t, layout, "victim")+n].Function }
+	fill := func(n int) string { return sections[at(t, sections, "victim")+n].Function }
 	function := func(name string, address uint64) seeds.Function {
 		return seeds.Function{Name: name, Section: ".text." + name, Address: address, Moved: true}
 	}
@@ -116,7 +116,7 @@ func TestRestore(t *testing.T) {
 	for n := range uint64(100) {
 		everywhere = append(everywhere, 32*n)
 	}
-	head := layout[slices.IndexFunc(layout, func(s linker.Section) bool { return s.Output == ".text" })]
+	head := sections[slices.IndexFunc(sections, func(s layout.Section) bool { return s.Output == ".text" })]
 	renamed := function("victim", 0x1020)
 	renamed.Section = ".text.victim.llvm.123"
 	for _, test := range []struct {
@@ -140,7 +140,7 @@ func TestRestore(t *testing.T) {
 		{"fixed", seeds.Culprit{Functions: []seeds.Function{{Name: head.Function, Section: head.Name}}}, 0, head.Function + " cannot be moved by itself"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			plans, notes := fuzz.Restore(layout, test.culprit)
+			plans, notes := fuzz.Restore(sections, test.culprit)
 			if got := strings.Join(notes, "; "); got != test.notes {
 				t.Errorf("notes %q, want %q", got, test.notes)
 			}
@@ -149,7 +149,7 @@ func TestRestore(t *testing.T) {
 			}
 			met := map[string]int{}
 			for n, plan := range plans {
-				checkRestored(t, layout, test.culprit, plan, n/test.moves, met)
+				checkRestored(t, sections, test.culprit, plan, n/test.moves, met)
 			}
 			if len(met) != test.moves {
 				t.Errorf("it is put at %v, want %d different residues", met, test.moves)
@@ -158,13 +158,13 @@ func TestRestore(t *testing.T) {
 	}
 
 	t.Run("linked", func(t *testing.T) {
-		plans, _ := fuzz.Restore(layout, seeds.Culprit{Functions: []seeds.Function{function(fill(40), 0x40), touching(function("victim", 0x20))}})
+		plans, _ := fuzz.Restore(sections, seeds.Culprit{Functions: []seeds.Function{function(fill(40), 0x40), touching(function("victim", 0x20))}})
 		image, err := linkerOf(t, k).Link(t.Context(), plans[1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		at := symbols(t, image.Path)
-		if first, second := at[fill(40)], at["victim"]; first%fuzz.Modulus != 0x40 || second <= first || second-first > 128 {
+		if first, second := at[fill(40)], at["victim"]; first%layout.Modulus != 0x40 || second <= first || second-first > 128 {
 			t.Errorf("%s is linked to %#x, and victim to %#x", fill(40), first, second)
 		}
 	})
@@ -172,20 +172,20 @@ func TestRestore(t *testing.T) {
 
 // checkRestored checks a plan by its addresses. Surrounding is 0 for the
 // baseline, else a seed. met counts where the first function is.
-func checkRestored(t *testing.T, layout []linker.Section, c seeds.Culprit, plan linker.Plan, surrounding int, met map[string]int) {
+func checkRestored(t *testing.T, sections []layout.Section, c seeds.Culprit, plan layout.Plan, surrounding int, met map[string]int) {
 	t.Helper()
-	place := func(p linker.Plan) []uint64 {
-		addresses, err := linker.Place(layout, ".text", p)
+	place := func(p layout.Plan) []uint64 {
+		addresses, err := layout.Place(sections, ".text", p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return addresses
 	}
-	got, base := place(plan), place(linker.Plan{})
+	got, base := place(plan), place(layout.Plan{})
 	if surrounding > 0 {
-		base = place(fuzz.Cover.Plan(uint32(surrounding), layout))
+		base = place(layout.Cover.Plan(uint32(surrounding), sections))
 	}
-	order, err := linker.Order(layout, plan.Order)
+	order, err := layout.Order(sections, plan.Order)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,20 +196,20 @@ func checkRestored(t *testing.T, layout []linker.Section, c seeds.Culprit, plan 
 	culprits := map[int]bool{}
 	bytes := uint64(0)
 	for n, f := range c.Functions {
-		i := at(t, layout, f.Name)
+		i := at(t, sections, f.Name)
 		culprits[i] = true
 		b := before[i]
-		gap := got[i] - linker.AlignUp(got[b]+layout[b].Size, layout[i].Align)
+		gap := got[i] - layout.AlignUp(got[b]+sections[b].Size, sections[i].Align)
 		if f.Touching {
-			if first := at(t, layout, c.Functions[n-1].Name); b != first || gap != 0 {
-				t.Errorf("%s is %d bytes behind %s", f.Name, gap, layout[b].Function)
+			if first := at(t, sections, c.Functions[n-1].Name); b != first || gap != 0 {
+				t.Errorf("%s is %d bytes behind %s", f.Name, gap, sections[b].Function)
 			}
 			continue
 		}
 		if gap < 16 {
-			t.Errorf("%s touches %s", f.Name, layout[b].Function)
+			t.Errorf("%s touches %s", f.Name, sections[b].Function)
 		}
-		moved := (got[i] + layout[i].Entry - f.Address) % fuzz.Modulus
+		moved := (got[i] + sections[i].Entry - f.Address) % layout.Modulus
 		switch {
 		case n == 0:
 			bytes = moved
@@ -221,8 +221,8 @@ func checkRestored(t *testing.T, layout []linker.Section, c seeds.Culprit, plan 
 	if ok := bytes == 0 || slices.ContainsFunc(c.Residues, func(r seeds.Residue) bool { return r.Bytes == bytes && r.Crashes > 0 }); !ok {
 		t.Errorf("moved by %d bytes it did not fail", bytes)
 	}
-	for i, s := range layout {
-		if s.Output == ".text" && linker.Movable(layout, i) && !culprits[i] && (got[i]-base[i])%fuzz.Modulus != 0 {
+	for i, s := range sections {
+		if s.Output == ".text" && layout.Movable(sections, i) && !culprits[i] && (got[i]-base[i])%layout.Modulus != 0 {
 			t.Fatalf("%s is moved too, from %#x to %#x", s.Function, base[i], got[i])
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"time"
 
+	"unlucky/layout"
 	"unlucky/scenarios"
 )
 
@@ -57,14 +58,14 @@ func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHan
 	if h.object, err = p.object.copyTo(filepath.Join(h.build, "padded.o")); err != nil {
 		return nil, err
 	}
-	_, err = h.Make(ctx, Plan{})
+	_, err = h.Make(ctx, layout.Plan{})
 	return h, err
 }
 
 func (h *ByHand) script() string { return filepath.Join(h.build, "scripts/link-vmlinux.sh") }
 
 // Make makes the bzImage of a plan, with a job for each CPU.
-func (h *ByHand) Make(ctx context.Context, plan Plan) (path string, err error) {
+func (h *ByHand) Make(ctx context.Context, plan layout.Plan) (path string, err error) {
 	e, err := h.kernel.edit(ctx, plan)
 	if err != nil {
 		return "", err

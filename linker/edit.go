@@ -3,6 +3,8 @@ package linker
 import (
 	"context"
 	"fmt"
+
+	"unlucky/layout"
 )
 
 // MisplacedError is an image in which a function is not where the plan puts it:
@@ -19,13 +21,13 @@ func (e *MisplacedError) Error() string {
 // checkPlaces holds the addresses that an image has by its own symbols against
 // those of its plan. Where lld itself pads no plan says where, and an image with
 // other symbols says nothing: it has nil.
-func checkPlaces(layout []Section, plan Plan, addresses []uint64) error {
+func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64) error {
 	if plan.Flag != nil || addresses == nil {
 		return nil
 	}
-	output := MainText(layout)
-	planned, err := Place(layout, output, plan)
-	for i, s := range layout {
+	output := layout.MainText(sections)
+	planned, err := layout.Place(sections, output, plan)
+	for i, s := range sections {
 		if at := addresses[i]; err == nil && s.Output == output && at != 0 && at != planned[i] {
 			err = &MisplacedError{s.Function, at + s.Entry, planned[i] + s.Entry}
 		}
@@ -37,33 +39,33 @@ func checkPlaces(layout []Section, plan Plan, addresses []uint64) error {
 }
 
 // edit is what a plan changes in the object.
-func (p *Kernel) edit(ctx context.Context, plan Plan) (e edit, err error) {
+func (p *Kernel) edit(ctx context.Context, plan layout.Plan) (e edit, err error) {
 	if len(plan.Paddings) == 0 && len(plan.Order) == 0 {
 		return e, nil
 	}
-	layout, err := p.baseline(ctx)
+	sections, err := p.baseline(ctx)
 	if err != nil {
 		return e, err
 	}
-	order, err := Order(layout, plan.Order)
+	order, err := layout.Order(sections, plan.Order)
 	if err != nil {
 		return e, err
 	}
-	e.slots = slots(layout, order)
-	e.padding, err = endings(layout, order, plan)
+	e.slots = slots(sections, order)
+	e.padding, err = endings(sections, order, plan)
 	return e, err
 }
 
 // endings turns paddings, each before a section, into bytes to append to the
 // end of the section that stands before it in the output. The padding then
 // comes first and the section is aligned behind it, as in lld.
-func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
-	if _, err := plan.paddingBefore(); err != nil {
+func endings(sections []layout.Section, order []int, plan layout.Plan) (map[int]uint64, error) {
+	if _, err := plan.PaddingBefore(); err != nil {
 		return nil, err
 	}
-	position := make(map[string]int, len(layout))
+	position := make(map[string]int, len(sections))
 	for place, i := range order {
-		if name := layout[i].Name; name != "" {
+		if name := sections[i].Name; name != "" {
 			position[name] = place
 		}
 	}
@@ -73,13 +75,13 @@ func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
 		if !ok {
 			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
 		}
-		if !layout[order[place]].Text {
+		if !sections[order[place]].Text {
 			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
 		}
-		if !paddable(layout, place) { // places keep what is before them, or a group stands there
-			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, layout[place].Output)
+		if !layout.Paddable(sections, place) { // places keep what is before them, or a group stands there
+			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, sections[place].Output)
 		}
-		padding[layout[order[place-1]].Index] += p.Bytes
+		padding[sections[order[place-1]].Index] += p.Bytes
 	}
 	return padding, nil
 }
@@ -87,7 +89,7 @@ func endings(layout []Section, order []int, plan Plan) (map[int]uint64, error) {
 // slots are the section indices of the object that make lld put its sections
 // in an order: section -> the index that it takes. It is nil for the object's
 // own order.
-func slots(layout []Section, order []int) map[int]int {
+func slots(layout []layout.Section, order []int) map[int]int {
 	var out map[int]int
 	for place, i := range order {
 		if place == i {

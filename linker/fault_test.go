@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"unlucky/layout"
 )
 
 // wrapLinker puts a shell script before the kernel's linker, which $real is.
@@ -224,7 +226,7 @@ func TestDiskFull(t *testing.T) {
 				if whole {
 					k.short.way = nil
 				}
-				first, err := w.Link(t.Context(), Plan{}) // of the build's own object
+				first, err := w.Link(t.Context(), layout.Plan{}) // of the build's own object
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -277,7 +279,7 @@ func TestHalfEdited(t *testing.T) {
 	old := memoryDir
 	memoryDir = disk
 	t.Cleanup(func() { memoryDir = old })
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,8 +288,8 @@ func TestHalfEdited(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	i := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 }) + 10
-	plan := Plan{Order: []string{layout[i+1].Name, layout[i].Name}, Paddings: []Padding{{Section: layout[i+5].Name, Bytes: 64}}}
+	i := slices.IndexFunc(sections, func(s layout.Section) bool { return s.Group > 0 }) + 10
+	plan := layout.Plan{Order: []string{sections[i+1].Name, sections[i].Name}, Paddings: []layout.Padding{{Section: sections[i+5].Name, Bytes: 64}}}
 	image, err := w.Link(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)

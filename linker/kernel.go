@@ -23,6 +23,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/google/shlex"
 
+	"unlucky/layout"
 	"unlucky/scenarios"
 )
 
@@ -47,13 +48,13 @@ type Kernel struct {
 
 	object    *object
 	layoutMu  sync.Mutex
-	layout    []Section     // of the baseline, in output order; nil until asked for
-	functions *functions    // of the layout
-	short     shortcutState // without one until the layout is known
-	links     atomic.Int64  // the short way
-	linked    atomic.Bool   // an image was handed out
-	memory    atomic.Int64  // bytes that workers may fill of memoryDir
-	took      atomic.Int64  // by the baseline's link, CPU time in ns; 0 until there was one
+	layout    []layout.Section // of the baseline, in output order; nil until asked for
+	functions *functions       // of the layout
+	short     shortcutState    // without one until the layout is known
+	links     atomic.Int64     // the short way
+	linked    atomic.Bool      // an image was handed out
+	memory    atomic.Int64     // bytes that workers may fill of memoryDir
+	took      atomic.Int64     // by the baseline's link, CPU time in ns; 0 until there was one
 
 	env     []string // what link-vmlinux.sh sees
 	args    []string // of link-vmlinux.sh

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/scenarios"
 )
@@ -96,7 +97,7 @@ func same(t *testing.T, what string, before, after map[string]string) {
 	}
 }
 
-func link(t testing.TB, k *linker.Kernel, plan linker.Plan) (linker.Image, []byte) {
+func link(t testing.TB, k *linker.Kernel, plan layout.Plan) (linker.Image, []byte) {
 	t.Helper()
 	w, err := k.NewWorker()
 	if err != nil {
@@ -141,7 +142,7 @@ func TestPrepareSources(t *testing.T) {
 	clean := tinyTree(t)
 	cleanBefore := snapshot(t, clean)
 	kernel := prepare(t, t.TempDir(), tinySpec(clean))
-	baseline, _ := link(t, kernel, linker.Plan{})
+	baseline, _ := link(t, kernel, layout.Plan{})
 	same(t, "clean tree", cleanBefore, snapshot(t, clean))
 
 	t.Run("built by plain make", func(t *testing.T) {
@@ -150,7 +151,7 @@ func TestPrepareSources(t *testing.T) {
 		tinyBuild(t, tree, build)
 		before := snapshot(t, tree)
 		adopted := prepare(t, t.TempDir(), scenarios.Kernel{Build: build, Arch: "x86_64", Image: "vmlinux"})
-		image, data := link(t, adopted, linker.Plan{})
+		image, data := link(t, adopted, layout.Plan{})
 		want, err := os.ReadFile(filepath.Join(build, "vmlinux"))
 		if err != nil {
 			t.Fatal(err)
@@ -173,11 +174,11 @@ func TestPrepareSources(t *testing.T) {
 		}
 		before := snapshot(t, tree)
 		copied := prepare(t, t.TempDir(), tinySpec(tree))
-		if image, _ := link(t, copied, linker.Plan{}); image.Digest != baseline.Digest {
+		if image, _ := link(t, copied, layout.Plan{}); image.Digest != baseline.Digest {
 			t.Error("the copy of the tracked files gives another image than the tree")
 		}
 		adopted := prepare(t, t.TempDir(), scenarios.Kernel{Build: tree, Arch: "x86_64", Image: "vmlinux"})
-		if image, _ := link(t, adopted, linker.Plan{}); image.Digest != baseline.Digest {
+		if image, _ := link(t, adopted, layout.Plan{}); image.Digest != baseline.Digest {
 			t.Error("the build in place gives another image than the tree")
 		}
 		same(t, "tree", before, snapshot(t, tree))
@@ -196,7 +197,7 @@ func TestPrepareSources(t *testing.T) {
 		tree := tinyTree(t)
 		tinyBuild(t, tree, filepath.Join(tree, "build"))
 		before := snapshot(t, tree)
-		if image, _ := link(t, prepare(t, t.TempDir(), tinySpec(tree)), linker.Plan{}); image.Digest != baseline.Digest {
+		if image, _ := link(t, prepare(t, t.TempDir(), tinySpec(tree)), layout.Plan{}); image.Digest != baseline.Digest {
 			t.Error("the tree gives another image than one without the folder")
 		}
 		same(t, "tree", before, snapshot(t, tree))
@@ -219,7 +220,7 @@ func TestPrepareSources(t *testing.T) {
 				t.Fatal(err)
 			}
 			k := prepare(t, cache, tinySpec(tree))
-			if _, data := link(t, k, linker.Plan{}); !bytes.Contains(data, []byte("tiny: "+hello[i])) {
+			if _, data := link(t, k, layout.Plan{}); !bytes.Contains(data, []byte("tiny: "+hello[i])) {
 				t.Errorf("step %d: an older source was built", i)
 			}
 			k.Close()
@@ -231,11 +232,11 @@ func TestPrepareSources(t *testing.T) {
 		git(t, clean, "init", "-q")
 		git(t, clean, "add", ".")
 		before := snapshot(t, clean)
-		if _, data := link(t, prepare(t, t.TempDir(), spec), linker.Plan{}); !bytes.Contains(data, []byte("tiny: hallo")) {
+		if _, data := link(t, prepare(t, t.TempDir(), spec), layout.Plan{}); !bytes.Contains(data, []byte("tiny: hallo")) {
 			t.Error("the patch is not in the image")
 		}
 		spec.Patches[0].Want = "absent"
-		if image, _ := link(t, prepare(t, t.TempDir(), spec), linker.Plan{}); image.Digest != baseline.Digest {
+		if image, _ := link(t, prepare(t, t.TempDir(), spec), layout.Plan{}); image.Digest != baseline.Digest {
 			t.Error("a patch that is wanted absent, and is, changed the image")
 		}
 		spec.Patches[0].Text = strings.ReplaceAll(spec.Patches[0].Text, "tiny: ", "no such line: ")
@@ -424,13 +425,13 @@ func TestDamagedObject(t *testing.T) {
 func TestLinkPlan(t *testing.T) {
 	t.Parallel()
 	kernel := prepare(t, t.TempDir(), tinySpec(tinyTree(t)))
-	_, baseline := link(t, kernel, linker.Plan{})
-	layout, err := kernel.Layout(t.Context())
+	_, baseline := link(t, kernel, layout.Plan{})
+	sections, err := kernel.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := layout[slices.IndexFunc(layout, func(s linker.Section) bool { return s.Text })]
-	plan := linker.Plan{Paddings: []linker.Padding{{Section: first.Name, Bytes: 16}, {Section: ".text.victim", Bytes: 48}}}
+	first := sections[slices.IndexFunc(sections, func(s layout.Section) bool { return s.Text })]
+	plan := layout.Plan{Paddings: []layout.Padding{{Section: first.Name, Bytes: 16}, {Section: ".text.victim", Bytes: 48}}}
 	image, data := link(t, kernel, plan)
 	if again, _ := link(t, kernel, plan); again.Digest != image.Digest {
 		t.Error("the same plan gives two images")
@@ -452,7 +453,7 @@ func TestLinkPlan(t *testing.T) {
 		".text..by_hand": "by hand",
 		".rodata":        "by hand",
 	} {
-		if _, err := w.Link(t.Context(), linker.Plan{Paddings: []linker.Padding{{Section: section, Bytes: 16}}}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := w.Link(t.Context(), layout.Plan{Paddings: []layout.Padding{{Section: section, Bytes: 16}}}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("padding before %s: error %v, want %q", section, err, want)
 		}
 	}
@@ -478,17 +479,17 @@ func TestLinkFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	_, err = w.Link(t.Context(), linker.Plan{Paddings: []linker.Padding{{Section: ".text.victim", Bytes: 4096}}})
+	_, err = w.Link(t.Context(), layout.Plan{Paddings: []layout.Padding{{Section: ".text.victim", Bytes: 4096}}})
 	var failed *linker.LinkError
 	if !errors.As(err, &failed) || !failed.LayoutFault() || !strings.Contains(failed.Reason, "unable to move location counter") {
 		t.Fatalf("error %v, want lld's own about the location counter", err)
 	}
-	if _, err := w.Link(t.Context(), linker.Plan{}); err != nil {
+	if _, err := w.Link(t.Context(), layout.Plan{}); err != nil {
 		t.Errorf("the baseline after a failed link: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := w.Link(ctx, linker.Plan{}); !errors.Is(err, context.Canceled) {
+	if _, err := w.Link(ctx, layout.Plan{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled link: error %v", err)
 	}
 }
@@ -519,7 +520,7 @@ func BenchmarkLink(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer w.Close()
-	plan := linker.Plan{Paddings: []linker.Padding{{Section: ".text.victim", Bytes: 16}}}
+	plan := layout.Plan{Paddings: []layout.Padding{{Section: ".text.victim", Bytes: 16}}}
 	for b.Loop() {
 		if _, err := w.Link(b.Context(), plan); err != nil {
 			b.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"unlucky/layout"
 )
 
 const someMap = `             VMA              LMA     Size Align Out     In      Symbol
@@ -43,14 +45,14 @@ func TestReadLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Section{
-		{".head.text", ".text", 0, 0xffffffff81000000, 0x52b, 16, false, "pvh_start_xen", 0, 1, 0, 0, 0, 0},
-		{".text", ".text", 0, 0xffffffff81000530, 0xdcc, 16, true, "", 0, 0, 0, 0, 16, 0},
-		{".text.f", ".text", 0, 0xffffffff81001300, 0xb8, 16, true, "f", 16, 3, 0, 0, 0, 0},
-		{".text.f#2", ".text", 0, 0xffffffff810013c0, 0x45, 16, true, "", 0, 0, 0, 0, 0, 0},
-		{".text..__x86.return_thunk", ".text", 0, 0xffffffff81001410, 0x20, 64, false, "", 0, 0, 0, 0, 0, 0},
-		{"", ".text", 0, 0xffffffff81001430, 8, 1, false, "", 0, 0, 0, 0, 0, 0},
-		{".rodata", ".rodata", 1, 0xffffffff81a00000, 0x10, 8, false, "", 0, 0, 0, 0, 0, 0},
+	want := []layout.Section{
+		{Name: ".head.text", Output: ".text", Segment: 0, Address: 0xffffffff81000000, Size: 0x52b, Align: 16, Text: false, Function: "pvh_start_xen", Entry: 0, Functions: 1, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text", Output: ".text", Segment: 0, Address: 0xffffffff81000530, Size: 0xdcc, Align: 16, Text: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 16, Pin: 0},
+		{Name: ".text.f", Output: ".text", Segment: 0, Address: 0xffffffff81001300, Size: 0xb8, Align: 16, Text: true, Function: "f", Entry: 16, Functions: 3, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text.f#2", Output: ".text", Segment: 0, Address: 0xffffffff810013c0, Size: 0x45, Align: 16, Text: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text..__x86.return_thunk", Output: ".text", Segment: 0, Address: 0xffffffff81001410, Size: 0x20, Align: 64, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: "", Output: ".text", Segment: 0, Address: 0xffffffff81001430, Size: 8, Align: 1, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".rodata", Output: ".rodata", Segment: 1, Address: 0xffffffff81a00000, Size: 0x10, Align: 8, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -88,7 +90,7 @@ ffffffff81201200          1201200       10     1         vmlinux.o:(.text.f)
 // What the linker script aligns and fixes is read in the link map, however near
 // the baseline happens to lie.
 func TestReadScript(t *testing.T) {
-	layout, err := readLayout(strings.NewReader(scriptMap), "vmlinux.o", someImage)
+	sections, err := readLayout(strings.NewReader(scriptMap), "vmlinux.o", someImage)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,24 +99,26 @@ func TestReadScript(t *testing.T) {
 		pin     int
 		movable bool
 	}{{1 << 21, 0, false}, {16, 0, false}, {0, 1, false}, {1 << 21, 0, false}, {0, 0, true}, {4096, 0, false}, {16, 0, true}, {0, 8, false}, {0, 9, false}} {
-		if s := layout[i]; s.ScriptAlign != want.align || s.Pin != want.pin || Movable(layout, i) != want.movable {
-			t.Errorf("%+v, movable %v; want %+v", s, Movable(layout, i), want)
+		if s := sections[i]; s.ScriptAlign != want.align || s.Pin != want.pin || layout.Movable(sections, i) != want.movable {
+			t.Errorf("%+v, movable %v; want %+v", s, layout.Movable(sections, i), want)
 		}
 	}
-	if err := checkPlaces(layout, Plan{}, addressesOf(layout)); err != nil {
+	if err := checkPlaces(sections, layout.Plan{}, addressesOf(sections)); err != nil {
 		t.Error(err)
 	}
-	plan := func(bytes uint64) Plan { return Plan{Paddings: []Padding{{".text.unlikely.b", bytes}}} }
+	plan := func(bytes uint64) layout.Plan {
+		return layout.Plan{Paddings: []layout.Padding{{Section: ".text.unlikely.b", Bytes: bytes}}}
+	}
 	// c has the next page all the same, and d, aligned to 16, stands as before.
-	at, err := Place(layout, ".text", plan(16))
-	if err != nil || at[2] != layout[2].Address || at[4] != layout[4].Address+16 || at[5] != layout[5].Address || at[6] != layout[6].Address {
+	at, err := layout.Place(sections, ".text", plan(16))
+	if err != nil || at[2] != sections[2].Address || at[4] != sections[4].Address+16 || at[5] != sections[5].Address || at[6] != sections[6].Address {
 		t.Errorf("%#x, %v", at, err)
 	}
-	at, err = Place(layout[:7], ".text", plan(4096))
-	if err != nil || at[5] != layout[5].Address+4096 || at[6] != layout[6].Address+4096 {
+	at, err = layout.Place(sections[:7], ".text", plan(4096))
+	if err != nil || at[5] != sections[5].Address+4096 || at[6] != sections[6].Address+4096 {
 		t.Errorf("%#x, %v", at, err)
 	}
-	if _, err := Place(layout, ".text", Plan{Paddings: []Padding{{".text.d", 256}}}); err == nil || !strings.Contains(err.Error(), "behind the place that the linker script fixes") {
+	if _, err := layout.Place(sections, ".text", layout.Plan{Paddings: []layout.Padding{{Section: ".text.d", Bytes: 256}}}); err == nil || !strings.Contains(err.Error(), "behind the place that the linker script fixes") {
 		t.Errorf("a plan that runs into a fixed place: %v", err)
 	}
 	// SRSO's pair stands behind the functions up to 6.17, and moves together.
@@ -128,16 +132,16 @@ ffffffff81200000 1200000 22 1                 srso_alias_untrain_ret
 ffffffff81200022 1200022 104000 1         . = srso_alias_untrain_ret | (1 << 2)
 ffffffff81200024 1200024 10 1         vmlinux.o:(.text..__x86.rethunk_safe)
 `
-	if layout, err = readLayout(strings.NewReader(pair), "vmlinux.o", someImage); err != nil {
+	if sections, err = readLayout(strings.NewReader(pair), "vmlinux.o", someImage); err != nil {
 		t.Fatal(err)
 	}
-	at, err = Place(layout, ".text", Plan{Paddings: []Padding{{".text.g", 1 << 21}}})
-	if err != nil || at[3]-layout[3].Address != 1<<21 || at[2]-layout[2].Address != 1<<21 {
+	at, err = layout.Place(sections, ".text", layout.Plan{Paddings: []layout.Padding{{Section: ".text.g", Bytes: 1 << 21}}})
+	if err != nil || at[3]-sections[3].Address != 1<<21 || at[2]-sections[2].Address != 1<<21 {
 		t.Errorf("%#x, %v", at, err)
 	}
 }
 
-func addressesOf(layout []Section) []uint64 {
+func addressesOf(layout []layout.Section) []uint64 {
 	at := make([]uint64, len(layout))
 	for i, s := range layout {
 		at[i] = s.Address
@@ -147,32 +151,32 @@ func addressesOf(layout []Section) []uint64 {
 
 // An image that is not the planned layout is an error that is not the layout's.
 func TestCheckPlaces(t *testing.T) {
-	layout, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
+	sections, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan := Plan{Paddings: []Padding{{".text.f", 16}}}
-	at, err := Place(layout, ".text", plan)
+	plan := layout.Plan{Paddings: []layout.Padding{{Section: ".text.f", Bytes: 16}}}
+	at, err := layout.Place(sections, ".text", plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	at[3], at[6] = 0, 1 // not known, of another output section
-	if err := checkPlaces(layout, plan, at); err != nil {
+	if err := checkPlaces(sections, plan, at); err != nil {
 		t.Error(err)
 	}
 	at[2] += 16
 	var misplaced *MisplacedError
 	var failed *LinkError
 	var hinted *HintError
-	err = checkPlaces(layout, plan, at)
+	err = checkPlaces(sections, plan, at)
 	if !errors.As(err, &misplaced) || errors.As(err, &failed) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint, "please report it") ||
 		err.Error() != "f is at 0xffffffff81001330, planned at 0xffffffff81001320" {
 		t.Errorf("error %v", err)
 	}
-	if err := checkPlaces(layout, Plan{Flag: new(uint32)}, at); err != nil {
+	if err := checkPlaces(sections, layout.Plan{Flag: new(uint32)}, at); err != nil {
 		t.Errorf("padded by lld itself: %v", err)
 	}
-	if err := checkPlaces(layout, plan, nil); err != nil {
+	if err := checkPlaces(sections, plan, nil); err != nil {
 		t.Errorf("other symbols: %v", err)
 	}
 }
@@ -202,38 +206,38 @@ func FuzzLayout(f *testing.F) {
 	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 3         vmlinux.o:(.text)\n"), uint16(0), uint64(16))
 	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 1         vmlinux.o:(.text)\n8 0 10 1                 f\n"), uint16(0), uint64(16))
 	f.Fuzz(func(t *testing.T, linkMap []byte, at uint16, bytes uint64) {
-		layout, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage)
+		sections, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage)
 		if err != nil {
 			return
 		}
-		for _, s := range layout {
+		for _, s := range sections {
 			if s.Address+s.Size < s.Address || s.Align&(s.Align-1) != 0 || s.ScriptAlign&(s.ScriptAlign-1) != 0 || s.Entry > s.Size || s.Segment < -1 || s.Segment > 1 || s.Functions < 0 {
 				t.Fatalf("%+v", s)
 			}
 		}
-		for i := range layout {
-			layout[i].Index = i + 1
+		for i := range sections {
+			sections[i].Index = i + 1
 		}
-		setGroups(layout)
-		if len(layout) == 0 {
+		layout.SetGroups(sections)
+		if len(sections) == 0 {
 			return
 		}
-		i := int(at) % len(layout)
-		plan := Plan{Paddings: []Padding{{Section: layout[i].Name, Bytes: bytes}}}
-		for j := len(layout) - 1; j >= 0; j-- {
-			if layout[j].Group > 0 {
-				plan.Order = append(plan.Order, layout[j].Name)
+		i := int(at) % len(sections)
+		plan := layout.Plan{Paddings: []layout.Padding{{Section: sections[i].Name, Bytes: bytes}}}
+		for j := len(sections) - 1; j >= 0; j-- {
+			if sections[j].Group > 0 {
+				plan.Order = append(plan.Order, sections[j].Name)
 			}
 		}
-		order, err := Order(layout, plan.Order)
+		order, err := layout.Order(sections, plan.Order)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sorted := slices.Sorted(slices.Values(order)); sorted[0] != 0 || sorted[len(sorted)-1] != len(layout)-1 || len(slices.Compact(sorted)) != len(layout) {
+		if sorted := slices.Sorted(slices.Values(order)); sorted[0] != 0 || sorted[len(sorted)-1] != len(sections)-1 || len(slices.Compact(sorted)) != len(sections) {
 			t.Fatalf("order %v", order)
 		}
-		endings(layout, order, plan)
-		addresses, err := Place(layout, layout[i].Output, plan)
+		endings(sections, order, plan)
+		addresses, err := layout.Place(sections, sections[i].Output, plan)
 		if err != nil {
 			if !strings.Contains(err.Error(), "padding before ") {
 				t.Fatal(err)
@@ -242,44 +246,44 @@ func FuzzLayout(f *testing.F) {
 		}
 		var end uint64
 		for _, i := range order {
-			if layout[i].Output != layout[int(at)%len(layout)].Output {
+			if sections[i].Output != sections[int(at)%len(sections)].Output {
 				continue
 			}
-			if addresses[i] < end || addresses[i]+layout[i].Size < addresses[i] {
-				t.Fatalf("%+v is at %#x, what stands before ends at %#x", layout[i], addresses[i], end)
+			if addresses[i] < end || addresses[i]+sections[i].Size < addresses[i] {
+				t.Fatalf("%+v is at %#x, what stands before ends at %#x", sections[i], addresses[i], end)
 			}
-			end = addresses[i] + layout[i].Size
+			end = addresses[i] + sections[i].Size
 		}
 	})
 }
 
 // A plan that can't be is refused by the name of the section.
 func TestHostilePlan(t *testing.T) {
-	layout := []Section{{Name: ".head.text", Output: ".text", Address: 64, Size: 16, Index: 1}}
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 64, Size: 16, Index: 1}}
 	for i, name := range []string{".text.a", ".text.b", ".text.c"} {
-		layout = append(layout, Section{Name: name, Output: ".text", Text: true, Index: 2 + i, Address: uint64(80 + 16*i), Size: 16, Align: 16})
+		sections = append(sections, layout.Section{Name: name, Output: ".text", Text: true, Index: 2 + i, Address: uint64(80 + 16*i), Size: 16, Align: 16})
 	}
-	setGroups(layout)
-	pad := func(paddings ...Padding) Plan { return Plan{Paddings: paddings} }
+	layout.SetGroups(sections)
+	pad := func(paddings ...layout.Padding) layout.Plan { return layout.Plan{Paddings: paddings} }
 	for _, test := range []struct {
-		plan Plan
+		plan layout.Plan
 		want string
 	}{
-		{pad(Padding{".text.b", 16}), ""},
-		{pad(Padding{".text.b", maxPadding}), ""},
-		{pad(Padding{".text.b", maxPadding + 1}), ".text.b: 1073741825 bytes are too many"},
-		{pad(Padding{".text.a", 1 << 63}, Padding{".text.b", 1 << 63}), ".text.a: 9223372036854775808 bytes are too many"},
-		{pad(Padding{".text.a", 16}, Padding{".text.b", ^uint64(0)}), ".text.b: 18446744073709551615 bytes are too many"},
-		{pad(Padding{".text.a", maxPadding}, Padding{".text.b", 1}), ".text.b: 1 bytes are too many"},
-		{pad(Padding{".text.a", 16}, Padding{".text.a", 16}), ".text.a: it is in the plan twice"},
-		{pad(Padding{".text.no", 16}), ".text.no: "},
-		{Plan{Order: []string{".text.a", ".text.a"}}, ".text.a is in it twice"},
-		{Plan{Order: []string{".text.no"}}, ".text.no: this kernel has no such section"},
+		{pad(layout.Padding{Section: ".text.b", Bytes: 16}), ""},
+		{pad(layout.Padding{Section: ".text.b", Bytes: layout.MaxPadding}), ""},
+		{pad(layout.Padding{Section: ".text.b", Bytes: layout.MaxPadding + 1}), ".text.b: 1073741825 bytes are too many"},
+		{pad(layout.Padding{Section: ".text.a", Bytes: 1 << 63}, layout.Padding{Section: ".text.b", Bytes: 1 << 63}), ".text.a: 9223372036854775808 bytes are too many"},
+		{pad(layout.Padding{Section: ".text.a", Bytes: 16}, layout.Padding{Section: ".text.b", Bytes: ^uint64(0)}), ".text.b: 18446744073709551615 bytes are too many"},
+		{pad(layout.Padding{Section: ".text.a", Bytes: layout.MaxPadding}, layout.Padding{Section: ".text.b", Bytes: 1}), ".text.b: 1 bytes are too many"},
+		{pad(layout.Padding{Section: ".text.a", Bytes: 16}, layout.Padding{Section: ".text.a", Bytes: 16}), ".text.a: it is in the plan twice"},
+		{pad(layout.Padding{Section: ".text.no", Bytes: 16}), ".text.no: "},
+		{layout.Plan{Order: []string{".text.a", ".text.a"}}, ".text.a is in it twice"},
+		{layout.Plan{Order: []string{".text.no"}}, ".text.no: this kernel has no such section"},
 	} {
-		_, err := Place(layout, ".text", test.plan)
-		order, err2 := Order(layout, test.plan.Order)
+		_, err := layout.Place(sections, ".text", test.plan)
+		order, err2 := layout.Order(sections, test.plan.Order)
 		if err2 == nil {
-			_, err2 = endings(layout, order, test.plan)
+			_, err2 = endings(sections, order, test.plan)
 		}
 		for _, err := range []error{err, err2} {
 			if (err != nil) != (test.want != "") || !strings.Contains(fmt.Sprint(err), test.want) {
@@ -287,9 +291,9 @@ func TestHostilePlan(t *testing.T) {
 			}
 		}
 	}
-	layout[3].Address = ^uint64(31)
-	layout[2].Size = layout[3].Address - layout[2].Address
-	if _, err := Place(layout, ".text", pad(Padding{".text.c", 64})); err == nil || !strings.Contains(err.Error(), "padding before .text.c: ") {
+	sections[3].Address = ^uint64(31)
+	sections[2].Size = sections[3].Address - sections[2].Address
+	if _, err := layout.Place(sections, ".text", pad(layout.Padding{Section: ".text.c", Bytes: 64})); err == nil || !strings.Contains(err.Error(), "padding before .text.c: ") {
 		t.Errorf("behind the last address: error %v", err)
 	}
 }

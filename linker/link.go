@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"unlucky/layout"
 )
 
 // Image is one linked kernel.
@@ -70,7 +72,7 @@ var linkerSaid = regexp.MustCompile(`ld\.lld\S*: error|` + lldDied + `|` + incon
 func (i Image) Remove() error { return os.Remove(i.Path) }
 
 // Link links a plan. The error is a *LinkError if the layout does not link.
-func (w *Worker) Link(ctx context.Context, plan Plan) (Image, error) {
+func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 	e, err := w.kernel.edit(ctx, plan)
 	if err != nil {
 		return Image{}, err
@@ -319,7 +321,7 @@ const minSections = 100
 
 // Layout is the baseline's: its input sections in output order. The first
 // call links it.
-func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
+func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 	layout, err := p.baseline(ctx)
 	if err != nil {
 		return nil, err
@@ -339,7 +341,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]Section, error) {
 
 // baseline links the baseline, once, for what all other links need: its layout
 // and the shortcut.
-func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
+func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 	p.layoutMu.Lock()
 	defer p.layoutMu.Unlock()
 	if p.layout != nil {
@@ -375,32 +377,32 @@ func (p *Kernel) baseline(ctx context.Context) ([]Section, error) {
 		return nil, err
 	}
 	defer image.Close()
-	layout, err := readLayout(linkMap, "vmlinux.o", image.File)
+	sections, err := readLayout(linkMap, "vmlinux.o", image.File)
 	if err != nil {
 		return nil, err
 	}
-	for i, s := range layout {
+	for i, s := range sections {
 		var ok bool
-		if layout[i].Index, ok = p.object.index[s.Name]; !ok && s.Name != "" {
+		if sections[i].Index, ok = p.object.index[s.Name]; !ok && s.Name != "" {
 			return nil, fmt.Errorf("the link map has a section %s, which vmlinux.o has not", s.Name)
 		}
 	}
-	setGroups(layout)
-	if p.functions, err = findFunctions(image.File, layout); err != nil {
+	layout.SetGroups(sections)
+	if p.functions, err = findFunctions(image.File, sections); err != nil {
 		return nil, err
 	}
-	own := make([]uint64, len(layout))
-	for i, s := range layout {
+	own := make([]uint64, len(sections))
+	for i, s := range sections {
 		own[i] = s.Address
 	}
-	if err := checkPlaces(layout, Plan{}, own); err != nil {
+	if err := checkPlaces(sections, layout.Plan{}, own); err != nil {
 		return nil, fmt.Errorf("the baseline's link map: %w", err)
 	}
 	if p.packed == nil {
 		w.learnShortcut(trace.Bytes())
 	}
-	p.layout = layout
-	return layout, nil
+	p.layout = sections
+	return sections, nil
 }
 
 // functionsOf are the kernel's, nil before its layout was asked for.

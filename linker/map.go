@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"unlucky/layout"
 )
 
 // readLayout reads lld's link map of an image: its input sections in output
@@ -22,12 +24,12 @@ import (
 // with the output section in the first column after the numbers, the input
 // section and the script's assignments eight and the symbol sixteen further on
 // (lld/ELF/MapFile.cpp).
-func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, error) {
-	var sections []Section
-	var out Section // the output section that the lines belong to
+func readLayout(linkMap io.Reader, object string, image *elf.File) ([]layout.Section, error) {
+	var sections []layout.Section
+	var out layout.Section // the output section that the lines belong to
 	seen := map[string]int{}
 	var last uint64               // address of the last symbol
-	var next Section              // what the script says of the place of the next one
+	var next layout.Section       // what the script says of the place of the next one
 	definedIn := map[string]int{} // symbols, by the number of their section
 	lines := bufio.NewScanner(linkMap)
 	lines.Buffer(nil, 1<<20)
@@ -44,8 +46,8 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 		}
 		switch depth := len(what) - len(strings.TrimLeft(what, " ")); {
 		case depth == 0 && !strings.Contains(what, " = "):
-			out = Section{Output: what, Segment: segment(image, head.Address)}
-			next = Section{}
+			out = layout.Section{Output: what, Segment: segment(image, head.Address)}
+			next = layout.Section{}
 		case depth == 8 && location.MatchString(what):
 			assign(&next, location.FindStringSubmatch(what)[1], definedIn, len(sections)+1)
 		case depth == 8 && strings.HasSuffix(what, ")") && strings.Contains(what, ":("):
@@ -55,7 +57,7 @@ func readLayout(linkMap io.Reader, object string, image *elf.File) ([]Section, e
 			}
 			s := head
 			s.Output, s.Segment = out.Output, out.Segment
-			s.ScriptAlign, s.Pin, next = next.ScriptAlign, next.Pin, Section{}
+			s.ScriptAlign, s.Pin, next = next.ScriptAlign, next.Pin, layout.Section{}
 			if file == object {
 				seen[name]++
 				s.Name = sectionName(name, seen[name])
@@ -87,7 +89,7 @@ var location = regexp.MustCompile(`^ +\. *([-+*/&|<>]*=.*)$`)
 
 // assign takes an assignment to the location counter before the section with
 // that number.
-func assign(s *Section, to string, definedIn map[string]int, number int) {
+func assign(s *layout.Section, to string, definedIn map[string]int, number int) {
 	if n, ok := alignment(to); ok {
 		s.ScriptAlign = max(s.ScriptAlign, n) // one power of two after the other: the larger one holds
 		return
@@ -121,7 +123,7 @@ func alignment(to string) (bytes uint64, ok bool) {
 var alignCall = regexp.MustCompile(`^= *ALIGN *\(((?:\(|\)|<<|\b(?:0x[[:xdigit:]]+|\d+)\b| ){1,99})\)$`)
 
 // takeName takes a symbol of the section, unless it has a better one.
-func takeName(s *Section, symbol string, address uint64) {
+func takeName(s *layout.Section, symbol string, address uint64) {
 	if s.Function == "" || strings.HasSuffix(s.Name, "."+symbol) && !strings.HasSuffix(s.Name, "."+s.Function) {
 		s.Function, s.Entry = symbol, address-s.Address
 	}
@@ -129,7 +131,7 @@ func takeName(s *Section, symbol string, address uint64) {
 
 // mapLine splits a line of a link map into its numbers and what they are of,
 // with the indentation that tells what that is.
-func mapLine(line string) (s Section, what string, ok bool) {
+func mapLine(line string) (s layout.Section, what string, ok bool) {
 	rest := line
 	var field [4]string
 	for i := range field {
@@ -153,7 +155,7 @@ func isText(output, input string) bool {
 	if output != ".text" && !strings.HasPrefix(output, ".text.") {
 		return false
 	}
-	return input == ".text" || PerFunction(input)
+	return input == ".text" || layout.PerFunction(input)
 }
 
 // segment is the index, among the PT_LOADs, of the one that holds an address.

@@ -11,6 +11,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+
+	"unlucky/layout"
 )
 
 // object is a relocatable ELF file whose input sections can be lengthened.
@@ -181,8 +183,8 @@ func (p *edited) check(e edit) error {
 		if !plain(i) {
 			return fmt.Errorf("section %d of %s can't be lengthened", i, p.path)
 		}
-		if total += min(pad, maxPadding+1); total > maxPadding {
-			return fmt.Errorf("padding behind %s: that makes more than %d bytes", p.sections[i].Name, uint64(maxPadding))
+		if total += min(pad, layout.MaxPadding+1); total > layout.MaxPadding {
+			return fmt.Errorf("padding behind %s: that makes more than %d bytes", p.sections[i].Name, uint64(layout.MaxPadding))
 		}
 	}
 	taken := make(map[int]bool, len(e.slots))

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"unlucky/layout"
 )
 
 // compile makes an object of C source, with a section per function.
@@ -46,7 +48,7 @@ func TestWritePadded(t *testing.T) {
 		t.Fatal("no .text.f")
 	}
 	padded := writePadded(t, o, map[int]uint64{o.index[".text.h"]: 160}, map[int]uint64{f: 48})
-	before, after := sections(t, path), sections(t, padded)
+	before, after := contentsOf(t, path), contentsOf(t, padded)
 	if len(before) != len(after) {
 		t.Fatalf("%d sections became %d", len(before), len(after))
 	}
@@ -78,7 +80,7 @@ func writePadded(t testing.TB, o *object, paddings ...map[int]uint64) string {
 	return path
 }
 
-func sections(t testing.TB, path string) [][]byte {
+func contentsOf(t testing.TB, path string) [][]byte {
 	t.Helper()
 	f, err := elf.Open(path)
 	if err != nil {
@@ -454,8 +456,8 @@ func TestHostileEdit(t *testing.T) {
 		"below the first":       {padding: map[int]uint64{-1: 16}},
 		"symbols":               {padding: map[int]uint64{o.index[".symtab"]: 16}},
 		"no contents":           {padding: map[int]uint64{bss: 16}},
-		"too much":              {padding: map[int]uint64{f: maxPadding + 1}},
-		"too much together":     {padding: map[int]uint64{f: maxPadding, h: 1}},
+		"too much":              {padding: map[int]uint64{f: layout.MaxPadding + 1}},
+		"too much together":     {padding: map[int]uint64{f: layout.MaxPadding, h: 1}},
 		"a sum that wraps":      {padding: map[int]uint64{f: 1 << 63, h: 1 << 63}},
 		"the place of symbols":  {slots: map[int]int{f: o.index[".symtab"]}},
 		"two in one place":      {slots: map[int]int{f: h, h: h}},

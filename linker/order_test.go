@@ -10,18 +10,20 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"unlucky/layout"
 )
 
 // Sections take each other's places within their group only.
 func TestOrder(t *testing.T) {
-	layout := []Section{{Name: ".head.text", Output: ".text", Index: 1, Size: 16}}
+	sections := []layout.Section{{Name: ".head.text", Output: ".text", Index: 1, Size: 16}}
 	for i, name := range []string{"a", "b", "..fixed", "c", "d", "e", "hot"} {
-		layout = append(layout, Section{Name: ".text." + name, Output: ".text", Text: name[0] != '.', Index: 10 + i, Address: uint64(16 * (i + 1)), Size: 16, Align: 16})
+		sections = append(sections, layout.Section{Name: ".text." + name, Output: ".text", Text: name[0] != '.', Index: 10 + i, Address: uint64(16 * (i + 1)), Size: 16, Align: 16})
 	}
-	layout[7].Index = 2 // the linker script begins something new with it
-	setGroups(layout)
+	sections[7].Index = 2 // the linker script begins something new with it
+	layout.SetGroups(sections)
 	var groups []int
-	for _, s := range layout {
+	for _, s := range sections {
 		groups = append(groups, s.Group)
 	}
 	if fmt.Sprint(groups) != "[0 1 1 0 2 2 2 3]" {
@@ -42,7 +44,7 @@ func TestOrder(t *testing.T) {
 		for _, name := range strings.Fields(test.order) {
 			names = append(names, ".text."+name)
 		}
-		order, err := Order(layout, names)
+		order, err := layout.Order(sections, names)
 		if got := fmt.Sprint(order, err); !strings.Contains(got, test.want) {
 			t.Errorf("%q: %s, want %s", test.order, got, test.want)
 		}
@@ -50,7 +52,7 @@ func TestOrder(t *testing.T) {
 }
 
 // An object whose sections have other indices is the same object: linked, its
-// sections come in the new order, each with its symbol, and each call goes
+// contentsOf come in the new order, each with its symbol, and each call goes
 // where it went. That holds with more sections than a symbol's own field can
 // count, and nothing is left when the order is the old one again.
 func TestArrange(t *testing.T) {
@@ -88,10 +90,10 @@ func TestArrange(t *testing.T) {
 			if err := p.edit(edit{slots: slots, padding: map[int]uint64{old[5]: 64}}); err != nil {
 				t.Fatal(err)
 			}
-			image, layout := linkPlain(t, p.file.Name())
+			image, sections := linkPlain(t, p.file.Name())
 			place := 0
-			for _, s := range layout {
-				if !PerFunction(s.Name) {
+			for _, s := range sections {
+				if !layout.PerFunction(s.Name) {
 					continue
 				}
 				name := fmt.Sprint("f", order[place])
@@ -108,7 +110,7 @@ func TestArrange(t *testing.T) {
 			}
 			// Each call, e8 and a distance, goes to the next function by number.
 			at := map[string]uint64{}
-			for _, s := range layout {
+			for _, s := range sections {
 				at[s.Function] = s.Address
 			}
 			text := image.Section(".text")
@@ -141,7 +143,7 @@ func le32(b []byte) uint32 {
 }
 
 // linkPlain links an object without a linker script.
-func linkPlain(t *testing.T, path string, flags ...string) (*elf.File, []Section) {
+func linkPlain(t *testing.T, path string, flags ...string) (*elf.File, []layout.Section) {
 	t.Helper()
 	tools, err := FindToolchain(t.Context())
 	if err != nil {
@@ -174,13 +176,13 @@ func linkPlain(t *testing.T, path string, flags ...string) (*elf.File, []Section
 // all orders are linked in one pass.
 func TestLinkOrder(t *testing.T) {
 	k, notes := tinyKernel(t, "")
-	layout, err := k.Layout(t.Context())
+	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var order []string
-	for i := range layout {
-		if s := layout[len(layout)-1-i]; s.Group > 0 {
+	for i := range sections {
+		if s := sections[len(sections)-1-i]; s.Group > 0 {
 			order = append(order, s.Name)
 		}
 	}
@@ -211,7 +213,7 @@ func TestLinkOrder(t *testing.T) {
 		}
 		return at
 	}()
-	link := func(plan Plan) Image {
+	link := func(plan layout.Plan) Image {
 		t.Helper()
 		image, err := w.Link(t.Context(), plan)
 		if err != nil {
@@ -220,18 +222,18 @@ func TestLinkOrder(t *testing.T) {
 		if err := image.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		want, err := Place(layout, ".text", plan)
+		want, err := layout.Place(sections, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := 0
 		for i, a := range image.Addresses {
-			if a == 0 || layout[i].Output != ".text" {
+			if a == 0 || sections[i].Output != ".text" {
 				continue
 			}
 			n++
 			if a != want[i] {
-				t.Fatalf("%s is at %#x, planned at %#x", layout[i].Name, a, want[i])
+				t.Fatalf("%s is at %#x, planned at %#x", sections[i].Name, a, want[i])
 			}
 		}
 		if n < 300 {
@@ -239,19 +241,19 @@ func TestLinkOrder(t *testing.T) {
 		}
 		return image
 	}
-	reversed := link(Plan{Order: order})
+	reversed := link(layout.Plan{Order: order})
 	for i, a := range reversed.Addresses {
-		if s := layout[i]; a != 0 && s.Group > 0 && theirs[s.Function] != a+s.Entry {
+		if s := sections[i]; a != 0 && s.Group > 0 && theirs[s.Function] != a+s.Entry {
 			t.Fatalf("%s is at %#x, lld has it at %#x", s.Function, a+s.Entry, theirs[s.Function])
 		}
 	}
 	if k.short.proven[padded] || !k.short.proven[ordered] || len(*notes) > 0 {
 		t.Errorf("after the first layout of another order: %+v; notes %q", k.short.proven, *notes)
 	}
-	movable := slices.IndexFunc(layout, func(s Section) bool { return s.Group > 0 }) + 3
-	var plans []Plan
+	movable := slices.IndexFunc(sections, func(s layout.Section) bool { return s.Group > 0 }) + 3
+	var plans []layout.Plan
 	for n := range uint64(4) {
-		plans = append(plans, Plan{Order: order[n:], Paddings: []Padding{{Section: layout[movable].Name, Bytes: 16 * n}}})
+		plans = append(plans, layout.Plan{Order: order[n:], Paddings: []layout.Padding{{Section: sections[movable].Name, Bytes: 16 * n}}})
 	}
 	script, err := os.ReadFile(k.script())
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"unlucky/layout"
 )
 
 // Pack writes the kernel, as a file that Open reads, with some more files of
@@ -174,7 +176,7 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 
 // Prove checks that a packed kernel gives the images that this one, of which it
 // was packed, gives by the whole link-vmlinux.sh: of the baseline and of plans.
-func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []Plan) error {
+func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []layout.Plan) error {
 	if !p.FullScript {
 		return errors.New("one pass would be held against itself")
 	}
@@ -187,7 +189,7 @@ func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []Plan) error 
 		defer w.Close()
 		workers[i] = w
 	}
-	for n, plan := range append([]Plan{{}}, plans...) {
+	for n, plan := range append([]layout.Plan{{}}, plans...) {
 		var gave [2]string
 		for i, w := range workers {
 			image, err := w.Link(ctx, plan)

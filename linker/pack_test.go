@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"unlucky/host"
+	"unlucky/layout"
 )
 
 // packKernel packs a kernel into a file.
@@ -65,7 +66,7 @@ func TestPack(t *testing.T) {
 	}
 	w, functions := ordering(t, k)
 	seed := uint32(7)
-	plans := []Plan{{}, pad16(0), {Flag: &seed}, {Order: []string{functions[1], functions[0]}}, {Order: []string{functions[3], functions[1]}, Paddings: pad16(5).Paddings}}
+	plans := []layout.Plan{{}, pad16(0), {Flag: &seed}, {Order: []string{functions[1], functions[0]}}, {Order: []string{functions[3], functions[1]}, Paddings: pad16(5).Paddings}}
 	var want, maps []string
 	for _, plan := range plans {
 		image, err := w.Link(t.Context(), plan)
@@ -177,7 +178,7 @@ func TestPackRefuses(t *testing.T) {
 	if err := plain.Prove(t.Context(), packed, nil); err != nil {
 		t.Error(err)
 	}
-	if err := plain.Prove(t.Context(), packed, []Plan{pad16(0)}); err == nil || !strings.Contains(err.Error(), "one pass of the linker does not give the images") {
+	if err := plain.Prove(t.Context(), packed, []layout.Plan{pad16(0)}); err == nil || !strings.Contains(err.Error(), "one pass of the linker does not give the images") {
 		t.Errorf("error %v", err)
 	}
 	plain.FullScript = false

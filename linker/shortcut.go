@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"unlucky/layout"
 )
 
 // shortcut links a layout in one pass of the linker, where link-vmlinux.sh
@@ -49,7 +51,7 @@ const (
 )
 
 // kindOf is what a plan asks of a shortcut.
-func kindOf(p Plan) int {
+func kindOf(p layout.Plan) int {
 	switch {
 	case p.Flag != nil:
 		return flagged
@@ -140,7 +142,7 @@ func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 
 // link makes the image of what stands in the worker's folder: by the shortcut
 // where that holds, otherwise by the whole script.
-func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
+func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err error) {
 	if w.kernel.packed != nil {
 		return w.linkPacked(ctx, plan)
 	}
@@ -205,7 +207,7 @@ func (w *Worker) link(ctx context.Context, plan Plan) (image Image, err error) {
 }
 
 // whole links by the whole script.
-func (w *Worker) whole(ctx context.Context, plan Plan) (image Image, err error) {
+func (w *Worker) whole(ctx context.Context, plan layout.Plan) (image Image, err error) {
 	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
 		return image, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"unlucky/layout"
 	"unlucky/scenarios"
 )
 
@@ -42,8 +43,8 @@ func tinyKernel(t *testing.T, more string) (*Kernel, *[]string) {
 }
 
 // pad16 are plans that differ.
-func pad16(n int) Plan {
-	return Plan{Paddings: []Padding{{Section: ".text.victim", Bytes: uint64(16 * (n + 1))}}}
+func pad16(n int) layout.Plan {
+	return layout.Plan{Paddings: []layout.Padding{{Section: ".text.victim", Bytes: uint64(16 * (n + 1))}}}
 }
 
 // digests links plans one after the other with one worker.
@@ -386,12 +387,12 @@ func TestShortcutDistrust(t *testing.T) {
 	// Of layouts: whether one pass has linked them.
 	short := func(order, bytes int) bool {
 		t.Helper()
-		p := Plan{Paddings: []Padding{{Section: ".text.victim", Bytes: uint64(bytes)}}}
+		p := layout.Plan{Paddings: []layout.Padding{{Section: ".text.victim", Bytes: uint64(bytes)}}}
 		if order > 0 {
 			p.Order = []string{functions[order], functions[0]}
 		}
 		if order < 0 {
-			p = Plan{Flag: &seed}
+			p = layout.Plan{Flag: &seed}
 		}
 		image, err := w.Link(t.Context(), p)
 		if err != nil {
@@ -443,7 +444,7 @@ func TestShortcutOrderDiffers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, functions := ordering(t, k)
-	image, err := w.Link(t.Context(), Plan{Order: []string{functions[1], functions[0]}})
+	image, err := w.Link(t.Context(), layout.Plan{Order: []string{functions[1], functions[0]}})
 	if err != nil || image.SystemMap == "" {
 		t.Fatalf("the first of an order: %+v, %v", image, err)
 	}
@@ -458,7 +459,7 @@ func TestShortcutProvenLater(t *testing.T) {
 	k, _ := tinyKernel(t, "if [ -e "+flag+" ]; then echo >&2 'ld.lld: error: on purpose'; exit 1; fi\n")
 	w, functions := ordering(t, k)
 	link := func(bytes uint64) (Image, error) {
-		return w.Link(t.Context(), Plan{Order: []string{functions[1], functions[0]}, Paddings: []Padding{{Section: ".text.victim", Bytes: bytes}}})
+		return w.Link(t.Context(), layout.Plan{Order: []string{functions[1], functions[0]}, Paddings: []layout.Padding{{Section: ".text.victim", Bytes: bytes}}})
 	}
 	if err := os.WriteFile(flag, nil, 0o644); err != nil {
 		t.Fatal(err)

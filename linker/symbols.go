@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
+
+	"unlucky/layout"
 )
 
 // symbolTable is an ELF file's .symtab, raw, and its names.
@@ -79,11 +81,11 @@ func (t symbolTable) same(u symbolTable) bool {
 // the kernel says where they are.
 type functions struct {
 	table   symbolTable // of the baseline
-	layout  []Section
+	layout  []layout.Section
 	symbols []int // of each section's Function, an index into table; -1 for none
 }
 
-func findFunctions(image *elf.File, layout []Section) (*functions, error) {
+func findFunctions(image *elf.File, layout []layout.Section) (*functions, error) {
 	table, err := readSymbolTable(image)
 	if err != nil {
 		return nil, err

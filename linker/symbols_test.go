@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"unlucky/layout"
 )
 
 // kallsymsImage is a linked image with a table of kallsyms whose offsets have a
@@ -101,16 +103,16 @@ func FuzzSymbols(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var layout []Section
+		var sections []layout.Section
 		for i := range min(table.len(), 100) {
-			layout = append(layout, Section{Address: table.address(i), Function: table.name(i)})
+			sections = append(sections, layout.Section{Address: table.address(i), Function: table.name(i)})
 		}
-		functions, err := findFunctions(image.File, layout)
+		functions, err := findFunctions(image.File, sections)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, symbol := range functions.symbols {
-			if symbol >= 0 && (table.name(symbol) != layout[i].Function || table.address(symbol) != layout[i].Address) {
+			if symbol >= 0 && (table.name(symbol) != sections[i].Function || table.address(symbol) != sections[i].Address) {
 				t.Fatalf("symbol %d is %d", i, symbol)
 			}
 		}

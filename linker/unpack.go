@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"unlucky/host"
+	"unlucky/layout"
 )
 
 // archive is a packed kernel that is read.
@@ -312,7 +313,7 @@ func (w *Worker) packedBaseline(ctx context.Context) error {
 }
 
 // linkPacked links by the shortcut alone: there is no script to fall back to.
-func (w *Worker) linkPacked(ctx context.Context, plan Plan) (image Image, err error) {
+func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image, err error) {
 	if _, err := w.kernel.baseline(ctx); err != nil {
 		return image, err
 	}

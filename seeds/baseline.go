@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"unlucky/linker"
+	"unlucky/layout"
 )
 
 // baselineVersion is that of the files that hold the layout of a baseline. Those
@@ -24,7 +24,7 @@ const baselineVersion = 2
 type baseline struct {
 	Unlucky  int              `json:"unlucky"` // baselineVersion
 	Object   string           `json:"object"`  // digest of vmlinux.o
-	Sections []linker.Section `json:"sections"`
+	Sections []layout.Section `json:"sections"`
 }
 
 // BaselinePath is the file with the baseline's layout of a kernel, given by the
@@ -37,7 +37,7 @@ func BaselinePath(dir, object string) string {
 // It is written once (one of an earlier version anew), atomically, and is on the disk when it returns. A kernel
 // whose file says otherwise is an error: the linker script is not part of
 // vmlinux.o, and layouts of another script are other layouts.
-func (s *Store) SaveBaseline(object string, sections []linker.Section) error {
+func (s *Store) SaveBaseline(object string, sections []layout.Section) error {
 	path := BaselinePath(s.dir, object)
 	switch have, err := readBaseline(s.dir, object); {
 	case errors.Is(err, os.ErrNotExist):
@@ -62,7 +62,7 @@ func (s *Store) SaveBaseline(object string, sections []linker.Section) error {
 
 // ReadBaseline reads what SaveBaseline has written into the folder dir. The
 // error is an [os.ErrNotExist] where it has written nothing there.
-func ReadBaseline(dir, object string) ([]linker.Section, error) {
+func ReadBaseline(dir, object string) ([]layout.Section, error) {
 	b, err := readBaseline(dir, object)
 	return b.Sections, err
 }
@@ -85,7 +85,7 @@ func readBaseline(dir, object string) (b baseline, err error) {
 }
 
 // unscripted are sections as version 1 has them.
-func unscripted(sections []linker.Section) []linker.Section {
+func unscripted(sections []layout.Section) []layout.Section {
 	out := slices.Clone(sections)
 	for i := range out {
 		out[i].ScriptAlign, out[i].Pin = 0, 0
@@ -95,18 +95,18 @@ func unscripted(sections []linker.Section) []linker.Section {
 
 // guessScript makes sections of version 1 what they are by today's: where one
 // stands behind the place that its own alignment gives, the script aligns it.
-func guessScript(sections []linker.Section) {
+func guessScript(sections []layout.Section) {
 	for i := 1; i < len(sections); i++ {
 		s, before := &sections[i], sections[i-1]
 		if s.Output != before.Output {
 			continue
 		}
 		end, align := before.Address+before.Size, max(s.Align, 1)
-		for linker.AlignUp(end, align) != s.Address && align < 1<<21 {
+		for layout.AlignUp(end, align) != s.Address && align < 1<<21 {
 			align *= 2
 		}
 		switch {
-		case linker.AlignUp(end, align) != s.Address:
+		case layout.AlignUp(end, align) != s.Address:
 			s.Pin = i + 1
 		case align > s.Align:
 			s.ScriptAlign = align

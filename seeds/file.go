@@ -21,7 +21,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/yamltext"
@@ -49,7 +49,7 @@ type File struct {
 	Found    time.Time      `yaml:"found"`   // UTC, whole seconds
 	// Plan, where set, is linked instead of the seed's own: a minimized
 	// layout.
-	Plan *linker.Plan `yaml:"plan,omitempty"`
+	Plan *layout.Plan `yaml:"plan,omitempty"`
 	// Minimized is what is known of the plan.
 	Minimized *Minimized `yaml:"minimized,omitempty"`
 	// Scenario is whole, so that the file can be mailed by itself. It is the

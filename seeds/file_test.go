@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 )
@@ -60,7 +60,7 @@ func example(t testing.TB) File {
 		Accel: "tcg",
 		Digests: Digests{
 			Object: strings.Repeat("0123456789abcdef", 4),
-			Plan:   linker.Plan{}.Digest(),
+			Plan:   layout.Plan{}.Digest(),
 			Image:  strings.Repeat("fe", 32),
 			Initrd: strings.Repeat("ad", 32),
 		},
@@ -86,7 +86,7 @@ func examples(t testing.TB) map[string]File {
 	twin.Accel = "kvm"
 
 	minimized := example(t)
-	minimized.Plan = &linker.Plan{Paddings: []linker.Padding{
+	minimized.Plan = &layout.Plan{Paddings: []layout.Padding{
 		{Section: ".text.canary_reboot", Bytes: 16},
 		{Section: ".text#2", Bytes: 48},
 	}}
@@ -94,7 +94,7 @@ func examples(t testing.TB) map[string]File {
 
 	byFlag := example(t)
 	var flag uint32
-	byFlag.Strategy, byFlag.Plan = "lld/1", &linker.Plan{Flag: &flag}
+	byFlag.Strategy, byFlag.Plan = "lld/1", &layout.Plan{Flag: &flag}
 
 	return map[string]File{
 		"crash": crash, "hang": hang, "twin": twin, "minimized": minimized, "flag": byFlag,

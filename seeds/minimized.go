@@ -8,7 +8,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/yamltext"
 )
 
@@ -30,7 +30,7 @@ type Minimized struct {
 	// image.
 	Switches []Switch `yaml:"switches,omitempty" json:"switches"`
 	// Twin is the nearest plan that passes, if one is known.
-	Twin  *linker.Plan `yaml:"twin,omitempty" json:"twin,omitempty"`
+	Twin  *layout.Plan `yaml:"twin,omitempty" json:"twin,omitempty"`
 	Notes []string     `yaml:"notes,omitempty" json:"notes"` // what else a reader should know
 }
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"unlucky/linker"
+	"unlucky/layout"
 )
 
 // rows is a table of 16-byte steps: f fails, p passes, u is unknown.
@@ -87,7 +87,7 @@ func exampleMinimized(title string) *Minimized {
 				Alone: Boots{Boots: 1, Crashes: 1}, Elsewhere: Boots{Boots: 2, Crashes: 1, Others: 1}, Residues: rows("fp")},
 		},
 		Switches: []Switch{{"cfi=off", Boots{Boots: 1}}, {"nosmp", Boots{Boots: 1, Crashes: 1}}},
-		Twin:     &linker.Plan{Paddings: []linker.Padding{{Section: ".text.a", Bytes: 32}}},
+		Twin:     &layout.Plan{Paddings: []layout.Padding{{Section: ".text.a", Bytes: 32}}},
 		Notes:    []string{"not minimal: the limit of boots or of time is reached"},
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"unlucky/linker"
+	"unlucky/layout"
 	"unlucky/qemu"
 )
 
@@ -85,7 +85,7 @@ func TestStore(t *testing.T) {
 
 	// A minimized plan stands beside it.
 	min := f
-	min.Plan = &linker.Plan{Paddings: []linker.Padding{{Section: ".text.f", Bytes: 16}}}
+	min.Plan = &layout.Plan{Paddings: []layout.Padding{{Section: ".text.f", Bytes: 16}}}
 	save(t, s, min, "minimized\n", "invalid-opcode-in-f/7.min.yaml",
 		"invalid-opcode-in-f/7.console", "invalid-opcode-in-f/7.min.console", "invalid-opcode-in-f/7.min.yaml", "invalid-opcode-in-f/7.yaml")
 	for _, name := range []string{"7.min.yaml", "7.min.console"} {
@@ -318,7 +318,7 @@ func TestStoreShared(t *testing.T) {
 	dir := t.TempDir()
 	base := example(t)
 	base.Titles = nil
-	layout := []linker.Section{{Name: ".text.f", Output: ".text", Address: 0xffffffff81000000, Size: 16, Align: 16, Index: 1, Text: true}}
+	layout := []layout.Section{{Name: ".text.f", Output: ".text", Address: 0xffffffff81000000, Size: 16, Align: 16, Index: 1, Text: true}}
 	object := strings.Repeat("1", 64)
 	const shards, titles = 6, 12
 	store := func() *Store { // one for each, as for processes

@@ -1,4 +1,4 @@
-package fuzz
+package layout
 
 import (
 	"cmp"
@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"gonum.org/v1/gonum/mathext/prng"
-
-	"unlucky/linker"
 )
 
 // Strategy is how a seed becomes a plan, with its version: the same strategy,
@@ -52,16 +50,16 @@ func ParseStrategy(s string) (Strategy, error) {
 
 // Plan is the plan of a seed for a kernel whose baseline has this layout. It
 // depends on nothing else.
-func (s Strategy) Plan(seed uint32, layout []linker.Section) linker.Plan {
+func (s Strategy) Plan(seed uint32, layout []Section) Plan {
 	switch s {
 	case LLD:
-		return linker.Plan{Flag: &seed}
+		return Plan{Flag: &seed}
 	case Cover:
 		return coverPlan(seed, layout)
 	case Shuffle:
-		return linker.Plan{Order: displaced(layout, shuffledOrder(seed, layout))}
+		return Plan{Order: Displaced(layout, shuffledOrder(seed, layout))}
 	}
-	return linker.Plan{Paddings: textPaddings(seed, layout)}
+	return Plan{Paddings: textPaddings(seed, layout)}
 }
 
 // textPaddings are the paddings that lld gives to .text input sections under
@@ -69,8 +67,8 @@ func (s Strategy) Plan(seed uint32, layout []linker.Section) linker.Plan {
 // randomizeSectionPadding). Every input section of every output section that
 // lld randomizes takes its draw, in order, and so does each segment; the draws
 // of what is not padded here are thrown away.
-func textPaddings(seed uint32, layout []linker.Section) []linker.Padding {
-	var paddings []linker.Padding
+func textPaddings(seed uint32, layout []Section) []Padding {
+	var paddings []Padding
 	g := prng.NewMT19937()
 	g.Seed(uint64(seed))
 	output, segment := "", -1
@@ -84,7 +82,7 @@ func textPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 		}
 		output = s.Output
 		if g.Uint32()%16 == 0 && s.Text && s.Align > 0 {
-			paddings = append(paddings, linker.Padding{Section: s.Name, Bytes: s.Align})
+			paddings = append(paddings, Padding{Section: s.Name, Bytes: s.Align})
 		}
 	}
 	return paddings
@@ -94,10 +92,10 @@ func textPaddings(seed uint32, layout []linker.Section) []linker.Padding {
 // --shuffle-sections='.text.[!.]*=seed' (lld/ELF/Writer.cpp, maybeShuffle). lld
 // deals all of them the places of all of them in the object; in the output
 // each input section description has its own sorted by that.
-func shuffledOrder(seed uint32, layout []linker.Section) []int {
+func shuffledOrder(seed uint32, layout []Section) []int {
 	var functions []int
 	for i, s := range layout {
-		if s.Index > 0 && linker.PerFunction(s.Name) {
+		if s.Index > 0 && PerFunction(s.Name) {
 			functions = append(functions, i)
 		}
 	}
@@ -124,7 +122,7 @@ func shuffled(seed uint32, v []int) []int {
 
 // regrouped is the order of a layout with the sections of each group as they
 // stand in functions.
-func regrouped(layout []linker.Section, functions []int) []int {
+func regrouped(layout []Section, functions []int) []int {
 	groups := map[int][]int{}
 	for _, i := range functions { // sections of no group, too
 		if g := layout[i].Group; g > 0 {
@@ -141,9 +139,9 @@ func regrouped(layout []linker.Section, functions []int) []int {
 	return order
 }
 
-// displaced is an order as a plan has it: those that are not where they are in
+// Displaced is an order as a plan has it: those that are not where they are in
 // the baseline.
-func displaced(layout []linker.Section, order []int) (names []string) {
+func Displaced(layout []Section, order []int) (names []string) {
 	for place, i := range order {
 		if i != place {
 			names = append(names, layout[i].Name)

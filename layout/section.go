@@ -1,4 +1,8 @@
-package linker
+// Package layout is the model of what a linker can do with the functions of a
+// kernel: the input sections as the baseline has them, and plans, which order and
+// pad them anew. It places a plan by arithmetic alone, and has the strategies that
+// make plans of seeds. It knows no files, no ELF and no processes.
+package layout
 
 // Section is one input section as the link of the baseline placed it.
 type Section struct {

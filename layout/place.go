@@ -1,4 +1,4 @@
-package linker
+package layout
 
 import "fmt"
 
@@ -24,7 +24,7 @@ func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := plan.paddingBefore()
+	before, err := plan.PaddingBefore()
 	if err != nil {
 		return nil, err
 	}
@@ -96,12 +96,12 @@ func (s Section) Alignment() uint64 { return max(s.Align, s.ScriptAlign, 1) }
 // Movable tells whether a section of a layout moves where it is padded before: it
 // is an ordinary one of text, and the linker script does not fix its place.
 func Movable(layout []Section, i int) bool {
-	return paddable(layout, i) && layout[i].Pin == 0 && layout[i].ScriptAlign < page
+	return Paddable(layout, i) && layout[i].Pin == 0 && layout[i].ScriptAlign < page
 }
 
-// paddable tells whether a section can be padded before: one of the object stands
+// Paddable tells whether a section can be padded before: one of the object stands
 // before it to be lengthened.
-func paddable(layout []Section, i int) bool {
+func Paddable(layout []Section, i int) bool {
 	return layout[i].Text && i > 0 && layout[i-1].Output == layout[i].Output && layout[i-1].Name != ""
 }
 

@@ -1,11 +1,9 @@
-package fuzz
+package layout
 
 import (
 	"context"
 	"fmt"
 	"slices"
-
-	"unlucky/linker"
 )
 
 // Hunt plays planted bugs against a strategy without booting anything: whether
@@ -15,13 +13,13 @@ type Hunt struct {
 }
 
 // NewHunt takes the functions of a kernel's baseline.
-func NewHunt(layout []linker.Section) (*Hunt, error) {
-	h, err := NewHybrids(layout, linker.Plan{}, linker.Plan{})
+func NewHunt(layout []Section) (*Hunt, error) {
+	h, err := NewHybrids(layout, Plan{}, Plan{})
 	return &Hunt{h}, err
 }
 
 // Bug tells of a layout whether it crashes.
-type Bug func(*placed) bool
+type Bug func(*Placed) bool
 
 // BugKind is a way of depending on the layout.
 type BugKind struct {
@@ -43,7 +41,7 @@ var BugKinds = []BugKind{
 		if i < 0 {
 			return nil
 		}
-		return func(p *placed) bool { return p.address[i]%Modulus+h.layout[i].Size > Modulus }
+		return func(p *Placed) bool { return p.Address[i]%Modulus+h.layout[i].Size > Modulus }
 	}},
 	meetingKind("pair", "two functions at the same residue mod 256", 256),
 	meetingKind("alias", "two functions at the same residue mod 4096", 4096),
@@ -57,9 +55,9 @@ var BugKinds = []BugKind{
 		for range 20 {
 			second = append(second, h.draw(random, func(i int) bool { return true }))
 		}
-		return func(p *placed) bool {
+		return func(p *Placed) bool {
 			for _, i := range second {
-				if slices.Contains(first, p.before(i)) && h.gap(p, i) == 0 {
+				if slices.Contains(first, p.Before(i)) && h.gap(p, i) == 0 {
 					return true
 				}
 			}
@@ -81,7 +79,7 @@ func residueKind(name, what string, modulus uint64, from, to float64) BugKind {
 			return nil
 		}
 		r := h.residue(random, i, modulus)
-		return func(p *placed) bool { return p.address[i]%modulus == r }
+		return func(p *Placed) bool { return p.Address[i]%modulus == r }
 	}}
 }
 
@@ -94,7 +92,7 @@ func meetingKind(name, what string, modulus uint64) BugKind {
 		if j < 0 {
 			return nil
 		}
-		return func(p *placed) bool { return (p.address[i]-p.address[j])%modulus == 0 }
+		return func(p *Placed) bool { return (p.Address[i]-p.Address[j])%modulus == 0 }
 	}}
 }
 
@@ -106,8 +104,8 @@ func touchingKind(name, what string, modulus uint64) BugKind {
 			return nil
 		}
 		r := h.residue(random, i, modulus)
-		return func(p *placed) bool {
-			return p.address[i]%modulus == r && p.before(i) == i-1 && h.gap(p, i) == 0
+		return func(p *Placed) bool {
+			return p.Address[i]%modulus == r && p.Before(i) == i-1 && h.gap(p, i) == 0
 		}
 	}}
 }
@@ -160,28 +158,28 @@ var Planted = []string{"canary", "early", "pair", "page-cross"}
 // PlantedBug is the bug of one of them (scenarios/builtin/planted.patch).
 func (h *Hunt) PlantedBug(scenario string) (Bug, error) {
 	var missing error
-	at := func(function string) func(*placed) uint64 {
-		i := slices.IndexFunc(h.layout, func(s linker.Section) bool { return s.Function == function })
+	at := func(function string) func(*Placed) uint64 {
+		i := slices.IndexFunc(h.layout, func(s Section) bool { return s.Function == function })
 		if i < 0 {
 			missing = fmt.Errorf("this kernel has no %s", function)
 			return nil
 		}
-		return func(p *placed) uint64 { return p.address[i] + h.layout[i].Entry }
+		return func(p *Placed) uint64 { return p.Address[i] + h.layout[i].Entry }
 	}
 	var bug Bug
 	switch scenario {
 	case "canary":
 		victim := at("canary_victim")
-		bug = func(p *placed) bool { return victim(p)%256 == 0x30 }
+		bug = func(p *Placed) bool { return victim(p)%256 == 0x30 }
 	case "early":
 		victim := at("early_victim")
-		bug = func(p *placed) bool { return victim(p)%64 == 0x30 }
+		bug = func(p *Placed) bool { return victim(p)%64 == 0x30 }
 	case "pair":
 		first, second := at("pair_first"), at("pair_second")
-		bug = func(p *placed) bool { return (first(p)-second(p))%256 == 0 }
+		bug = func(p *Placed) bool { return (first(p)-second(p))%256 == 0 }
 	case "page-cross":
 		victim := at("page_cross_victim")
-		bug = func(p *placed) bool { return victim(p)%Modulus+768 > Modulus }
+		bug = func(p *Placed) bool { return victim(p)%Modulus+768 > Modulus }
 	default:
 		return nil, fmt.Errorf("no crash by addresses is known of scenario %s", scenario)
 	}
@@ -193,7 +191,7 @@ func (h *Hunt) PlantedBug(scenario string) (Bug, error) {
 func (h *Hunt) Crashes(ctx context.Context, s Strategy, last int, all bool, bugs ...Bug) ([][]int, error) {
 	crashes := make([][]int, len(bugs))
 	for seed := 1; seed <= last && ctx.Err() == nil; seed++ {
-		p, err := newPlaced(h.layout, h.output, s.Plan(uint32(seed), h.layout))
+		p, err := NewPlaced(h.layout, h.output, s.Plan(uint32(seed), h.layout))
 		if err != nil {
 			return nil, err
 		}

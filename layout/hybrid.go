@@ -1,10 +1,8 @@
-package fuzz
+package layout
 
 import (
 	"errors"
 	"fmt"
-
-	"unlucky/linker"
 )
 
 // Modulus is what the addresses of a hybrid's functions are kept modulo, in
@@ -12,71 +10,71 @@ import (
 // layout, moved by whole pages, passes.
 const Modulus = 4096
 
-// farModulus is that larger one, in bytes. A distance has 4 bytes in a jump; one
+// FarModulus is that larger one, in bytes. A distance has 4 bytes in a jump; one
 // that the kernel reads for another thing is the second lowest (kcfi-hash).
-const farModulus = 1 << 16
+const FarModulus = 1 << 16
 
-// minSlack is the least that holds two functions apart, in bytes.
-const minSlack = 16
+// MinSlack is the least that holds two functions apart, in bytes.
+const MinSlack = 16
 
 // Hybrids are the layouts between a failing and a passing one of the same
 // kernel: each function is at its residue modulo Modulus in one of the two. The
 // passing one has the baseline's order. Where the failing one has another, it
 // is taken only for functions that are to touch.
 type Hybrids struct {
-	layout     []linker.Section // the baseline
-	output     string           // the output section of the functions
-	align      []uint64         // of each section
-	functions  []int            // sections that can be moved on their own, in the failing layout's order
-	number     map[int]int      // of each of them, in functions
-	fail, pass *placed
+	layout     []Section   // the baseline
+	output     string      // the output section of the functions
+	align      []uint64    // of each section
+	functions  []int       // sections that can be moved on their own, in the failing layout's order
+	number     map[int]int // of each of them, in functions
+	fail, pass *Placed
 	modulus    uint64 // bytes: Modulus or farModulus
 	// far keeps the last function, and so what the linker script places behind it,
 	// at its failing residue in all of them: how far away that is may decide.
 	far bool
 }
 
-// placed is a layout with its addresses.
-type placed struct {
+// Placed is a layout with its addresses.
+type Placed struct {
 	order   []int    // sections
 	place   []int    // of each section, in order
-	address []uint64 // of each section
+	Address []uint64 // of each section
 }
 
-func newPlaced(layout []linker.Section, output string, plan linker.Plan) (p *placed, err error) {
-	p = &placed{place: make([]int, len(layout))}
-	if p.order, err = linker.Order(layout, plan.Order); err != nil {
+func NewPlaced(layout []Section, output string, plan Plan) (p *Placed, err error) {
+	p = &Placed{place: make([]int, len(layout))}
+	if p.order, err = Order(layout, plan.Order); err != nil {
 		return nil, err
 	}
 	for place, i := range p.order {
 		p.place[i] = place
 	}
-	p.address, err = linker.Place(layout, output, plan)
+	p.Address, err = Place(layout, output, plan)
 	return p, err
 }
 
-// before is the section that stands before another.
-func (p *placed) before(i int) int { return p.order[p.place[i]-1] }
+// Before is the section that stands before another.
+func (p *Placed) Before(i int) int { return p.order[p.place[i]-1] }
 
 // NewHybrids are those between two plans that pad text sections of one output
 // section, usually .text.
-func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, error) {
+func NewHybrids(layout []Section, fail, pass Plan) (*Hybrids, error) {
 	switch {
 	case fail.Flag != nil || pass.Flag != nil:
 		return nil, errors.New("lld itself pads this layout")
 	case len(pass.Order) > 0:
 		return nil, errors.New("the passing layout has another order than the baseline")
 	}
-	h := &Hybrids{layout: layout, output: linker.MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}, modulus: Modulus}
+	h := &Hybrids{layout: layout, output: MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}, modulus: Modulus}
 	var err1, err2 error
-	h.fail, err1 = newPlaced(layout, h.output, fail)
-	h.pass, err2 = newPlaced(layout, h.output, pass)
+	h.fail, err1 = NewPlaced(layout, h.output, fail)
+	h.pass, err2 = NewPlaced(layout, h.output, pass)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	for place, i := range h.fail.order {
 		h.align[i] = layout[i].Alignment()
-		if layout[i].Output == h.output && linker.Movable(layout, place) {
+		if layout[i].Output == h.output && Movable(layout, place) {
 			h.number[i] = len(h.functions)
 			h.functions = append(h.functions, i)
 		}
@@ -96,7 +94,7 @@ func NewHybrids(layout []linker.Section, fail, pass linker.Plan) (*Hybrids, erro
 // functions always at its failing one.
 func (h *Hybrids) Far() *Hybrids {
 	far := *h
-	far.modulus, far.far = farModulus, true
+	far.modulus, far.far = FarModulus, true
 	return &far
 }
 
@@ -104,14 +102,30 @@ func (h *Hybrids) Far() *Hybrids {
 func (h *Hybrids) Len() int { return len(h.functions) }
 
 // Section is the input section of a function.
-func (h *Hybrids) Section(function int) linker.Section { return h.layout[h.functions[function]] }
+func (h *Hybrids) Section(function int) Section { return h.layout[h.functions[function]] }
 
 // Address is that of the function itself, behind its kCFI hash, in the failing
 // layout.
 func (h *Hybrids) Address(function int) uint64 {
 	i := h.functions[function]
-	return h.fail.address[i] + h.layout[i].Entry
+	return h.fail.Address[i] + h.layout[i].Entry
 }
+
+// Alignment is that of a function's section, in bytes: the step by which it moves.
+func (h *Hybrids) Alignment(function int) uint64 { return h.align[h.functions[function]] }
+
+// Modulus is that of the residues that are kept, in bytes.
+func (h *Hybrids) Modulus() uint64 { return h.modulus }
+
+// Moved is how far behind its place in the failing layout a function is in the
+// passing one, in bytes modulo a page.
+func (h *Hybrids) Moved(function int) uint64 {
+	i := h.functions[function]
+	return (h.pass.Address[i] - h.fail.Address[i]) % Modulus
+}
+
+// Number is the function of a section, by the section's number in the layout.
+func (h *Hybrids) Number(section int) int { return h.number[section] }
 
 // Touch tells whether a function touches the one before it in the failing
 // layout: whether no padding is between them.
@@ -119,32 +133,32 @@ func (h *Hybrids) Touch(function int) bool { return h.gap(h.fail, h.functions[fu
 
 // gap is the slack before a section, in bytes, that its alignment does not
 // explain.
-func (h *Hybrids) gap(p *placed, i int) uint64 {
-	b := p.before(i)
-	return p.address[i] - h.tight(p.address[b]+h.layout[b].Size, i)
+func (h *Hybrids) gap(p *Placed, i int) uint64 {
+	b := p.Before(i)
+	return p.Address[i] - h.tight(p.Address[b]+h.layout[b].Size, i)
 }
 
 // tight is the lowest address that a section can have behind end.
-func (h *Hybrids) tight(end uint64, i int) uint64 { return linker.AlignUp(end, h.align[i]) }
+func (h *Hybrids) tight(end uint64, i int) uint64 { return AlignUp(end, h.align[i]) }
 
 // Plan is the plan of a choice. Functions in move that are on are that many
 // bytes further on than in the failing layout. Variants of one choice differ
 // in what no rule about residues can tell: from the first slack on, and again
 // from the last, all is moved by a multiple of the modulus.
-func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
+func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) Plan {
 	if h.far {
-		c = c.with(h.Len() - 1)
+		c = c.With(h.Len() - 1)
 	}
 	order := h.ordered(c)
 	gaps := make([]uint64, len(order)) // before each place
 	first, last := 0, 0                // places with slack before them
 	before, behind := -1, 0            // the function before, and its place
-	placer := linker.NewPlacer(h.layout)
+	placer := NewPlacer(h.layout)
 	for place, i := range order {
 		if h.layout[i].Output != h.output {
 			continue
 		}
-		if linker.Movable(h.layout, place) {
+		if Movable(h.layout, place) {
 			f := h.number[i]
 			gaps[place] = h.slack(c, move, before, f, place-behind, placer.Next(i))
 			before, behind = f, place
@@ -166,12 +180,12 @@ func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) linker.Plan {
 	return h.plan(order, gaps)
 }
 
-// shifted is the plan of a choice with all that stands behind its first slack
+// Shifted is the plan of a choice with all that stands behind its first slack
 // moved by some bytes.
-func (h *Hybrids) shifted(c Choice, variant int, bytes uint64) linker.Plan {
+func (h *Hybrids) Shifted(c Choice, variant int, bytes uint64) Plan {
 	p := h.Plan(c, nil, variant)
 	if p.Paddings == nil {
-		p.Paddings = []linker.Padding{{Section: h.Section(0).Name}}
+		p.Paddings = []Padding{{Section: h.Section(0).Name}}
 	}
 	p.Paddings[0].Bytes += bytes
 	return p
@@ -197,18 +211,18 @@ func (h *Hybrids) ordered(c Choice) []int {
 // kept tells whether a function and the one before it, which are neighbours in
 // the failing layout, are both on.
 func (h *Hybrids) kept(c Choice, f int) bool {
-	return f > 0 && c.On[f] && c.On[f-1] && h.fail.before(h.functions[f]) == h.functions[f-1]
+	return f > 0 && c.On[f] && c.On[f-1] && h.fail.Before(h.functions[f]) == h.functions[f-1]
 }
 
 // slack is what a choice puts before a function that could begin at tight.
 // Before is the function that many places before it, -1 if it is the first.
 func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, tight uint64) uint64 {
 	i := h.functions[f]
-	p, address := h.pass, h.pass.address[i]
+	p, address := h.pass, h.pass.Address[i]
 	if c.On[f] {
-		p, address = h.fail, h.fail.address[i]+move[f]
+		p, address = h.fail, h.fail.Address[i]+move[f]
 	}
-	least := uint64(minSlack)
+	least := uint64(MinSlack)
 	switch {
 	case before < 0:
 		least = 0 // what stands before the first never moves
@@ -224,22 +238,22 @@ func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, ti
 	return least - tight + (address-least)%h.modulus
 }
 
-// unorderedModulus is what Unordered keeps of addresses, in bytes: more would make
+// UnorderedModulus is what Unordered keeps of addresses, in bytes: more would make
 // .text of every kernel ten times as large.
-const unorderedModulus = 256
+const UnorderedModulus = 256
 
 // Unordered is a layout in the baseline's order, held apart, with each function
 // at its failing residue modulo unorderedModulus. Variants are moved as a whole.
-func (h *Hybrids) Unordered(variant int) linker.Plan {
+func (h *Hybrids) Unordered(variant int) Plan {
 	gaps := make([]uint64, len(h.pass.order))
-	placer, first := linker.NewPlacer(h.layout), true
+	placer, first := NewPlacer(h.layout), true
 	for place, i := range h.pass.order {
 		if h.layout[i].Output != h.output {
 			continue
 		}
-		if linker.Movable(h.layout, place) {
-			least := placer.Next(i) + minSlack
-			gaps[place] = minSlack + (h.fail.address[i]-least)%max(unorderedModulus, h.align[i])
+		if Movable(h.layout, place) {
+			least := placer.Next(i) + MinSlack
+			gaps[place] = MinSlack + (h.fail.Address[i]-least)%max(UnorderedModulus, h.align[i])
 			if first {
 				gaps[place] += uint64(variant) * Modulus
 				first = false
@@ -252,7 +266,7 @@ func (h *Hybrids) Unordered(variant int) linker.Plan {
 
 // Opened is the failing, or the passing, layout with every two neighbours that
 // touch held apart by a cache line: all stay at their residue modulo 64.
-func (h *Hybrids) Opened(failing bool) linker.Plan {
+func (h *Hybrids) Opened(failing bool) Plan {
 	p := h.pass
 	if failing {
 		p = h.fail
@@ -268,11 +282,11 @@ func (h *Hybrids) Opened(failing bool) linker.Plan {
 }
 
 // plan is that of an order with gaps before its places.
-func (h *Hybrids) plan(order []int, gaps []uint64) (p linker.Plan) {
-	p.Order = displaced(h.layout, order)
+func (h *Hybrids) plan(order []int, gaps []uint64) (p Plan) {
+	p.Order = Displaced(h.layout, order)
 	for place, gap := range gaps {
 		if gap > 0 {
-			p.Paddings = append(p.Paddings, linker.Padding{Section: h.layout[order[place]].Name, Bytes: gap})
+			p.Paddings = append(p.Paddings, Padding{Section: h.layout[order[place]].Name, Bytes: gap})
 		}
 	}
 	return p

@@ -1,4 +1,4 @@
-package fuzz
+package layout
 
 import (
 	"fmt"
@@ -45,8 +45,8 @@ func (c Choice) String() string {
 	return text
 }
 
-// count is the number of functions that are on.
-func (c Choice) count() int {
+// Count is the number of functions that are on.
+func (c Choice) Count() int {
 	n := 0
 	for _, on := range c.On {
 		if on {
@@ -56,8 +56,8 @@ func (c Choice) count() int {
 	return n
 }
 
-// functions are the numbers of those that are on.
-func (c Choice) functions() []int {
+// Functions are the numbers of those that are on.
+func (c Choice) Functions() []int {
 	var out []int
 	for i, on := range c.On {
 		if on {
@@ -67,9 +67,9 @@ func (c Choice) functions() []int {
 	return out
 }
 
-// with turns functions on, without turns them off.
-func (c Choice) with(functions ...int) Choice    { return c.set(true, functions) }
-func (c Choice) without(functions ...int) Choice { return c.set(false, functions) }
+// With turns functions on, without turns them off.
+func (c Choice) With(functions ...int) Choice    { return c.set(true, functions) }
+func (c Choice) Without(functions ...int) Choice { return c.set(false, functions) }
 
 func (c Choice) set(on bool, functions []int) Choice {
 	c.On = slices.Clone(c.On)
@@ -79,8 +79,8 @@ func (c Choice) set(on bool, functions []int) Choice {
 	return c
 }
 
-// apart holds functions apart from the ones before them.
-func (c Choice) apart(functions ...int) Choice {
+// Apart holds functions apart from the ones before them.
+func (c Choice) Apart(functions ...int) Choice {
 	open := map[int]bool{}
 	for f := range c.Open {
 		open[f] = true

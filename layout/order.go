@@ -1,4 +1,4 @@
-package linker
+package layout
 
 import (
 	"fmt"
@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// setGroups finds the sections of a layout that can take each other's places:
+// SetGroups finds the sections of a layout that can take each other's places:
 // those that one input section description of the linker script takes, among
 // which lld goes by the order of the object. The link map does not tell where
 // a description ends; where the indices fall, one does at the latest. What is
 // aligned by the script, or by more than the sections around it, keeps its
 // place: another section there would not be aligned in the same way.
-func setGroups(layout []Section) {
+func SetGroups(layout []Section) {
 	group, last := 0, -1 // the last section that is in a group
 	for i := range layout {
 		s := &layout[i]

@@ -1,4 +1,4 @@
-package fuzz
+package layout
 
 import (
 	"slices"
@@ -38,7 +38,7 @@ func TestHunt(t *testing.T) {
 			for b := range drawn {
 				var want []int
 				for seed := 1; seed <= seeds; seed += 7 {
-					p, err := newPlaced(layout, ".text", s.Plan(uint32(seed), layout))
+					p, err := NewPlaced(layout, ".text", s.Plan(uint32(seed), layout))
 					if err != nil {
 						t.Fatal(err)
 					}

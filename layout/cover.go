@@ -1,11 +1,9 @@
-package fuzz
+package layout
 
 import (
 	"math/bits"
 
 	"gonum.org/v1/gonum/mathext/prng"
-
-	"unlucky/linker"
 )
 
 // Strategy cover puts each function at each of its residues modulo a page in
@@ -42,8 +40,8 @@ import (
 // 2 KiB on average, by which .text grows.
 const runLength = 8
 
-// pageUnits is the number of residues modulo a page, in units of 16 bytes.
-const pageUnits = Modulus / 16
+// PageUnits is the number of residues modulo a page, in units of 16 bytes.
+const PageUnits = Modulus / 16
 
 // rotations is the block of seeds that leave no gap. Bugs that need two
 // neighbours held together which a block holds apart are few, so it is not the
@@ -55,9 +53,9 @@ const rotations = 2
 const cutSeeds = 16
 
 // coverPlan is the plan of a seed.
-func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
+func coverPlan(seed uint32, layout []Section) (p Plan) {
 	n := seed - 1 // seed 0 is the last of all blocks
-	block := uint64(n / pageUnits)
+	block := uint64(n / PageUnits)
 	rest := uint64(bits.Reverse8(uint8(block << 4))) // below 16
 	order := make([]int, len(layout))
 	for i := range order {
@@ -66,10 +64,10 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 	cut := uint64(n) / cutSeeds
 	if block%2 == 1 {
 		order = regrouped(layout, shuffled(n/cutSeeds, order))
-		p.Order = displaced(layout, order)
+		p.Order = Displaced(layout, order)
 	}
 	var run uint64 // number of runs so far
-	output, placer := linker.MainText(layout), linker.NewPlacer(layout)
+	output, placer := MainText(layout), NewPlacer(layout)
 	first, fresh, odd := "", true, false
 	for place, i := range order {
 		s := layout[i]
@@ -77,12 +75,12 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 			continue
 		}
 		align, gap := s.Alignment(), uint64(0)
-		movable := linker.Movable(layout, place)
+		movable := Movable(layout, place)
 		if movable && (fresh || align > 16 || block != rotations && (odd || align < 16 || mix(cut, uint64(i))%runLength == 0)) {
 			run++
 			shift := 16*uint64(digits(n, run)) + rest
 			if gap = (s.Address + shift&^(align-1) - placer.Next(i)) % Modulus; gap > 0 {
-				p.Paddings = append(p.Paddings, linker.Padding{Section: s.Name, Bytes: gap})
+				p.Paddings = append(p.Paddings, Padding{Section: s.Name, Bytes: gap})
 			}
 		}
 		// A section that stands where it stands, or moves in larger steps, does
@@ -94,16 +92,16 @@ func coverPlan(seed uint32, layout []linker.Section) (p linker.Plan) {
 		}
 	}
 	if p.Paddings == nil && p.Order == nil && first != "" { // the rotation by nothing is the baseline
-		p.Paddings = []linker.Padding{{Section: first, Bytes: Modulus}}
+		p.Paddings = []Padding{{Section: first, Bytes: Modulus}}
 	}
 	return p
 }
 
 // digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.
 func digits(n uint32, run uint64) uint32 {
-	block := n / pageUnits
+	block := n / PageUnits
 	if block == rotations {
-		return n % pageUnits
+		return n % PageUnits
 	}
 	s := func(i int) uint32 { return n >> (2 * i) & 3 }
 	key := func(run uint64, values ...uint32) uint64 {

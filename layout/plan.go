@@ -1,4 +1,4 @@
-package linker
+package layout
 
 import (
 	"crypto/sha256"
@@ -16,16 +16,16 @@ type Padding struct {
 	Bytes uint64 `yaml:"bytes" json:"bytes"`
 }
 
-// maxPadding is how many bytes all paddings of a plan may have: no more than an
+// MaxPadding is how many bytes all paddings of a plan may have: no more than an
 // image may (KERNEL_IMAGE_SIZE).
-const maxPadding = 1 << 30
+const MaxPadding = 1 << 30
 
-// paddingBefore sums up the paddings before each section.
-func (p Plan) paddingBefore() (map[string]uint64, error) {
+// PaddingBefore sums up the paddings before each section.
+func (p Plan) PaddingBefore() (map[string]uint64, error) {
 	before := make(map[string]uint64, len(p.Paddings))
 	var total uint64
 	for _, pad := range p.Paddings {
-		if pad.Bytes > maxPadding-total {
+		if pad.Bytes > MaxPadding-total {
 			return nil, fmt.Errorf("padding before %s: %d bytes are too many", pad.Section, pad.Bytes)
 		}
 		if _, ok := before[pad.Section]; ok {

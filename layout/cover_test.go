@@ -1,19 +1,17 @@
-package fuzz
+package layout
 
 import (
 	"fmt"
 	"testing"
-
-	"unlucky/linker"
 )
 
 // smallText is a .text of functions of many sizes, with some of larger and of
 // smaller alignment, and one that is placed by hand.
-func smallText() []linker.Section {
-	layout := []linker.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
+func smallText() []Section {
+	layout := []Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
 	end := layout[0].Address + layout[0].Size
 	for i := range 600 {
-		s := linker.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: 16, Text: true,
+		s := Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: 16, Text: true,
 			Index: i + 2, Group: 1 + i/301}
 		switch {
 		case i == 300:
@@ -45,7 +43,7 @@ func TestCoverExact(t *testing.T) {
 			}
 			count := make([]map[uint64]int, len(layout))
 			for n := range uint32(modulus / 16) {
-				addresses, err := linker.Place(layout, ".text", Cover.Plan(first+n, layout))
+				addresses, err := Place(layout, ".text", Cover.Plan(first+n, layout))
 				if err != nil {
 					t.Fatal(err)
 				}
