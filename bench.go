@@ -19,6 +19,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -223,7 +224,7 @@ func machineName() string {
 			name = string(m[1])
 		}
 	}
-	return fmt.Sprintf("%d CPUs, %s, %s of memory available", runtime.NumCPU(), name, humanize.IBytes(linker.AvailableMemory()))
+	return fmt.Sprintf("%d CPUs, %s, %s of memory available", runtime.NumCPU(), name, humanize.IBytes(host.AvailableMemory()))
 }
 
 var modelName = regexp.MustCompile(`(?m)^model name\s*: (.*)$`)

@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -42,7 +43,7 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	}
 	defer b.Close()
 	if b.saved.Digests.Initrd != saved.Digests.Initrd {
-		return &linker.HintError{
+		return &host.HintError{
 			Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", rest[0], b.saved.Digests.Initrd, saved.Digests.Initrd),
 			Hint: "bundle it where it was found, or find it again here: a sweep of the same seed saves what is here",
 		}
@@ -103,7 +104,7 @@ func consoleOf(ctx context.Context, path string, saved seeds.File, b *rig, image
 			return console, seeds.WriteConsole(path, console)
 		}
 	}
-	return nil, &linker.HintError{
+	return nil, &host.HintError{
 		Err:  fmt.Errorf("%s did not show %q in %d boots", saved.Layout.Name(), want, patience),
 		Hint: fmt.Sprintf("unlucky replay %s tells what it shows", path),
 	}

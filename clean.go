@@ -8,7 +8,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 )
 
 func clean(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
@@ -21,7 +21,7 @@ func clean(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return usageError{fmt.Errorf("-keep %s: want a size such as 10GiB", *keep)}
 	}
-	removed, err := linker.Clean(cacheDir(), int64(bytes))
+	removed, err := kbuild.Clean(cacheDir(), int64(bytes))
 	for _, k := range removed {
 		fmt.Fprintf(out, "removed %s (%s)\n", k.Dir, humanize.IBytes(uint64(k.Bytes)))
 	}

@@ -14,7 +14,7 @@ import (
 
 	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
 	"unlucky/scenarios"
@@ -56,7 +56,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	}
 
 	fmt.Fprintln(out, "tools:")
-	tools, err := linker.FindToolchain(ctx)
+	tools, err := kbuild.FindToolchain(ctx)
 	if err != nil {
 		row("clang, lld", "missing: "+err.Error())
 		missing = append(missing, "llvm")
@@ -67,7 +67,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
-	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
+	needs := append([]kbuild.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, kbuild.Needs...)
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {
@@ -92,7 +92,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 
 	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
 	scr := newScreen(os.Stderr)
-	facts := linker.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress)
+	facts := kbuild.Foresee(ctx, cacheDir(), scenario.Kernel, scr.progress)
 	stopped := foretell(out, facts)
 	scr.done()
 
@@ -124,7 +124,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 
 // foretell prints what is known of a kernel before it is built, and tells whether
 // something of that will stop it.
-func foretell(out io.Writer, facts []linker.Fact) (stopped bool) {
+func foretell(out io.Writer, facts []kbuild.Fact) (stopped bool) {
 	const column = 17
 	for _, f := range facts {
 		if f.Err == nil {
@@ -134,7 +134,7 @@ func foretell(out io.Writer, facts []linker.Fact) (stopped bool) {
 		}
 		stopped = true
 		fmt.Fprintf(out, "  %-*s WILL STOP: %s\n", column, f.Name, printable(f.Err.Error()))
-		if h := new(linker.HintError); errors.As(f.Err, &h) {
+		if h := new(host.HintError); errors.As(f.Err, &h) {
 			fmt.Fprintf(out, "  %-*s hint: %s\n", column, "", printable(h.Hint))
 		}
 	}
@@ -170,7 +170,7 @@ func tryKVM(ctx context.Context, s scenarios.Scenario) string {
 	if err := qemu.KVM(); err != nil {
 		return "no: " + err.Error() + "; TCG is used"
 	}
-	if s.Kernel.Dir != "" || !linker.Prepared(ctx, cacheDir(), s.Kernel) { // a tree would be built
+	if s.Kernel.Dir != "" || !kbuild.Prepared(ctx, cacheDir(), s.Kernel) { // a tree would be built
 		return "/dev/kvm answers; whether a kernel runs on it is seen once " + s.Name + " has been prepared (unlucky sweep does it)"
 	}
 	b, err := prepare(ctx, s, newScreen(os.Stderr))

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 )
 
 // fetch prints the path of a kernel's source package, which it fetches if it is
@@ -18,11 +18,11 @@ func fetch(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	if !linker.IsSource(rest[0]) {
+	if !kbuild.IsSource(rest[0]) {
 		return usageError{fmt.Errorf("fetch %s: it takes linux-source-X.Y, linux-source-X.Y=VERSION, or linux-source for the newest", printable(rest[0]))}
 	}
 	scr := newScreen(os.Stderr)
-	p, err := linker.FetchPackage(ctx, cacheDir(), rest[0], scr.progress)
+	p, err := kbuild.FetchPackage(ctx, cacheDir(), rest[0], scr.progress)
 	scr.done()
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/seeds"
@@ -91,7 +91,7 @@ func TestTrees(t *testing.T) {
 // mirror that has it not ends the test, loudly.
 func kernelSource(t *testing.T, pkg string) (source, from string) {
 	t.Helper()
-	p, err := linker.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
+	p, err := kbuild.FetchPackage(t.Context(), cacheDir(), pkg, newScreen(os.Stderr).progress)
 	if err != nil {
 		t.Skipf("NOT TESTED: %s cannot be had here: %v", pkg, err)
 	}

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/host"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -104,7 +104,7 @@ func (l *lane) left() (paths []string) {
 	for _, pattern := range []string{"cache/unlucky/*/lock", "*/tiny/sweep*.journal", "*.journal"} {
 		locks, _ := filepath.Glob(filepath.Join(l.dir, pattern))
 		for _, path := range locks {
-			if holder := linker.LockHolder(path); holder != "" {
+			if holder := host.LockHolder(path); holder != "" {
 				paths = append(paths, path+holder)
 			}
 		}

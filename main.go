@@ -18,7 +18,7 @@ import (
 
 	"github.com/adrg/xdg"
 
-	"unlucky/linker"
+	"unlucky/host"
 )
 
 const usage = `unlucky finds kernel crashes that depend on the layout of the image.
@@ -170,7 +170,7 @@ func status(err error, s *screen) int {
 		return exitInterrupted
 	}
 	s.error(err)
-	if h := new(linker.HintError); errors.As(err, &h) {
+	if h := new(host.HintError); errors.As(err, &h) {
 		s.hint(h.Hint)
 	}
 	return exitFailed

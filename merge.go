@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"unlucky/fuzz"
-	"unlucky/linker"
+	"unlucky/host"
 	"unlucky/seeds"
 )
 
@@ -67,7 +67,7 @@ func merge(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 func writeMerged(r *fuzz.Results, dir string) (err error) {
 	strategies := r.Strategies()
 	if len(strategies) > 1 {
-		return &linker.HintError{
+		return &host.HintError{
 			Err:  fmt.Errorf("%s: a sweep has one strategy, and these have %s", strings.Join(r.Dirs, ", "), r.Report().Strategy),
 			Hint: "without -o they are reported as one",
 		}

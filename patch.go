@@ -7,7 +7,7 @@ import (
 	"io"
 	"path/filepath"
 
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 )
 
 // patch is the only command that writes to a kernel tree.
@@ -20,14 +20,14 @@ func patch(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 	}
 	script := filepath.Join(rest[0], "scripts/link-vmlinux.sh")
 	if *revert {
-		changed, err := linker.Revert(rest[0])
+		changed, err := kbuild.Revert(rest[0])
 		if err == nil {
 			fmt.Fprintf(out, "%s: %s\n", script, map[bool]string{
 				true: "reverted; make sees no change, so remove vmlinux and vmlinux.unstripped if they were linked with a seed", false: "was not patched"}[changed])
 		}
 		return err
 	}
-	changed, err := linker.Patch(rest[0])
+	changed, err := kbuild.Patch(rest[0])
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (b *rig) pack(ctx context.Context, path string, scr *screen) (int64, error)
 	if err := b.Pack(ctx, file, map[string][]byte{packedScenario: scenario, packedInitrd: initrd}, scr.progress); err != nil {
 		return 0, err
 	}
-	unpacked, err := linker.Open(ctx, cacheDir(), file.Name(), scr.progress)
+	unpacked, err := linker.Unpack(ctx, cacheDir(), file.Name(), scr.progress)
 	if err != nil {
 		return 0, err
 	}
@@ -139,7 +139,7 @@ func (o *override) prepare(ctx context.Context, s scenarios.Scenario, scr *scree
 // open makes a rig of a kernel file, for its own scenario or that of a saved
 // layout.
 func (o *override) open(ctx context.Context, saved *scenarios.Scenario, scr *screen) (*rig, error) {
-	kernel, err := linker.Open(ctx, cacheDir(), o.kernel, scr.progress)
+	kernel, err := linker.Unpack(ctx, cacheDir(), o.kernel, scr.progress)
 	scr.done()
 	if err != nil {
 		return nil, err

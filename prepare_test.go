@@ -13,6 +13,7 @@ import (
 	"github.com/adrg/xdg"
 
 	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/seeds"
@@ -74,7 +75,7 @@ func TestPreparedFile(t *testing.T) {
 	t.Setenv("PATH", dir)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	xdg.Reload()
-	if linker.Prepared(t.Context(), cacheDir(), s.Kernel) {
+	if kbuild.Prepared(t.Context(), cacheDir(), s.Kernel) {
 		t.Fatal("the kernel is there without the file")
 	}
 	got, headers := records("-kernel", file)

@@ -336,7 +336,7 @@ func TestReproducible(t *testing.T) {
 	}
 	for name, path := range map[string]string{"vmlinux": image.VMLinux, "System.map": image.SystemMap} {
 		got, err1 := os.ReadFile(path)
-		want, err2 := os.ReadFile(filepath.Join(kernels[0].Build, name))
+		want, err2 := os.ReadFile(filepath.Join(kernels[0].Objtree, name))
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}

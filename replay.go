@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -141,7 +142,7 @@ func notFolder(path string) error {
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		return nil // whoever reads it says what is wrong with it
 	}
-	return &linker.HintError{
+	return &host.HintError{
 		Err:  fmt.Errorf("%s is a folder: give one of the seed files in it", path),
 		Hint: "unlucky list " + qemu.Quote([]string{path}),
 	}

@@ -23,8 +23,8 @@ import (
 	"github.com/google/renameio/v2"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
 	"unlucky/seeds"
@@ -204,7 +204,7 @@ func mayReplace(path string) error {
 	defer f.Close()
 	begin := make([]byte, len(pageBegin))
 	if _, err := io.ReadFull(f, begin); err != nil || string(begin) != pageBegin {
-		return &linker.HintError{
+		return &host.HintError{
 			Err:  fmt.Errorf("%s is there, and is no report of unlucky: it is not written over", path),
 			Hint: "give another -o, or remove the file",
 		}

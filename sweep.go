@@ -23,8 +23,10 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/seeds"
@@ -117,7 +119,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	if *bisect && o.kernel == "" {
-		if err := linker.Check(ctx, scenario.Kernel); err != nil {
+		if err := kbuild.Check(ctx, scenario.Kernel); err != nil {
 			return err // no other commit fares better
 		}
 	}
@@ -182,7 +184,7 @@ func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenario
 	scr.note("sweeping seeds %d to %d, %d at a time; ^C stops, and the same command goes on", s.First, s.Last, s.Workers)
 	report, err := s.Run(ctx)
 	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
-		err = &linker.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
+		err = &host.HintError{Err: err, Hint: "the same command goes on once KVM works; without KVM begin anew, with -accel tcg and another -o"}
 	}
 	return report, err
 }
@@ -380,7 +382,7 @@ func (b *rig) workers(scr *screen) (int, error) {
 		return 0, err
 	}
 	each += uint64(m.MemoryMiB)<<20 + qemuMemory
-	fit := max(1, int(linker.AvailableMemory()/each))
+	fit := max(1, int(host.AvailableMemory()/each))
 	if fit < cpus {
 		scr.note("memory for %d layouts at a time, of %s each; -j overrules", fit, humanize.IBytes(each))
 	}
@@ -396,7 +398,7 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 	if err != nil {
 		return nil, err
 	}
-	if !linker.Prepared(ctx, cacheDir(), s.Kernel) && linker.Check(ctx, s.Kernel) == nil {
+	if !kbuild.Prepared(ctx, cacheDir(), s.Kernel) && kbuild.Check(ctx, s.Kernel) == nil {
 		scr.note("preparing the kernel in %s", cacheDir())
 	}
 	kernel, err := linker.Prepare(ctx, cacheDir(), s.Kernel, scr.progress)
@@ -419,7 +421,7 @@ func newRig(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, in
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	removed, err := linker.Clean(cacheDir(), cacheLimit)
+	removed, err := kbuild.Clean(cacheDir(), cacheLimit)
 	for _, k := range removed {
 		scr.note("removed %s (%s), the least recently used prepared kernel", k.Dir, humanize.IBytes(uint64(k.Bytes)))
 	}
@@ -478,7 +480,7 @@ func prepareSaved(ctx context.Context, path string, saved seeds.File, o *overrid
 // advise says what may help where QEMU failed under KVM.
 func (b *rig) advise(err error) error {
 	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
-		return &linker.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
+		return &host.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
 	return err
 }

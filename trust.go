@@ -9,7 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"unlucky/linker"
+	"unlucky/host"
+	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 )
@@ -57,7 +58,7 @@ func (o *override) checkGuest(path string, saved scenarios.Scenario, asks ...str
 	if asks == nil {
 		return nil
 	}
-	return &linker.HintError{
+	return &host.HintError{
 		Err:  fmt.Errorf("%s asks %s; that can run programs on this machine", path, strings.Join(asks, ", and ")),
 		Hint: fmt.Sprintf("read the scenario in %s; if you trust whoever wrote it, give -trust", path),
 	}
@@ -75,12 +76,12 @@ func (o *override) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
 		if b.Image = k.Image; o.linux != "" {
 			b.Package, b.Dir = k.Package, k.Dir
 		}
-		if linker.SamePackage(k.Package, b.Package) {
+		if kbuild.SamePackage(k.Package, b.Package) {
 			b.Package = k.Package // a seed file has the version, too
 		}
 		return reflect.DeepEqual(b, k)
 	}
-	return slices.ContainsFunc(scenarios.Builtin(), known) || linker.Prepared(ctx, cacheDir(), k)
+	return slices.ContainsFunc(scenarios.Builtin(), known) || kbuild.Prepared(ctx, cacheDir(), k)
 }
 
 // plainConfig tells whether a kernel is a tree as it is, with symbols that make

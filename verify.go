@@ -17,8 +17,8 @@ import (
 	"strings"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/scenarios"
 	"unlucky/seeds"
@@ -151,7 +151,7 @@ func foundIn(dir string, scr *screen) (*fuzz.Results, error) {
 	all = slices.DeleteFunc(all, func(r *fuzz.Results) bool { return r.Rate().Unlucky == 0 })
 	switch len(all) {
 	case 0:
-		return nil, &linker.HintError{
+		return nil, &host.HintError{
 			Err:  fmt.Errorf("nothing has been found in %s: there is nothing to verify", dir),
 			Hint: "give the folder of a sweep that has found the bug",
 		}
@@ -162,7 +162,7 @@ func foundIn(dir string, scr *screen) (*fuzz.Results, error) {
 	for _, r := range all {
 		which = append(which, fmt.Sprintf("\n\t%s of vmlinux.o %.12s, in %s", r.Header.Scenario, r.Header.Object, strings.Join(r.Dirs, ", ")))
 	}
-	return nil, &linker.HintError{
+	return nil, &host.HintError{
 		Err:  fmt.Errorf("%s has sweeps of several kernels or guests that have found something:%s", dir, strings.Join(which, "")),
 		Hint: "give the folder of one of them",
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -40,7 +41,7 @@ func PlanOf(ctx context.Context, f seeds.File, k Kernel) (layout.Plan, error) {
 // the object that it is made of, is another one than was saved.
 func Relink(ctx context.Context, f seeds.File, k Kernel, l Linker, object string, tools seeds.Tools) (linker.Image, error) {
 	if object != f.Digests.Object {
-		return linker.Image{}, &linker.HintError{
+		return linker.Image{}, &host.HintError{
 			Err: fmt.Errorf("vmlinux.o is not the one of the saved seed (%.12s, was %.12s), so its layouts are others%s",
 				object, f.Digests.Object, changed(f.Tools, tools, "the source, its version or its configuration differ, or this host's clang "+tools.Clang+
 					" is another build than the one that compiled it (Debian 12's and 13's differ)")),

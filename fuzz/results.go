@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -106,7 +106,7 @@ func ReadResults(dirs []string, note func(format string, a ...any)) (all []*Resu
 		}
 	}
 	if all == nil && failed == nil {
-		failed = &linker.HintError{
+		failed = &host.HintError{
 			Err:  fmt.Errorf("no sweep is in %s or below", strings.Join(dirs, ", ")),
 			Hint: "give the folder of a sweep's results, such as unlucky.out",
 		}
@@ -180,7 +180,7 @@ func readLayout(dir, object string, strategy layout.Strategy) ([]layout.Section,
 	if strategy == layout.LLD {
 		return nil, nil // which has none
 	}
-	return nil, &linker.HintError{
+	return nil, &host.HintError{
 		Err:  fmt.Errorf("%s is missing: an earlier unlucky made this sweep", seeds.BaselinePath(dir, object)),
 		Hint: "run the same sweep again, which writes the file and tries no layout twice",
 	}

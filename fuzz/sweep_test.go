@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -413,7 +414,7 @@ func TestShuffleIsLLD(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "vmlinux")
 		cmd := exec.Command(filepath.Join(k.Toolchain.Dir, "ld.lld"), "-m", "elf_x86_64", "-z", "max-page-size=0x1000", "--build-id=none",
 			fmt.Sprintf("--shuffle-sections=.text.[!.]*=%d", int32(seed)), "--script=include/vmlinux.lds", "-o", out, "vmlinux.o")
-		cmd.Dir = k.Build
+		cmd.Dir = k.Objtree
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
@@ -793,7 +794,7 @@ func TestLayoutOtherThanPlanned(t *testing.T) {
 	dir := t.TempDir()
 	r, err := sweep(k, scenario("off"), dir, 1, 8, 1).Run(t.Context())
 	ends := func(err error) bool {
-		var hinted *linker.HintError
+		var hinted *host.HintError
 		return errors.As(err, &hinted) && strings.Contains(hinted.Hint, "a fault of unlucky, and no verdict: please report it")
 	}
 	if !ends(err) {

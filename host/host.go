@@ -1,6 +1,6 @@
-// Package host says how the programs that unlucky needs are installed on this
-// machine. What each distribution calls them stands in install.sh, which the
-// Makefile runs; this package asks the same file for the line to type.
+// Package host is the machine that this runs on: how the programs that unlucky
+// needs are installed and run, what memory and disk there is, who holds a lock, and
+// folders that outlive no run.
 package host
 
 import (
@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+// script knows what each distribution calls a program; the Makefile runs it, too.
+//
 //go:embed install.sh
 var script string
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"time"
 
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/scenarios"
 )
@@ -29,11 +30,11 @@ type ByHand struct {
 // NewByHand copies the build and makes its first bzImage, which takes half a
 // minute.
 func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHand, err error) {
-	if filepath.Dir(p.Build) != p.Source {
-		return nil, fmt.Errorf("%s was not built here: what make does in it by hand can't be measured", p.Build)
+	if filepath.Dir(p.Objtree) != p.Source {
+		return nil, fmt.Errorf("%s was not built here: what make does in it by hand can't be measured", p.Objtree)
 	}
 	h := &ByHand{kernel: p, spec: spec}
-	if h.build, h.held, err = newRoom(p.Source); err != nil {
+	if h.build, h.held, err = host.NewRoom(p.Source); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -41,8 +42,8 @@ func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHan
 			err = errors.Join(err, h.Close())
 		}
 	}()
-	if out, err := exec.CommandContext(ctx, "cp", "-a", p.Build+"/.", h.build).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("copying %s: %w%s", p.Build, err, indentTail(out, 3))
+	if out, err := exec.CommandContext(ctx, "cp", "-a", p.Objtree+"/.", h.build).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("copying %s: %w%s", p.Objtree, err, host.LastLines(out, 3))
 	}
 	script, err := os.ReadFile(h.script())
 	if err != nil {
@@ -78,8 +79,8 @@ func (h *ByHand) Make(ctx context.Context, plan layout.Plan) (path string, err e
 		return "", err
 	}
 	var log bytes.Buffer
-	if err := h.kernel.make(ctx, h.spec, &log, "O="+filepath.Base(h.build), "-j", fmt.Sprint(runtime.NumCPU()), "bzImage"); err != nil {
-		return "", fmt.Errorf("make bzImage: %w%s", err, indentTail(log.Bytes(), 8))
+	if err := h.kernel.Make(ctx, h.spec, &log, "O="+filepath.Base(h.build), "-j", fmt.Sprint(runtime.NumCPU()), "bzImage"); err != nil {
+		return "", fmt.Errorf("make bzImage: %w%s", err, host.LastLines(log.Bytes(), 8))
 	}
 	return filepath.Join(h.build, "arch/x86/boot/bzImage"), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"unlucky/host"
 	"unlucky/layout"
 )
 
@@ -33,7 +34,7 @@ func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64
 		}
 	}
 	if err != nil {
-		err = hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/x86/kernel/vmlinux.lds) and the seed")
+		err = host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/x86/kernel/vmlinux.lds) and the seed")
 	}
 	return err
 }

@@ -14,42 +14,57 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
+
+// writeLinker writes a file that can be run at once: a child that is forked
+// while it is open for writing would hold it so until it runs something itself,
+// and "text file busy" is what the kernel says to that.
+func writeLinker(path string, data []byte, mode os.FileMode) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, data, mode)
+}
 
 // wrapLinker puts a shell script before the kernel's linker, which $real is.
 // It is run for as long as the file that is returned exists.
 func wrapLinker(t *testing.T, k *Kernel, script string) (armed string) {
 	t.Helper()
-	dir, real := t.TempDir(), k.lld()
+	dir, real := t.TempDir(), k.Linker()
 	armed = filepath.Join(dir, "armed")
-	for _, tool := range llvmTools {
-		if err := os.Symlink(filepath.Join(k.Toolchain.Dir, tool), filepath.Join(dir, tool)); err != nil {
+	tools, err := os.ReadDir(k.Toolchain.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range tools {
+		if err := os.Symlink(filepath.Join(k.Toolchain.Dir, tool.Name()), filepath.Join(dir, tool.Name())); err != nil {
 			t.Fatal(err)
 		}
 	}
 	text := fmt.Sprintf("#!/bin/sh\nreal=%s\n[ -e %s ] || exec $real \"$@\"\n%s\n", real, armed, script)
 	path := filepath.Join(dir, "ld.lld")
-	if err := errors.Join(os.Remove(path), writeProgram(path, []byte(text), 0o755), os.WriteFile(armed, nil, 0o644)); err != nil {
+	if err := errors.Join(os.Remove(path), writeLinker(path, []byte(text), 0o755), os.WriteFile(armed, nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	old, env := k.Toolchain.Dir, slices.Clone(k.env)
+	old, env := k.Toolchain.Dir, slices.Clone(k.Env)
 	k.Toolchain.Dir = dir
-	for i, v := range k.env {
+	for i, v := range k.Env {
 		if strings.HasPrefix(v, "PATH=") {
-			k.env[i] = "PATH=" + k.path()
+			k.Env[i] = "PATH=" + k.PATH()
 		}
 	}
 	relink := func() {
 		if way := k.short.way; way != nil {
 			for _, argv := range way.links {
-				argv[0] = k.lld()
+				argv[0] = k.Linker()
 			}
 		}
 	}
 	relink()
 	t.Cleanup(func() {
-		k.Toolchain.Dir, k.env = old, env
+		k.Toolchain.Dir, k.Env = old, env
 		relink()
 	})
 	return armed
@@ -65,11 +80,11 @@ const outputOf = `n=0; for a; do [ "$n" = 1 ] && out=$a; n=0; [ "$a" = -o ] && n
 // nothing had been.
 func TestLinkerFaults(t *testing.T) {
 	k, notes := tinyKernel(t, "")
-	k.env = append(k.env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
+	k.Env = append(k.Env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
 	want := digests(t, k, 3)
 	pid := filepath.Join(t.TempDir(), "pid")
 	for _, test := range []struct {
-		name, script, want, hint string
+		name, script, want, Hint string
 		layout                   bool // the fault is the layout's
 	}{
 		{"killed", `kill -KILL $$`, "was killed", "-j", false},
@@ -99,7 +114,7 @@ func TestLinkerFaults(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer w.Close()
-				if err := copyFile(filepath.Join(k.Build, "vmlinux"), w.vmlinux()); err != nil { // an old image: never taken for the new
+				if err := os.Link(filepath.Join(k.Objtree, "vmlinux"), w.vmlinux()); err != nil { // an old image: never taken for the new
 					t.Fatal(err)
 				}
 				limit, took, begin := shortestLimit, k.took.Load(), time.Now()
@@ -117,9 +132,9 @@ func TestLinkerFaults(t *testing.T) {
 				if strings.HasPrefix(test.name, "writes") && !whole && !strings.Contains(fmt.Sprint(*notes), "the linker left no whole image") {
 					t.Errorf("of one pass: notes %q", *notes)
 				}
-				var h *HintError
-				if test.hint != "" && (!errors.As(err, &h) || !strings.Contains(h.Hint, test.hint)) {
-					t.Errorf("error %v has not the hint %q", err, test.hint)
+				var h *host.HintError
+				if test.Hint != "" && (!errors.As(err, &h) || !strings.Contains(h.Hint, test.Hint)) {
+					t.Errorf("error %v has not the hint %q", err, test.Hint)
 				}
 				if strings.HasPrefix(test.name, "hangs") {
 					if took := time.Since(begin); took > 30*time.Second {
@@ -196,21 +211,21 @@ func fill(t *testing.T, dir string, leave uint64) (ballast string) {
 // the same image.
 func TestDiskFull(t *testing.T) {
 	k, notes := tinyKernel(t, "")
-	k.env = append(k.env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
+	k.Env = append(k.Env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
 	want := digests(t, k, 3)
 	disk := smallDisk(t, 8)
 	if disk == "" {
 		return
 	}
-	old, cache := memoryDir, k.Dir
-	t.Cleanup(func() { memoryDir, k.Dir = old, cache })
+	old, cache := host.MemoryDir, k.Dir
+	t.Cleanup(func() { host.MemoryDir, k.Dir = old, cache })
 	for _, where := range []string{"memory", "disk"} {
 		for _, whole := range []bool{false, true} {
 			seen := map[string]bool{}
 			for _, leave := range []uint64{0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 1 << 20} {
-				memoryDir, k.Dir = disk, cache
+				host.MemoryDir, k.Dir = disk, cache
 				if where == "disk" {
-					memoryDir, k.Dir = "/nonexistent", disk
+					host.MemoryDir, k.Dir = "/nonexistent", disk
 				}
 				w, err := k.NewWorker()
 				if err != nil {
@@ -232,7 +247,7 @@ func TestDiskFull(t *testing.T) {
 				}
 				ballast := fill(t, disk, leave)
 				second, err := w.Link(t.Context(), pad16(1))
-				var h *HintError
+				var h *host.HintError
 				switch {
 				case err == nil && second.Digest != want[1]:
 					t.Errorf("%s, %d bytes free: image %.12s, want %.12s", where, leave, second.Digest, want[1])
@@ -244,7 +259,7 @@ func TestDiskFull(t *testing.T) {
 				default:
 					seen["linked"] = true
 				}
-				if digest, err := fileDigest(first.Path); err != nil || digest != first.Digest {
+				if digest, err := kbuild.FileDigest(first.Path); err != nil || digest != first.Digest {
 					t.Errorf("%s, %d bytes free: what was linked before: %v, %.12s", where, leave, err, digest)
 				}
 				if err := os.Remove(ballast); err != nil {
@@ -276,9 +291,9 @@ func TestHalfEdited(t *testing.T) {
 	if disk == "" {
 		return
 	}
-	old := memoryDir
-	memoryDir = disk
-	t.Cleanup(func() { memoryDir = old })
+	old := host.MemoryDir
+	host.MemoryDir = disk
+	t.Cleanup(func() { host.MemoryDir = old })
 	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -9,12 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/scenarios"
 )
 
 // stops is what will stop a kernel, of what is foretold.
-func stops(facts []linker.Fact) error {
+func stops(facts []kbuild.Fact) error {
 	for _, f := range facts {
 		if f.Err != nil {
 			return f.Err
@@ -38,7 +38,7 @@ func TestForesee(t *testing.T) {
 	all := func(k scenarios.Kernel) (lines []string) {
 		t.Helper()
 		before := []map[string]string{snapshot(t, tree), snapshot(t, build)}
-		for _, f := range linker.Foresee(t.Context(), cache, k, func(string, int64, int64) {}) {
+		for _, f := range kbuild.Foresee(t.Context(), cache, k, func(string, int64, int64) {}) {
 			if f.Err != nil {
 				t.Errorf("%s: %v", f.Name, f.Err)
 			}

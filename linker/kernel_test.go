@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
+	"unlucky/linker/kbuild"
 	"unlucky/scenarios"
 )
 
@@ -35,7 +37,7 @@ func tinyTree(t testing.TB) string {
 // tinyBuild builds it by plain make, as a user would.
 func tinyBuild(t testing.TB, tree, objdir string) {
 	t.Helper()
-	tools, err := linker.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +190,7 @@ func TestPrepareSources(t *testing.T) {
 		tinyBuild(t, tree, tree)
 		os.WriteFile(filepath.Join(tree, ".config"), nil, 0o644)
 		_, err := linker.Prepare(t.Context(), t.TempDir(), tinySpec(tree), nil)
-		var h *linker.HintError
+		var h *host.HintError
 		if !errors.As(err, &h) || !strings.Contains(h.Hint, "-build") {
 			t.Errorf("error %v, want a hint at -build", err)
 		}
@@ -242,7 +244,7 @@ func TestPrepareSources(t *testing.T) {
 		spec.Patches[0].Text = strings.ReplaceAll(spec.Patches[0].Text, "tiny: ", "no such line: ")
 		spec.Patches[0].Tested = "6.12.117"
 		_, err := linker.Prepare(t.Context(), t.TempDir(), spec, nil)
-		var h *linker.HintError
+		var h *host.HintError
 		if !errors.As(err, &h) || !strings.Contains(err.Error(), "hello.patch") || !strings.Contains(h.Hint, "6.12.117") {
 			t.Errorf("error %v, want one that names the patch and the last version", err)
 		}
@@ -291,7 +293,7 @@ func TestPrepareTreeFollowsChanges(t *testing.T) {
 	t.Parallel()
 	tree, cache := tinyTree(t), t.TempDir()
 	first := prepare(t, cache, tinySpec(tree))
-	object := filepath.Join(first.Build, "main.o")
+	object := filepath.Join(first.Objtree, "main.o")
 	before, err := os.Stat(object)
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +323,7 @@ func TestPrepareErrors(t *testing.T) {
 	t.Parallel()
 	tree := tinyTree(t)
 	for _, test := range []struct {
-		name, want, hint string
+		name, want, Hint string
 		spec             func(*scenarios.Kernel)
 	}{
 		{"dropped symbol", "NO_SUCH_SYMBOL=y (it is n)", "menuconfig", func(k *scenarios.Kernel) { k.Set = []string{"NO_SUCH_SYMBOL=y"} }},
@@ -364,15 +366,15 @@ func TestPrepareErrors(t *testing.T) {
 			k := tinySpec(tree)
 			test.spec(&k)
 			_, err := linker.Prepare(t.Context(), t.TempDir(), k, nil)
-			var h *linker.HintError
-			if err == nil || !strings.Contains(err.Error(), test.want) || !errors.As(err, &h) || !strings.Contains(h.Hint, test.hint) {
-				t.Errorf("error %v, want %q with a hint of %q", err, test.want, test.hint)
+			var h *host.HintError
+			if err == nil || !strings.Contains(err.Error(), test.want) || !errors.As(err, &h) || !strings.Contains(h.Hint, test.Hint) {
+				t.Errorf("error %v, want %q with a hint of %q", err, test.want, test.Hint)
 			}
 			if test.name == "dropped symbol" { // only kconfig knows
 				return
 			}
-			foretold := stops(linker.Foresee(t.Context(), t.TempDir(), k, func(string, int64, int64) {}))
-			if foretold == nil || !strings.Contains(foretold.Error(), test.want) || !errors.As(foretold, &h) || !strings.Contains(h.Hint, test.hint) {
+			foretold := stops(kbuild.Foresee(t.Context(), t.TempDir(), k, func(string, int64, int64) {}))
+			if foretold == nil || !strings.Contains(foretold.Error(), test.want) || !errors.As(foretold, &h) || !strings.Contains(h.Hint, test.Hint) {
 				t.Errorf("foretold %v", foretold)
 			}
 		})
@@ -381,7 +383,7 @@ func TestPrepareErrors(t *testing.T) {
 		tree := tinyTree(t)
 		os.WriteFile(filepath.Join(tree, "main.c"), []byte("int broken = \"1\" 2;\n"), 0o644)
 		_, err := linker.Prepare(t.Context(), t.TempDir(), tinySpec(tree), nil)
-		var h *linker.HintError
+		var h *host.HintError
 		if err == nil || !strings.Contains(err.Error(), "main.c:1:") || !errors.As(err, &h) || !strings.Contains(h.Hint, "build.log") {
 			t.Errorf("error %v, want the compiler's line and the path of the log", err)
 		}
@@ -498,17 +500,17 @@ func TestClean(t *testing.T) {
 	t.Parallel()
 	cache := t.TempDir()
 	kernel := prepare(t, cache, tinySpec(tinyTree(t)))
-	if removed, err := linker.Clean(cache, 0); err == nil || len(removed) > 0 {
+	if removed, err := kbuild.Clean(cache, 0); err == nil || len(removed) > 0 {
 		t.Errorf("a kernel in use was removed: %v, %v", removed, err)
 	}
-	if removed, err := linker.Clean(cache, 1<<40); err != nil || len(removed) > 0 {
+	if removed, err := kbuild.Clean(cache, 1<<40); err != nil || len(removed) > 0 {
 		t.Errorf("a kernel below the limit was removed: %v, %v", removed, err)
 	}
 	kernel.Close()
-	if removed, err := linker.Clean(cache, 1); err != nil || len(removed) != 1 || removed[0].Bytes == 0 {
+	if removed, err := kbuild.Clean(cache, 1); err != nil || len(removed) != 1 || removed[0].Bytes == 0 {
 		t.Errorf("removed %v, %v, want one of known size", removed, err)
 	}
-	if left, err := linker.CachedKernels(cache); err != nil || len(left) > 0 {
+	if left, err := kbuild.CachedKernels(cache); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 }

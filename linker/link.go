@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"unlucky/host"
 	"unlucky/layout"
 )
 
@@ -134,8 +135,13 @@ type machineError struct{ error }
 func (e machineError) Unwrap() error { return e.error }
 
 func isMachine(err error) bool {
-	return errors.As(err, new(machineError)) || isNoSpace(err)
+	return errors.As(err, new(machineError)) || host.NoSpace(err)
 }
+
+// low is the nice value of links: they take what boots leave. Boots have a time
+// limit, and a boot and a link on one CPU at the same time are slower than one
+// after the other.
+const low = 19
 
 // run runs a step of a link in the worker's folder, at low priority but for those
 // before the first image, which a person waits for. It runs for limit at most, and adds what it prints to log. It returns the CPU time.
@@ -146,7 +152,7 @@ func (w *Worker) run(ctx context.Context, limit time.Duration, env []string, log
 	if w.kernel.linked.Load() {
 		nice = low
 	}
-	took, err := spend(bounded, nice, w.dir, env, log, argv...)
+	took, err := host.RunNice(bounded, nice, w.dir, env, log, argv...)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -156,7 +162,7 @@ func (w *Worker) run(ctx context.Context, limit time.Duration, env []string, log
 	case bounded.Err() != nil:
 		// Whether it is lld or the machine that hangs can't be told; a verdict
 		// would keep this layout from ever being linked again.
-		err = hint(fmt.Errorf("%s in %s hangs: ended after %v%s", filepath.Base(stepOf(argv)), w.dir, limit, indentTail(log.Bytes(), 4)),
+		err = host.Hint(fmt.Errorf("%s in %s hangs: ended after %v%s", filepath.Base(stepOf(argv)), w.dir, limit, host.LastLines(log.Bytes(), 4)),
 			"the layout has no verdict: run the same again; if it hangs again, leave that seed out")
 		return 0, machineError{err}
 	case bytes.Contains(log.Bytes(), []byte("No space left on device")):
@@ -164,7 +170,7 @@ func (w *Worker) run(ctx context.Context, limit time.Duration, env []string, log
 	case errors.As(err, &exit) && busError(exit, log.Bytes()):
 		return 0, fmt.Errorf("linking in %s: bus error: %w for the image", w.dir, syscall.ENOSPC)
 	case errors.As(err, &exit) && killed(exit, log.Bytes()):
-		err = hint(fmt.Errorf("%s in %s was killed: %w%s", filepath.Base(stepOf(argv)), w.dir, err, indentTail(log.Bytes(), 4)),
+		err = host.Hint(fmt.Errorf("%s in %s was killed: %w%s", filepath.Base(stepOf(argv)), w.dir, err, host.LastLines(log.Bytes(), 4)),
 			"out of memory, dmesg tells so: try fewer layouts at a time with -j")
 		return 0, machineError{err}
 	}
@@ -216,18 +222,18 @@ var (
 // link-vmlinux.sh, the whole of it, and returns the CPU time of that.
 func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, extra ...string) (time.Duration, error) {
 	p := w.kernel
-	env := p.env
+	env := p.Env
 	if flag != nil {
 		env = append(env[:len(env):len(env)], fmt.Sprint("UNLUCKY_SEED=", *flag))
 	}
-	args := append([]string(nil), p.args...)
+	args := append([]string(nil), p.Args...)
 	args[0] += " --threads=1" // as fast, and leaves the other CPUs to the other workers
 	args[2] = strings.Join(append([]string{fixBuildID(args[2])}, extra...), " ")
 	argv, log := []string{"sh"}, new(bytes.Buffer)
 	if trace != nil {
 		argv, log = []string{"sh", "-x"}, trace
 	}
-	argv = append(append(argv, p.script()), args...)
+	argv = append(append(argv, p.Script()), args...)
 	run := func() (time.Duration, error) {
 		log.Reset()
 		os.Remove(w.vmlinux()) // an old one is not to be taken for the new
@@ -246,7 +252,7 @@ func (w *Worker) script(ctx context.Context, flag *uint32, trace *bytes.Buffer, 
 	case isMachine(err):
 		return 0, err
 	case !linkerSaid.Match(log.Bytes()):
-		return 0, fmt.Errorf("link-vmlinux.sh: %w%s", err, indentTail(log.Bytes(), 8))
+		return 0, fmt.Errorf("link-vmlinux.sh: %w%s", err, host.LastLines(log.Bytes(), 8))
 	}
 	return 0, &LinkError{linkReason(log.Bytes(), err), log.String()}
 }
@@ -274,12 +280,12 @@ func fixBuildID(flags string) string {
 var buildID = regexp.MustCompile(`--build-id(=\S+)?`)
 
 func roomFull(dir string, err error) error {
-	if err != nil && isNoSpace(err) {
+	if err != nil && host.NoSpace(err) {
 		what := "unlucky clean removes prepared kernels"
-		if strings.HasPrefix(dir, memoryDir) {
+		if strings.HasPrefix(dir, host.MemoryDir) {
 			what = "or try fewer layouts at a time with -j"
 		}
-		err = hint(err, "make room there; %s", what)
+		err = host.Hint(err, "make room there; %s", what)
 	}
 	return err
 }
@@ -292,8 +298,8 @@ func (p *Kernel) output() string {
 	if p.packed != nil {
 		return p.packed.Output
 	}
-	if len(p.args) > 3 {
-		return p.args[3] // from 6.15 on, vmlinux or vmlinux.unstripped
+	if len(p.Args) > 3 {
+		return p.Args[3] // from 6.15 on, vmlinux or vmlinux.unstripped
 	}
 	return "vmlinux"
 }
@@ -333,7 +339,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 		}
 	}
 	if text < minSections {
-		return nil, hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
+		return nil, host.Hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
 			"enable LTO_CLANG_THIN, which leaves a section per function; without it vmlinux.a (or one merged .text, with X86_KERNEL_IBT) is linked")
 	}
 	return layout, nil
@@ -416,7 +422,7 @@ func (p *Kernel) functionsOf() *functions {
 // __stop_ symbol. Padding inside one breaks a correct program, so padding
 // every section of an image that has some is not to be believed.
 func (p *Kernel) Tables() (int, error) {
-	symbols, err := os.ReadFile(filepath.Join(p.Build, "System.map"))
+	symbols, err := os.ReadFile(filepath.Join(p.Objtree, "System.map"))
 	if err != nil {
 		return 0, err
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+
+	"unlucky/linker/kbuild"
 )
 
 // A packed kernel is one file with all that one pass of the linker takes: a tar
@@ -82,7 +84,7 @@ func (m *manifest) check() error {
 		names[f.Name] = true
 	}
 	for _, name := range append([]string{"vmlinux.o", "System.map"}, m.Made...) {
-		if !names[buildName+"/"+name] {
+		if !names[kbuild.BuildName+"/"+name] {
 			return fmt.Errorf("it has no %s", name)
 		}
 	}
@@ -91,7 +93,7 @@ func (m *manifest) check() error {
 		return errors.New("it has no link")
 	case m.Output != "vmlinux" && m.Output != "vmlinux.unstripped":
 		return fmt.Errorf("%q is no image", m.Output)
-	case m.Sort != nil && (len(m.Sort) < 2 || !filepath.IsLocal(m.Sort[0]) || !names[path.Join(buildName, m.Sort[0])]):
+	case m.Sort != nil && (len(m.Sort) < 2 || !filepath.IsLocal(m.Sort[0]) || !names[path.Join(kbuild.BuildName, m.Sort[0])]):
 		return errors.New("it has no sorttable")
 	case !digestForm.MatchString(m.Object) || !digestForm.MatchString(m.Image) ||
 		!versionForm.MatchString(m.LLD) || !versionForm.MatchString(m.Clang):

@@ -1,18 +1,14 @@
 package linker
 
 import (
-	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"golang.org/x/sys/unix"
-)
 
-// memoryDir is where a worker's files live if they fit: a file system in
-// memory.
-var memoryDir = "/dev/shm"
+	"unlucky/host"
+	"unlucky/linker/kbuild"
+)
 
 // newMemoryRoom makes a room in memoryDir; held is nil where it does not fit
 // beside the other workers, or could not serve.
@@ -20,10 +16,10 @@ func (p *Kernel) newMemoryRoom() (room string, held *os.File, takes uint64, err 
 	if takes, err = p.files(); err != nil {
 		return "", nil, 0, err
 	}
-	bytes, runs := free(memoryDir)
+	bytes, runs := free(host.MemoryDir)
 	all := p.memory.Add(int64(takes))
 	if bytes > uint64(all)+takes && (runs || p.Image != "bzImage") { // whose makefiles run programs there
-		if room, held, err = newRoom(memoryDir); err == nil {
+		if room, held, err = host.NewRoom(host.MemoryDir); err == nil {
 			return room, held, takes, nil
 		}
 	}
@@ -38,24 +34,24 @@ func free(dir string) (bytes uint64, runs bool) {
 	if unix.Statfs(dir, &s) != nil {
 		return 0, false
 	}
-	return min(s.Bavail*uint64(s.Bsize), AvailableMemory()), s.Flags&unix.ST_NOEXEC == 0
+	return min(s.Bavail*uint64(s.Bsize), host.AvailableMemory()), s.Flags&unix.ST_NOEXEC == 0
 }
 
 // files is the size in bytes of a worker's files at most: the object with its
 // padding, and an image that is linked, one that waits, one that is booted, and
 // the two that link-vmlinux.sh makes before the last.
 func (p *Kernel) files() (uint64, error) {
-	object, err := os.Stat(filepath.Join(p.Build, "vmlinux.o"))
+	object, err := os.Stat(filepath.Join(p.Objtree, "vmlinux.o"))
 	if err != nil {
 		return 0, err
 	}
 	size, image := 2*object.Size(), object.Size() // or less, but for debug information
-	if info, err := os.Stat(filepath.Join(p.Build, p.output())); err == nil {
+	if info, err := os.Stat(filepath.Join(p.Objtree, p.output())); err == nil {
 		image = max(image, info.Size())
 	}
 	size += 5 * image
 	if p.Image == "bzImage" {
-		boot, err := diskUsage(filepath.Join(append([]string{p.Build}, bootDir...)...))
+		boot, err := kbuild.DiskUsage(filepath.Join(append([]string{p.Objtree}, bootDir...)...))
 		if err != nil {
 			return 0, err
 		}
@@ -68,35 +64,10 @@ func (p *Kernel) files() (uint64, error) {
 // files included. Measured with lld 22: 119 MB for a vmlinux.o of 15 MB, 520 MB
 // for one of 118 MB.
 func (p *Kernel) WorkerMemory() (uint64, error) {
-	object, err := os.Stat(filepath.Join(p.Build, "vmlinux.o"))
+	object, err := os.Stat(filepath.Join(p.Objtree, "vmlinux.o"))
 	if err != nil {
 		return 0, err
 	}
 	files, err := p.files()
 	return 64<<20 + 4*uint64(object.Size()) + files, err
 }
-
-// AvailableMemory is how many bytes programs can still take: before the machine
-// swaps (proc_meminfo(5), MemAvailable), and by the limit of the container
-// (memory.max and memory.current of its cgroup). What can't be told is no bound.
-func AvailableMemory() uint64 {
-	bytes := uint64(math.MaxInt64)
-	var kib, limit, used uint64
-	if m := memAvailable.FindSubmatch(contents("/proc/meminfo")); m != nil {
-		fmt.Sscan(string(m[1]), &kib)
-		bytes = kib << 10
-	}
-	_, err1 := fmt.Sscan(string(contents("/sys/fs/cgroup/memory.max")), &limit) // "max" is none
-	_, err2 := fmt.Sscan(string(contents("/sys/fs/cgroup/memory.current")), &used)
-	if err1 == nil && err2 == nil {
-		bytes = min(bytes, max(limit, used)-used)
-	}
-	return bytes
-}
-
-func contents(path string) []byte {
-	data, _ := os.ReadFile(path) // empty where there is none
-	return data
-}
-
-var memAvailable = regexp.MustCompile(`(?m)^MemAvailable:\s+(\d+) kB$`)

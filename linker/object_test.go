@@ -13,13 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // compile makes an object of C source, with a section per function.
 func compile(t testing.TB, source string, flags ...string) string {
 	t.Helper()
-	tools, err := FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +31,7 @@ func compile(t testing.TB, source string, flags ...string) string {
 		t.Fatal(err)
 	}
 	argv := append([]string{filepath.Join(tools.Dir, "clang"), "-c", "-ffunction-sections", "-o", o, c}, flags...)
-	if _, err := output(t.Context(), dir, environment(tools.path()), argv...); err != nil {
+	if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
 		t.Fatal(err)
 	}
 	return o

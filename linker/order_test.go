@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // Sections take each other's places within their group only.
@@ -145,13 +147,13 @@ func le32(b []byte) uint32 {
 // linkPlain links an object without a linker script.
 func linkPlain(t *testing.T, path string, flags ...string) (*elf.File, []layout.Section) {
 	t.Helper()
-	tools, err := FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	argv := append([]string{filepath.Join(tools.Dir, "ld.lld"), "-e", "0", "-Map=map", "-o", "out", path}, flags...)
-	if _, err := output(t.Context(), dir, environment(tools.path()), argv...); err != nil {
+	if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
 		t.Fatal(err)
 	}
 	image, err := elf.Open(filepath.Join(dir, "out"))
@@ -255,18 +257,18 @@ func TestLinkOrder(t *testing.T) {
 	for n := range uint64(4) {
 		plans = append(plans, layout.Plan{Order: order[n:], Paddings: []layout.Padding{{Section: sections[movable].Name, Bytes: 16 * n}}})
 	}
-	script, err := os.ReadFile(k.script())
+	script, err := os.ReadFile(k.Script())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(k.script()); err != nil { // all orders are linked without it
+	if err := os.Remove(k.Script()); err != nil { // all orders are linked without it
 		t.Fatal(err)
 	}
 	var short []string
 	for _, p := range plans {
 		short = append(short, link(p).Digest)
 	}
-	if err := os.WriteFile(k.script(), script, 0o755); err != nil {
+	if err := os.WriteFile(k.Script(), script, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	k.short.way = nil

@@ -19,18 +19,20 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // Pack writes the kernel, as a file that Open reads, with some more files of
 // which it takes the contents by name. The error tells that this kernel can't be
 // linked in one pass, or that its link takes more than the build.
-func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte, progress Progress) error {
+func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte, progress kbuild.Progress) error {
 	if p.packed != nil {
 		return errors.New("this kernel is packed already")
 	}
 	if p.Image != "vmlinux" {
-		return hint(fmt.Errorf("a %s is made by the kernel's own makefiles, which can't be packed", p.Image), "use image: vmlinux")
+		return host.Hint(fmt.Errorf("a %s is made by the kernel's own makefiles, which can't be packed", p.Image), "use image: vmlinux")
 	}
 	if progress == nil {
 		progress = func(string, int64, int64) {}
@@ -42,7 +44,7 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 	}
 	contents := map[string][]byte{}
 	for name, data := range made {
-		contents[buildName+"/"+name] = data
+		contents[kbuild.BuildName+"/"+name] = data
 	}
 	maps.Copy(contents, more)
 	var total int64
@@ -78,7 +80,7 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 		if err != nil {
 			return err
 		}
-		read := &progressReader{r: from, report: func(n int64) { progress("packing the kernel", done+n, total) }}
+		read := &kbuild.ProgressReader{Reader: from, Report: func(n int64) { progress("packing the kernel", done+n, total) }}
 		if _, err = io.Copy(w, read); err == nil {
 			err = ctx.Err()
 		}
@@ -92,7 +94,7 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 	for _, f := range m.Files {
 		from := io.Reader(bytes.NewReader(contents[f.Name]))
 		if _, ok := contents[f.Name]; !ok {
-			file, err := os.Open(filepath.Join(p.Build, strings.TrimPrefix(f.Name, buildName+"/")))
+			file, err := os.Open(filepath.Join(p.Objtree, strings.TrimPrefix(f.Name, kbuild.BuildName+"/")))
 			if err != nil {
 				return err
 			}
@@ -123,13 +125,13 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	}
 	way, err := w.findShortcut(trace.Bytes())
 	if err != nil {
-		return m, nil, hint(fmt.Errorf("this kernel can't be linked in one pass: %w", err), "only a kernel that needs no more than lld can be packed")
+		return m, nil, host.Hint(fmt.Errorf("this kernel can't be linked in one pass: %w", err), "only a kernel that needs no more than lld can be packed")
 	}
 	if way.btfIDs != nil {
-		return m, nil, hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
+		return m, nil, host.Hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
 	}
 	m = manifest{Version: packVersion, Clang: p.Clang, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: way.links, Sort: way.sort}
-	if m.Image, err = fileDigest(w.vmlinux()); err != nil {
+	if m.Image, err = kbuild.FileDigest(w.vmlinux()); err != nil {
 		return m, nil, err
 	}
 	names := map[string]bool{"vmlinux.o": true, "System.map": true}
@@ -150,7 +152,7 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 		if filepath.IsAbs(file) {
 			return m, nil, fmt.Errorf("its link takes %s, which is outside the build", file)
 		}
-		info, err := os.Stat(filepath.Join(p.Build, file))
+		info, err := os.Stat(filepath.Join(p.Objtree, file))
 		if file = filepath.Clean(file); err == nil && info.Mode().IsRegular() && !written.MatchString(file) {
 			names[file] = true
 		}
@@ -160,13 +162,13 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	}
 	m.Made = slices.Sorted(maps.Keys(made))
 	for name := range names {
-		f := packedFile{Name: buildName + "/" + name}
-		info, err := os.Stat(filepath.Join(p.Build, name))
+		f := packedFile{Name: kbuild.BuildName + "/" + name}
+		info, err := os.Stat(filepath.Join(p.Objtree, name))
 		if err != nil {
 			return m, nil, err
 		}
 		f.Bytes, f.Program = info.Size(), info.Mode()&0o111 != 0 && m.Sort != nil && name == filepath.Clean(m.Sort[0])
-		if f.Digest, err = fileDigest(filepath.Join(p.Build, name)); err != nil {
+		if f.Digest, err = kbuild.FileDigest(filepath.Join(p.Objtree, name)); err != nil {
 			return m, nil, err
 		}
 		m.Files = append(m.Files, f)

@@ -17,6 +17,7 @@ import (
 
 	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // packKernel packs a kernel into a file.
@@ -37,7 +38,7 @@ func packKernel(t *testing.T, k *Kernel) string {
 func onlyLinker(t *testing.T, k *Kernel) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Symlink(k.lld(), filepath.Join(dir, "ld.lld")); err != nil {
+	if err := os.Symlink(k.Linker(), filepath.Join(dir, "ld.lld")); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir)
@@ -46,7 +47,7 @@ func onlyLinker(t *testing.T, k *Kernel) {
 // openPacked opens a packed kernel in a cache.
 func openPacked(t *testing.T, cache, path string) *Kernel {
 	t.Helper()
-	k, err := Open(t.Context(), cache, path, nil)
+	k, err := Unpack(t.Context(), cache, path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +137,8 @@ func TestPack(t *testing.T) {
 
 func equalFiles(t *testing.T, a, b string) bool {
 	t.Helper()
-	x, err1 := fileDigest(a)
-	y, err2 := fileDigest(b)
+	x, err1 := kbuild.FileDigest(a)
+	y, err2 := kbuild.FileDigest(b)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +152,7 @@ func TestPackRefuses(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	k.Image = "bzImage"
-	var h *HintError
+	var h *host.HintError
 	if err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
 		t.Errorf("error %v", err)
 	}
@@ -168,9 +169,9 @@ func TestPackRefuses(t *testing.T) {
 	plain, _ := tinyKernel(t, "")
 	plain.FullScript = true
 	packed = openPacked(t, t.TempDir(), packKernel(t, plain))
-	script, err := os.ReadFile(plain.script())
+	script, err := os.ReadFile(plain.Script())
 	if err == nil {
-		err = os.WriteFile(plain.script(), append(script, "if [ ! -L vmlinux.o ]; then echo >>vmlinux; fi\n"...), 0o755)
+		err = os.WriteFile(plain.Script(), append(script, "if [ ! -L vmlinux.o ]; then echo >>vmlinux; fi\n"...), 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -193,20 +194,20 @@ func TestOpenWithoutLinker(t *testing.T) {
 	path := packKernel(t, k)
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
-	var h *HintError
-	if _, err := Open(t.Context(), t.TempDir(), path, nil); !errors.As(err, &h) || !strings.Contains(err.Error(), "was packed with lld "+k.LLD+": there is none here") ||
-		h.Hint != fmt.Sprintf("%s, in version %s", host.Install(fmt.Sprintf("lld-%d", major(k.LLD))), k.LLD) {
+	var h *host.HintError
+	if _, err := Unpack(t.Context(), t.TempDir(), path, nil); !errors.As(err, &h) || !strings.Contains(err.Error(), "was packed with lld "+k.LLD+": there is none here") ||
+		h.Hint != fmt.Sprintf("%s, in version %s", host.Install("lld-"+strings.Split(k.LLD, ".")[0]), k.LLD) {
 		t.Errorf("error %v", err)
 	}
-	if err := writeProgram(filepath.Join(dir, "ld.lld"), []byte("#!/bin/sh\necho LLD 1.2.3\n"), 0o755); err != nil {
+	if err := writeLinker(filepath.Join(dir, "ld.lld"), []byte("#!/bin/sh\necho LLD 1.2.3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), t.TempDir(), path, nil); err == nil || !strings.Contains(err.Error(), "here is 1.2.3 in "+dir) {
+	if _, err := Unpack(t.Context(), t.TempDir(), path, nil); err == nil || !strings.Contains(err.Error(), "here is 1.2.3 in "+dir) {
 		t.Errorf("error %v", err)
 	}
 	// One that only calls itself so gives another image of the baseline.
-	liar := fmt.Sprintf("#!/bin/sh\n[ $1 = --version ] && echo LLD %s && exit\n[ $1 = --help ] && exit\nexec %s \"$@\" --build-id=0x1234\n", k.LLD, k.lld())
-	if err := writeProgram(filepath.Join(dir, "ld.lld"), []byte(liar), 0o755); err != nil {
+	liar := fmt.Sprintf("#!/bin/sh\n[ $1 = --version ] && echo LLD %s && exit\n[ $1 = --help ] && exit\nexec %s \"$@\" --build-id=0x1234\n", k.LLD, k.Linker())
+	if err := writeLinker(filepath.Join(dir, "ld.lld"), []byte(liar), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	p := openPacked(t, t.TempDir(), path)
@@ -224,7 +225,7 @@ func TestOpenCache(t *testing.T) {
 	open := func() *Kernel {
 		t.Helper()
 		steps = nil
-		p, err := Open(t.Context(), cache, path, func(step string, _, _ int64) { steps = append(steps, step) })
+		p, err := Unpack(t.Context(), cache, path, func(step string, _, _ int64) { steps = append(steps, step) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,22 +239,22 @@ func TestOpenCache(t *testing.T) {
 	if len(steps) > 0 || second.Dir != p.Dir {
 		t.Errorf("unpacked again: %q", steps)
 	}
-	if removed, err := Clean(cache, 0); err == nil || len(removed) > 0 {
+	if removed, err := kbuild.Clean(cache, 0); err == nil || len(removed) > 0 {
 		t.Errorf("a kernel in use was removed: %v, %v", removed, err)
 	}
 	second.Close()
-	vmlinux := filepath.Join(p.Build, "vmlinux.o")
+	vmlinux := filepath.Join(p.Objtree, "vmlinux.o")
 	for what, damage := range map[string]func() error{
 		"cut":      func() error { return os.Truncate(vmlinux, 5000) },
 		"gone":     func() error { return os.Remove(filepath.Join(p.Source, "initrd")) },
-		"no state": func() error { return os.Remove(p.statePath()) },
+		"no state": func() error { return p.Forget() },
 		"nothing":  func() error { return os.RemoveAll(p.Source) },
 	} {
 		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
 		if what != "no state" { // which would be waited for
-			if _, err := Open(t.Context(), cache, path, nil); err == nil || !strings.Contains(err.Error(), "damaged and in use") {
+			if _, err := Unpack(t.Context(), cache, path, nil); err == nil || !strings.Contains(err.Error(), "damaged and in use") {
 				t.Errorf("%s, in use: %v", what, err)
 			}
 		}
@@ -263,7 +264,7 @@ func TestOpenCache(t *testing.T) {
 		}
 	}
 	p.Close()
-	if removed, err := Clean(cache, 0); err != nil || len(removed) != 1 || removed[0].Dir != p.Dir || removed[0].Bytes == 0 {
+	if removed, err := kbuild.Clean(cache, 0); err != nil || len(removed) != 1 || removed[0].Dir != p.Dir || removed[0].Bytes == 0 {
 		t.Errorf("removed %+v, %v", removed, err)
 	}
 }
@@ -393,7 +394,7 @@ func TestOpenHostile(t *testing.T) {
 	for path, want := range hostile {
 		above := t.TempDir()
 		cache := filepath.Join(above, "a", "b", "cache")
-		p, err := Open(t.Context(), cache, path, nil)
+		p, err := Unpack(t.Context(), cache, path, nil)
 		if err == nil {
 			p.Close()
 		}

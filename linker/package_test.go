@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"unlucky/host"
+	"unlucky/linker/kbuild"
 	"unlucky/scenarios"
 )
 
@@ -29,16 +30,16 @@ func tinyPackage(t *testing.T) (version string) {
 	if out, err := exec.Command("tar", "-cJf", tree+".tar.xz", "-C", dir, "linux-source-0.1").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	old := packageDir
-	packageDir = dir
-	t.Cleanup(func() { packageDir = old })
+	old := kbuild.PackageDir
+	kbuild.PackageDir = dir
+	t.Cleanup(func() { kbuild.PackageDir = old })
 	version = filepath.Join(dir, "version")
 	if err := os.WriteFile(version, []byte("0.1.1-1"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// The real dpkg knows no such package.
 	fake := filepath.Join(dir, "bin", "dpkg-query")
-	if err := errors.Join(os.Mkdir(filepath.Dir(fake), 0o755), writeProgram(fake, []byte("#!/bin/sh\nexec cat "+version+"\n"), 0o755)); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Dir(fake), 0o755), writeLinker(fake, []byte("#!/bin/sh\nexec cat "+version+"\n"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", filepath.Dir(fake)+":"+os.Getenv("PATH"))
@@ -70,7 +71,7 @@ func TestPreparePackage(t *testing.T) {
 	}
 	damage := func(what string, do func(dir string) error) {
 		t.Helper()
-		if err := do(first.Build); err != nil {
+		if err := do(first.Objtree); err != nil {
 			t.Fatal(err)
 		}
 		if again := prepare(); again.Digest != first.Digest || len(steps) == 0 {
@@ -82,9 +83,9 @@ func TestPreparePackage(t *testing.T) {
 	damage("no .vmlinux.cmd", func(dir string) error { return os.Remove(filepath.Join(dir, ".vmlinux.cmd")) })
 	damage("no build", os.RemoveAll)
 	damage("no source", func(dir string) error { return os.RemoveAll(filepath.Dir(dir)) })
-	damage("garbage state", func(string) error { return os.WriteFile(first.statePath(), []byte("{"), 0o644) })
+	damage("garbage state", func(string) error { return os.WriteFile(filepath.Join(first.Dir, "prepared.json"), []byte("{"), 0o644) })
 	damage("a build that was interrupted", func(dir string) error {
-		return errors.Join(os.Remove(first.statePath()), os.Remove(filepath.Join(dir, "main.o")))
+		return errors.Join(first.Forget(), os.Remove(filepath.Join(dir, "main.o")))
 	})
 	if err := os.WriteFile(version, []byte("0.1.2-1"), 0o644); err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func TestPreparePatched(t *testing.T) {
 	other.Text = strings.ReplaceAll(text, "mended", "other")
 	wrong.Text = "--- a/head.S\n+++ b/head.S\n@@ -1 +1 @@\n-no such line\n+x\n"
 	// A kernel that is damaged is not gone on from.
-	if err := os.Truncate(filepath.Join(base.Build, "vmlinux.o"), 100); err != nil {
+	if err := os.Truncate(filepath.Join(base.Objtree, "vmlinux.o"), 100); err != nil {
 		t.Fatal(err)
 	}
 	if k, log, err := prepare(cache, absent, applied, other); err != nil || k.Digest != mended.Digest || compiled(log) {
@@ -178,11 +179,11 @@ func TestPrepareCancelled(t *testing.T) {
 
 // A missing tool is told before minutes have gone into a build.
 func TestPrepareWithoutTools(t *testing.T) {
-	tools, err := FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range Needs {
+	for _, n := range kbuild.Needs {
 		if line := host.Install(n.Package); strings.HasPrefix(line, "install ") {
 			t.Errorf("package host does not know %s", n.Package)
 		}
@@ -193,12 +194,12 @@ func TestPrepareWithoutTools(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: tree, Config: "tinyconfig", Image: "vmlinux"}, nil)
-	var h *HintError
+	var h *host.HintError
 	if err == nil || !strings.Contains(err.Error(), "make, flex, bison") || !errors.As(err, &h) || !strings.Contains(h.Hint, "install make flex bison") {
 		t.Errorf("error %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	if _, err := FindToolchain(t.Context()); !errors.As(err, &h) || !strings.Contains(h.Hint, "lld") {
+	if _, err := kbuild.FindToolchain(t.Context()); !errors.As(err, &h) || !strings.Contains(h.Hint, "lld") {
 		t.Errorf("without clang: error %v", err)
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // shortcut links a layout in one pass of the linker, where link-vmlinux.sh
@@ -100,7 +102,7 @@ func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
 	for i, argv := range s.links {
 		s.links[i] = slices.DeleteFunc(argv, func(word string) bool { return strings.HasPrefix(word, "-Map=") })
 		if lld == "ld.lld" {
-			argv[0] = w.kernel.lld()
+			argv[0] = w.kernel.Linker()
 		}
 	}
 	// The symbols' addresses sort ftrace's tables; without ftrace, none.
@@ -230,7 +232,7 @@ func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want 
 	if err := w.pass(ctx, way, flag, new(Steps)); err != nil {
 		return false, err
 	}
-	got, err := fileDigest(w.vmlinux())
+	got, err := kbuild.FileDigest(w.vmlinux())
 	return got == want, errors.Join(err, os.Remove(w.vmlinux()))
 }
 
@@ -256,7 +258,7 @@ func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (t
 		argv = slices.Insert(argv, 1, fmt.Sprintf("--randomize-section-padding=%d", *flag))
 	}
 	var log bytes.Buffer
-	took, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...)
+	took, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &log, argv...)
 	if err != nil && ctx.Err() == nil && !isMachine(err) && linkerSaid.Match(log.Bytes()) {
 		err = &LinkError{linkReason(log.Bytes(), err), log.String()}
 	}
@@ -286,10 +288,10 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 		var log bytes.Buffer
 		argv, err := w.withMade(way, argv)
 		if err == nil {
-			_, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.env, &log, argv...)
+			_, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &log, argv...)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w%s", argv[0], err, indentTail(log.Bytes(), 4))
+			return fmt.Errorf("%s: %w%s", argv[0], err, host.LastLines(log.Bytes(), 4))
 		}
 	}
 	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
@@ -321,7 +323,7 @@ func (w *Worker) withMade(way *shortcut, argv []string) ([]string, error) {
 func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 	begin := time.Now()
 	defer func() { image.Steps.Image += time.Since(begin) }()
-	if image.Digest, err = fileDigest(w.vmlinux()); err != nil {
+	if image.Digest, err = kbuild.FileDigest(w.vmlinux()); err != nil {
 		return err
 	}
 	if f := w.kernel.functionsOf(); f != nil {
@@ -384,7 +386,7 @@ func (w *Worker) Pass(ctx context.Context) (string, error) {
 	}
 	argv, err := w.withMade(way, way.links[len(way.links)-1])
 	if err == nil {
-		_, err = output(ctx, w.dir, w.kernel.env, argv...)
+		_, err = host.Output(ctx, w.dir, w.kernel.Env, argv...)
 	}
 	return w.vmlinux(), err
 }

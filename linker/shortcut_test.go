@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 	"unlucky/scenarios"
 )
 
@@ -76,7 +78,7 @@ func onePass(t *testing.T, k *Kernel, notes *[]string) {
 	want := digests(t, k, 4)
 	k.FullScript, k.layout = false, nil
 	got := digests(t, k, 2)
-	if err := os.Remove(k.script()); err != nil {
+	if err := os.Remove(k.Script()); err != nil {
 		t.Fatal(err)
 	}
 	got = append(got, digests(t, k, 4)[2:]...)
@@ -131,7 +133,7 @@ func TestShortcutDiffers(t *testing.T) {
 func TestShortcutBTF(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "resolve_btfids")
-	if err := writeProgram(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids shortcut.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
+	if err := writeLinker(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids shortcut.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, call := range []string{
@@ -171,7 +173,7 @@ func TestShortcutRefuses(t *testing.T) {
 func TestShortcutFails(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	digests(t, k, 2)
-	if err := os.WriteFile(k.script(), []byte("echo >&2 ld.lld: error: by the script; exit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(k.Script(), []byte("echo >&2 ld.lld: error: by the script; exit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	w, err := k.NewWorker()
@@ -298,37 +300,20 @@ func TestKallsymsMove(t *testing.T) {
 	}
 }
 
-// What a killed run left in memory is removed by the next, what another one
-// uses is not; and a worker leaves nothing.
-func TestRooms(t *testing.T) {
+// A worker works in memory where it fits, and leaves nothing.
+func TestWorkerRooms(t *testing.T) {
 	base := t.TempDir()
-	left, results := filepath.Join(base, roomPrefix+"left"), filepath.Join(base, "unlucky-results")
-	for _, dir := range []string{left, results} {
-		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "vmlinux"), nil, 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	used, held, err := newRoom(base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
-	removeRooms(base)
-	if exists(left) || !exists(used) || !exists(results) {
-		t.Errorf("there is what was left over: %v, what is used: %v, what is no room: %v", exists(left), exists(used), exists(results))
-	}
-
 	k, _ := tinyKernel(t, "")
 	w, err := k.NewWorker()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes, _ := free(memoryDir); bytes > 1<<30 && !strings.HasPrefix(w.dir, memoryDir) {
-		t.Errorf("the worker is in %s, though there is room in %s", w.dir, memoryDir)
+	if bytes, _ := free(host.MemoryDir); bytes > 1<<30 && !strings.HasPrefix(w.dir, host.MemoryDir) {
+		t.Errorf("the worker is in %s, though there is room in %s", w.dir, host.MemoryDir)
 	}
-	old := memoryDir
-	memoryDir = filepath.Join(base, "full") // no room there
-	defer func() { memoryDir = old }()
+	old := host.MemoryDir
+	host.MemoryDir = filepath.Join(base, "full") // no room there
+	defer func() { host.MemoryDir = old }()
 	disk, err := k.NewWorker()
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +334,7 @@ func TestRooms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if digest, err := fileDigest(image.Path); err != nil || digest != image.Digest || second.Digest == digest {
+	if digest, err := kbuild.FileDigest(image.Path); err != nil || digest != image.Digest || second.Digest == digest {
 		t.Errorf("an image did not outlive the next link: %v", err)
 	}
 	if err := errors.Join(image.Remove(), w.Close()); err != nil || exists(w.room) || exists(second.Path) {
@@ -436,9 +421,9 @@ func TestShortcutOrderDiffers(t *testing.T) {
 	if !k.short.proven[padded] {
 		t.Fatal(*notes)
 	}
-	script, err := os.ReadFile(k.script())
+	script, err := os.ReadFile(k.Script())
 	if err == nil {
-		err = os.WriteFile(k.script(), append(script, "echo >>vmlinux\n"...), 0o755)
+		err = os.WriteFile(k.Script(), append(script, "echo >>vmlinux\n"...), 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -483,8 +468,7 @@ func TestShortcutProvenLater(t *testing.T) {
 }
 
 // Whatever the umask, nobody else can write to what is made, or get into a room;
-// an image in it can be read by a QEMU of another user that is handed it. A link
-// with the name of a room is not followed.
+// an image in it can be read by a QEMU of another user that is handed it.
 func TestModes(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
@@ -508,12 +492,12 @@ func TestModes(t *testing.T) {
 		w.dir:                                  0o755,
 		k.Dir:                                  0o755,
 		image.Path:                             0o755,
-		k.script():                             0o755,
+		k.Script():                             0o755,
 		k.Source:                               0o755,
 		filepath.Join(w.dir, "vmlinux.o"):      0o644,
 		filepath.Join(k.Dir, "build.log"):      0o644,
 		filepath.Join(k.Dir, "environment.mk"): 0o644,
-		k.statePath():                          0o644,
+		filepath.Join(k.Dir, "prepared.json"):  0o644,
 	} {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -525,12 +509,5 @@ func TestModes(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(k.Dir, "lock")); err != nil || info.Mode().Perm()&0o022 != 0 {
 		t.Errorf("the lock: %v, %v", info.Mode(), err)
-	}
-	link := filepath.Join(t.TempDir(), roomPrefix+"link")
-	if err := os.Symlink(w.room, link); err != nil {
-		t.Fatal(err)
-	}
-	if held, err := lockRoom(link); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
-		t.Errorf("a link was taken for a room: %v, %v", held, err)
 	}
 }

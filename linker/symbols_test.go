@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // kallsymsImage is a linked image with a table of kallsyms whose offsets have a
@@ -55,12 +57,12 @@ func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []
 		fmt.Fprintf(&source, ".short %d\n", 2*i)
 	}
 	object := compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
-	tools, err := FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "image")
-	if _, err := output(t.Context(), "", environment(tools.path()), tools.lld(), "-e", "0", "--emit-relocs", "-o", path, object); err != nil {
+	if _, err := host.Output(t.Context(), "", host.Environment(tools.PATH()), tools.Linker(), "-e", "0", "--emit-relocs", "-o", path, object); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)

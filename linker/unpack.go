@@ -10,17 +10,16 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/gofrs/flock"
 	"github.com/klauspost/compress/zstd"
 
 	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // archive is a packed kernel that is read.
@@ -56,7 +55,7 @@ func (a *archive) bad(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("it is cut short")
 	}
-	return hint(fmt.Errorf("%s is no whole packed kernel: %w", a.path, err), "unlucky prepare writes such files")
+	return host.Hint(fmt.Errorf("%s is no whole packed kernel: %w", a.path, err), "unlucky prepare writes such files")
 }
 
 // next is the next file of the archive, which must be one of that name and size.
@@ -84,7 +83,7 @@ func (a *archive) manifest() (m manifest, err error) {
 	}
 	m, err = parseManifest(data)
 	if v := otherForm(0); errors.As(err, &v) {
-		return m, hint(fmt.Errorf("%s is a packed kernel of form %d; this unlucky reads form %d", a.path, int(v), packVersion), "pack it again, or use the unlucky that packed it")
+		return m, host.Hint(fmt.Errorf("%s is a packed kernel of form %d; this unlucky reads form %d", a.path, int(v), packVersion), "pack it again, or use the unlucky that packed it")
 	}
 	if err != nil {
 		return m, a.bad(fmt.Errorf("%s: %w", manifestName, err))
@@ -93,7 +92,7 @@ func (a *archive) manifest() (m manifest, err error) {
 }
 
 // unpack writes the files that follow the manifest below dir, which it makes.
-func (a *archive) unpack(ctx context.Context, m manifest, dir string, progress Progress) error {
+func (a *archive) unpack(ctx context.Context, m manifest, dir string, progress kbuild.Progress) error {
 	var total, done int64
 	for _, f := range m.Files {
 		total += f.Bytes
@@ -115,7 +114,7 @@ func (a *archive) unpack(ctx context.Context, m manifest, dir string, progress P
 			return err
 		}
 		sum := sha256.New()
-		read := &progressReader{r: a.tar, report: func(n int64) { progress("unpacking the kernel", done+n, total) }}
+		read := &kbuild.ProgressReader{Reader: a.tar, Report: func(n int64) { progress("unpacking the kernel", done+n, total) }}
 		// What fails to be read is the archive's fault, what fails to be written the disk's.
 		_, err = io.Copy(io.MultiWriter(sum, writer{out}), read)
 		if err = errors.Join(err, out.Close()); err != nil {
@@ -155,10 +154,10 @@ func (w writer) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Open returns a kernel that was packed, unpacking it below cache if it is not
+// Unpack returns a kernel that was packed, unpacking it below cache if it is not
 // there yet. It takes the lld that the kernel was packed with, and nothing else.
 // Its folder stays locked until Close.
-func Open(ctx context.Context, cache, path string, progress Progress) (*Kernel, error) {
+func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (*Kernel, error) {
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
@@ -171,79 +170,74 @@ func Open(ctx context.Context, cache, path string, progress Progress) (*Kernel, 
 	if err != nil {
 		return nil, err
 	}
-	digest, err := fileDigest(path)
+	digest, err := kbuild.FileDigest(path)
 	if err != nil {
 		return nil, err
 	}
-	tools, err := findLinker(ctx, m.LLD)
+	tools, err := kbuild.FindLLD(ctx, m.LLD)
 	if err != nil {
 		return nil, fmt.Errorf("%s was packed with lld %s: %w", path, m.LLD, err)
 	}
 	tools.Clang = m.Clang
-	p := &Kernel{Toolchain: tools, Image: "vmlinux", Digest: m.Object, Dir: filepath.Join(cache, "packed-"+digest[:12]), packed: &m}
-	p.Source = filepath.Join(p.Dir, "source")
-	p.Build = filepath.Join(p.Source, buildName)
-	p.lock = flock.New(filepath.Join(p.Dir, "lock"))
-	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
-		return nil, err
-	}
-	if err := p.take(ctx, progress); err != nil {
+	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
+	b.Image, b.Digest = "vmlinux", m.Object
+	p := &Kernel{Build: b, packed: &m}
+	if err := p.Take(ctx, progress); err != nil {
 		return nil, err
 	}
 	if err := p.unpack(ctx, a, progress); err != nil {
 		p.Close()
-		return nil, withRoom(err, cache)
+		return nil, kbuild.CacheFull(err, cache)
 	}
 	return p, nil
 }
 
 // unpack makes the kernel's folder what its archive has, unless it is so.
-func (p *Kernel) unpack(ctx context.Context, a *archive, progress Progress) error {
-	alone := p.lock.Locked()
-	for _, base := range []string{p.Dir, p.Source, memoryDir} {
-		removeRooms(base)
+func (p *Kernel) unpack(ctx context.Context, a *archive, progress kbuild.Progress) error {
+	for _, base := range []string{p.Dir, p.Source, host.MemoryDir} {
+		host.RemoveRooms(base)
 	}
 	if !p.whole() {
-		if !alone {
-			return hint(fmt.Errorf("the packed kernel in %s is damaged and in use", p.Dir), "stop the other unlucky, then run this again")
+		if !p.Alone() {
+			return host.Hint(fmt.Errorf("the packed kernel in %s is damaged and in use", p.Dir), "stop the other unlucky, then run this again")
 		}
 		part := p.Source + ".part"
-		if err := errors.Join(os.Remove(p.statePath()), os.RemoveAll(p.Source), os.RemoveAll(part)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := errors.Join(p.Forget(), os.RemoveAll(p.Source), os.RemoveAll(part)); err != nil {
 			return err
 		}
 		if err := a.unpack(ctx, *p.packed, part, progress); err != nil {
 			return errors.Join(err, os.RemoveAll(part))
 		}
-		if err := errors.Join(os.Rename(part, p.Source), p.writeState()); err != nil {
+		if err := errors.Join(os.Rename(part, p.Source), p.WriteState()); err != nil {
 			return err
 		}
 	}
 	var err error
-	if p.object, err = openObject(filepath.Join(p.Build, "vmlinux.o")); err != nil {
+	if p.object, err = openObject(filepath.Join(p.Objtree, "vmlinux.o")); err != nil {
 		return err
 	}
 	way := &shortcut{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
 	for _, argv := range way.links {
-		argv[0] = p.lld()
+		argv[0] = p.Linker()
 	}
 	for _, name := range p.packed.Made {
-		if way.objects[name], err = os.ReadFile(filepath.Join(p.Build, name)); err != nil {
+		if way.objects[name], err = os.ReadFile(filepath.Join(p.Objtree, name)); err != nil {
 			return err
 		}
 	}
 	p.short.way = way
-	p.env = environment(p.path())
-	return p.ready(alone)
+	p.Env = host.Environment(p.PATH())
+	return p.Ready()
 }
 
 // whole tells whether all files of a packed kernel are in its folder as they
 // were packed.
 func (p *Kernel) whole() bool {
-	if s, err := p.readState(); err != nil || s.Object != p.packed.Object {
+	if s, err := p.ReadState(); err != nil || s.Object != p.packed.Object {
 		return false
 	}
 	for _, f := range p.packed.Files {
-		if digest, err := fileDigest(filepath.Join(p.Source, f.Name)); err != nil || digest != f.Digest {
+		if digest, err := kbuild.FileDigest(filepath.Join(p.Source, f.Name)); err != nil || digest != f.Digest {
 			return false
 		}
 	}
@@ -259,29 +253,6 @@ func (p *Kernel) More(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(p.Source, name))
 }
 
-// findLinker is the lld of a version, of those on the PATH.
-func findLinker(ctx context.Context, want string) (Toolchain, error) {
-	var found []string
-	for _, dir := range programDirs("ld.lld") {
-		t := Toolchain{Dir: dir}
-		if _, err := exec.LookPath(t.lld()); err != nil {
-			continue // it has another name here, of which the linker's errors would begin
-		}
-		if err := t.inspectLinker(ctx, t.lld()); err != nil {
-			return t, err
-		}
-		if t.LLD == want {
-			return t, nil
-		}
-		found = append(found, t.LLD+" in "+dir)
-	}
-	here := "there is none here"
-	if found != nil {
-		here = "here is " + strings.Join(found, ", ")
-	}
-	return Toolchain{}, hint(errors.New(here+", and another may give other images"), "%s, in version %s", host.Install(fmt.Sprintf("lld-%d", major(want))), want)
-}
-
 // packedBaseline links the baseline of a packed kernel, with a link map, and
 // reads the table of kallsyms off it.
 func (w *Worker) packedBaseline(ctx context.Context) error {
@@ -294,12 +265,12 @@ func (w *Worker) packedBaseline(ctx context.Context) error {
 		return err
 	}
 	p.took.Store(int64(took.Link))
-	digest, err := fileDigest(w.vmlinux())
+	digest, err := kbuild.FileDigest(w.vmlinux())
 	if err != nil {
 		return err
 	}
 	if digest != p.packed.Image {
-		return fmt.Errorf("the packed kernel's image is %.12s, and was %.12s where it was packed: %s is another lld %s", digest, p.packed.Image, p.lld(), p.LLD)
+		return fmt.Errorf("the packed kernel's image is %.12s, and was %.12s where it was packed: %s is another lld %s", digest, p.packed.Image, p.Linker(), p.LLD)
 	}
 	image, err := openELF(w.vmlinux())
 	if err != nil {
@@ -331,7 +302,7 @@ func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image,
 	case ctx.Err() != nil || isMachine(err):
 		return image, err
 	case !errors.As(err, new(*LinkError)):
-		return image, hint(fmt.Errorf("a layout takes the whole link-vmlinux.sh, which a packed kernel has not: %w", err), "link it where the kernel was prepared, without -kernel")
+		return image, host.Hint(fmt.Errorf("a layout takes the whole link-vmlinux.sh, which a packed kernel has not: %w", err), "link it where the kernel was prepared, without -kernel")
 	}
 	// In the words of the first link that fails, as the script would.
 	for n := range way.links[:len(way.links)-1] {
@@ -362,7 +333,7 @@ func (w *Worker) systemMap() (string, error) {
 	for i := range table.len() {
 		at.add(table, table.name(i), i)
 	}
-	old, err := os.ReadFile(filepath.Join(w.kernel.Build, "System.map"))
+	old, err := os.ReadFile(filepath.Join(w.kernel.Objtree, "System.map"))
 	if err != nil {
 		return "", err
 	}

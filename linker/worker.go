@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"unlucky/host"
+	"unlucky/linker/kbuild"
 )
 
 // Worker links plans one after the other in a folder of its own, full of
@@ -25,21 +28,21 @@ type Worker struct {
 func (p *Kernel) NewWorker() (_ *Worker, err error) {
 	room, held, takes, err := p.newMemoryRoom()
 	if err == nil && held == nil {
-		room, held, err = newRoom(p.Dir)
+		room, held, err = host.NewRoom(p.Dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{kernel: p, room: room, held: held, takes: takes, dir: filepath.Join(room, buildName)}
+	w := &Worker{kernel: p, room: room, held: held, takes: takes, dir: filepath.Join(room, kbuild.BuildName)}
 	defer func() {
 		if err != nil {
 			err = roomFull(room, errors.Join(err, w.Close()))
 		}
 	}()
-	if err := errors.Join(linkFarm(p.Source, room), os.Mkdir(w.dir, 0o755)); err != nil {
+	if err := errors.Join(kbuild.LinkFarm(p.Source, room), os.Mkdir(w.dir, 0o755)); err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(p.Build)
+	entries, err := os.ReadDir(p.Objtree)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +50,7 @@ func (p *Kernel) NewWorker() (_ *Worker, err error) {
 		if written.MatchString(e.Name()) {
 			continue
 		}
-		if err := os.Symlink(filepath.Join(p.Build, e.Name()), filepath.Join(w.dir, e.Name())); err != nil {
+		if err := os.Symlink(filepath.Join(p.Objtree, e.Name()), filepath.Join(w.dir, e.Name())); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +82,7 @@ func (w *Worker) takeObject(e edit) error {
 			return err
 		}
 		if len(e.padding) == 0 && e.slots == nil {
-			return os.Symlink(filepath.Join(w.kernel.Build, "vmlinux.o"), path)
+			return os.Symlink(filepath.Join(w.kernel.Objtree, "vmlinux.o"), path)
 		}
 		var err error
 		if w.object, err = w.kernel.object.copyTo(path); err != nil {

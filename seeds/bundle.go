@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
-	"unlucky/linker"
+	"unlucky/host"
 )
 
 // A bundle is a saved seed with all that a boot of it needs, in one file: a tar
@@ -226,7 +226,7 @@ func Unpack(ctx context.Context, path, dir string, step func(done, total int64))
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
 		return File{}, roomToPack(dir, fmt.Errorf("unpacking %s: %w", path, err))
 	}
-	return File{}, &linker.HintError{
+	return File{}, &host.HintError{
 		Err:  fmt.Errorf("%s: not a whole bundle: %w", path, err),
 		Hint: "get it once more, and compare its sha256 with the one that unlucky bundle has printed",
 	}
@@ -357,7 +357,7 @@ func WriteConsole(path string, console []byte) error { return writeFile(ConsoleP
 // roomToPack adds to an error of a full disk what to do about it.
 func roomToPack(path string, err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return &linker.HintError{Err: err, Hint: "make room there, or name another folder by TMPDIR or -o"}
+		return &host.HintError{Err: err, Hint: "make room there, or name another folder by TMPDIR or -o"}
 	}
 	return err
 }

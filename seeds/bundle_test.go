@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
-	"unlucky/linker"
+	"unlucky/host"
 )
 
 func noStep(int64, int64) {}
@@ -294,7 +294,7 @@ func TestUnpackHostile(t *testing.T) {
 			case err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), path+": not a whole bundle: "):
 				t.Errorf("error %v, want %q", err, c.want)
 			}
-			if err != nil && !errors.As(err, new(*linker.HintError)) {
+			if err != nil && !errors.As(err, new(*host.HintError)) {
 				t.Errorf("no hint: %v", err)
 			}
 			for _, name := range files(t, outside) {

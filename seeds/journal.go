@@ -20,7 +20,7 @@ import (
 	"github.com/kballard/go-shellquote"
 	"golang.org/x/sys/unix"
 
-	"unlucky/linker"
+	"unlucky/host"
 	"unlucky/qemu"
 )
 
@@ -237,7 +237,7 @@ func (j *Journal) load(f *os.File, h Header) error {
 	case err == nil:
 		j.locked = true
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return fmt.Errorf("another unlucky%s is writing it; wait for that to end, or use another -o", linker.LockHolder(j.path))
+		return fmt.Errorf("another unlucky%s is writing it; wait for that to end, or use another -o", host.LockHolder(j.path))
 	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
 		// Folders that machines share often have none (Lustre, by default; NFS
 		// without its lock service): a journal has one writer all the same.

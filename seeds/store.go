@@ -13,7 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
-	"unlucky/linker"
+	"unlucky/host"
 	"unlucky/qemu"
 )
 
@@ -166,10 +166,10 @@ func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(e
 // roomFor adds to an error of a full disk what to do about it; path is the file
 // that is not written.
 func roomFor(path string, err error) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errors.As(err, new(*linker.HintError)) {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errors.As(err, new(*host.HintError)) {
 		return err
 	}
-	return &linker.HintError{Err: err, Hint: fmt.Sprintf("make room on the disk of %s, then run the same command again: it goes on where it stopped", filepath.Dir(path))}
+	return &host.HintError{Err: err, Hint: fmt.Sprintf("make room on the disk of %s, then run the same command again: it goes on where it stopped", filepath.Dir(path))}
 }
 
 // path is where f belongs in the store.

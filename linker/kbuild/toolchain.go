@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func FindToolchain(ctx context.Context) (Toolchain, error) {
 	case missing == nil:
 		missing = errors.New("no clang found on the PATH")
 	}
-	return best, hint(missing, "%s", host.Install("llvm"))
+	return best, host.Hint(missing, "%s", host.Install("llvm"))
 }
 
 // newer prefers a linker that has the flag, then the higher version.
@@ -92,21 +92,21 @@ func inspect(ctx context.Context, dir string) (Toolchain, error) {
 			return t, fmt.Errorf("%s has no %s", dir, tool)
 		}
 	}
-	out, err := output(ctx, "", environment(t.path()), filepath.Join(dir, "clang"), "--version")
+	out, err := host.Output(ctx, "", host.Environment(t.PATH()), filepath.Join(dir, "clang"), "--version")
 	if err != nil {
 		return t, err
 	}
 	t.Clang = version.FindString(string(out))
-	return t, t.inspectLinker(ctx, t.lld())
+	return t, t.inspectLinker(ctx, t.Linker())
 }
 
 func (t *Toolchain) inspectLinker(ctx context.Context, program string) error {
-	out, err := output(ctx, "", environment(t.path()), program, "--version")
+	out, err := host.Output(ctx, "", host.Environment(t.PATH()), program, "--version")
 	if err != nil {
 		return err
 	}
 	t.LLD = version.FindString(string(out))
-	help, err := output(ctx, "", environment(t.path()), program, "--help")
+	help, err := host.Output(ctx, "", host.Environment(t.PATH()), program, "--help")
 	t.randomizes = strings.Contains(string(help), "--randomize-section-padding")
 	return err
 }
@@ -117,14 +117,37 @@ func (t *Toolchain) useLinker(ctx context.Context, name string) error {
 		return nil
 	}
 	if !strings.HasPrefix(filepath.Base(name), "ld.lld") {
-		return hint(fmt.Errorf("this kernel was linked by %s, not by lld", name), "build it with LLVM=1")
+		return host.Hint(fmt.Errorf("this kernel was linked by %s, not by lld", name), "build it with LLVM=1")
 	}
 	return t.inspectLinker(ctx, name)
 }
 
-func (t Toolchain) lld() string { return filepath.Join(t.Dir, "ld.lld") }
+func (t Toolchain) Linker() string { return filepath.Join(t.Dir, "ld.lld") }
 
-// path is a PATH on which LLVM's plain names are this toolchain's.
-func (t Toolchain) path() string {
+// PATH is one on which LLVM's plain names are this toolchain's.
+func (t Toolchain) PATH() string {
 	return t.Dir + string(filepath.ListSeparator) + os.Getenv("PATH")
+}
+
+// FindLLD is the lld of a version, of those on the PATH.
+func FindLLD(ctx context.Context, want string) (Toolchain, error) {
+	var found []string
+	for _, dir := range programDirs("ld.lld") {
+		t := Toolchain{Dir: dir}
+		if _, err := exec.LookPath(t.Linker()); err != nil {
+			continue // it has another name here, of which the linker's errors would begin
+		}
+		if err := t.inspectLinker(ctx, t.Linker()); err != nil {
+			return t, err
+		}
+		if t.LLD == want {
+			return t, nil
+		}
+		found = append(found, t.LLD+" in "+dir)
+	}
+	here := "there is none here"
+	if found != nil {
+		here = "here is " + strings.Join(found, ", ")
+	}
+	return Toolchain{}, host.Hint(errors.New(here+", and another may give other images"), "%s, in version %s", host.Install(fmt.Sprintf("lld-%d", major(want))), want)
 }

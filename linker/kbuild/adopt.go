@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"errors"
@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+
+	"unlucky/host"
 )
 
 // adopt takes a finished build folder, which is only read. What others are
 // using at the same time stays as it is.
-func (p *Kernel) adopt(build string, alone bool) error {
-	p.Build = build
+func (p *Build) adopt(build string, alone bool) error {
+	p.Objtree = build
 	source, err := sourceOf(build)
 	if err == nil {
 		err = checkFinished(build)
@@ -21,27 +23,27 @@ func (p *Kernel) adopt(build string, alone bool) error {
 	if err != nil || !alone {
 		return err
 	}
-	if err := linkFarm(source, p.Source); err != nil {
+	if err := LinkFarm(source, p.Source); err != nil {
 		return err
 	}
 	script, err := patchedScript(source)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(p.script(), script, 0o755); err != nil {
+	if err := replaceFile(p.Script(), script, 0o755); err != nil {
 		return err
 	}
 	if !exists(filepath.Join(build, "vmlinux.o")) {
 		return nil // open says what that means
 	}
-	return p.writeState()
+	return p.WriteState()
 }
 
 // sourceOf finds the source tree of a finished build folder.
 func sourceOf(build string) (string, error) {
 	data, err := os.ReadFile(filepath.Join(build, "Makefile"))
 	if err != nil {
-		return "", hint(fmt.Errorf("%s is no finished kernel build: %w", build, err), "give the folder that holds vmlinux.o (O=, or the tree itself)")
+		return "", host.Hint(fmt.Errorf("%s is no finished kernel build: %w", build, err), "give the folder that holds vmlinux.o (O=, or the tree itself)")
 	}
 	m := includeLine.FindSubmatch(data)
 	if m == nil {
@@ -56,7 +58,7 @@ func sourceOf(build string) (string, error) {
 		_, err = os.Stat(makefile)
 	}
 	if err != nil {
-		return "", hint(fmt.Errorf("the source of the build in %s has moved: its Makefile includes %s: %w", build, makefile, err),
+		return "", host.Hint(fmt.Errorf("the source of the build in %s has moved: its Makefile includes %s: %w", build, makefile, err),
 			"put the source back there, or run make with O=%s from where it is now", build)
 	}
 	return source, nil
@@ -80,7 +82,7 @@ func checkFinished(build string) error {
 	if err != nil || !object.ModTime().After(noted.ModTime()) {
 		return nil
 	}
-	return hint(fmt.Errorf("%s is newer than %s, in which make notes how it was made", filepath.Join(build, "vmlinux.o"), note),
+	return host.Hint(fmt.Errorf("%s is newer than %s, in which make notes how it was made", filepath.Join(build, "vmlinux.o"), note),
 		"run make in %s again; to copy a build use cp -a, which keeps times", build)
 }
 
@@ -99,7 +101,7 @@ func checkLinker(build, lld string) error {
 	}
 	n, _ := strconv.Atoi(string(m[1]))
 	if made := fmt.Sprintf("%d.%d.%d", n/10000, n/100%100, n%100); n > 0 && made != lld {
-		return hint(fmt.Errorf("the build in %s was made by lld %s, and the lld here is %s", build, made, lld),
+		return host.Hint(fmt.Errorf("the build in %s was made by lld %s, and the lld here is %s", build, made, lld),
 			"install lld-%d, put it first on the PATH, or run make in %s again", n/10000, build)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"fmt"
@@ -47,5 +47,5 @@ func checkNeeds() error {
 	if names == nil {
 		return nil
 	}
-	return hint(fmt.Errorf("building a kernel needs %s", strings.Join(names, ", ")), "%s", host.Install(packages...))
+	return host.Hint(fmt.Errorf("building a kernel needs %s", strings.Join(names, ", ")), "%s", host.Install(packages...))
 }

@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"bytes"
@@ -70,7 +70,7 @@ func runScript(t *testing.T, script []byte, shell, arch, options string, env ...
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := writeProgram(path, []byte(text), mode); err != nil {
+		if err := WriteProgram(path, []byte(text), mode); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -242,10 +242,10 @@ func checkLaw(t *testing.T, script []byte) {
 	}
 }
 
-// writeProgram writes a file that can be run at once: a child that is forked
+// WriteProgram writes a file that can be run at once: a child that is forked
 // while it is open for writing would hold it so until it runs something itself,
 // and "text file busy" is what the kernel says to that.
-func writeProgram(path string, data []byte, mode os.FileMode) error {
+func WriteProgram(path string, data []byte, mode os.FileMode) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	return os.WriteFile(path, data, mode)

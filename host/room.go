@@ -1,4 +1,4 @@
-package linker
+package host
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 // roomPrefix begins the name of a room, and of nothing else.
 const roomPrefix = ".unlucky-room-"
 
-// newRoom makes a folder in base and locks it for as long as the file is open.
-func newRoom(base string) (string, *os.File, error) {
+// NewRoom makes a folder in base and locks it for as long as the file is open.
+func NewRoom(base string) (string, *os.File, error) {
 	for {
 		dir, err := os.MkdirTemp(base, roomPrefix)
 		if err != nil {
@@ -42,8 +42,8 @@ func lockRoom(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// removeRooms removes the rooms that killed runs of this user have left in base.
-func removeRooms(base string) {
+// RemoveRooms removes the rooms that killed runs of this user have left in base.
+func RemoveRooms(base string) {
 	rooms, _ := filepath.Glob(filepath.Join(base, roomPrefix+"*"))
 	for _, dir := range rooms {
 		var s unix.Stat_t
@@ -55,14 +55,4 @@ func removeRooms(base string) {
 			held.Close()
 		}
 	}
-}
-
-// Room makes a folder on the disk of the cache, for what must not outlive this
-// program. remove removes it; after a kill the next Prepare of this kernel does.
-func (p *Kernel) Room() (dir string, remove func() error, err error) {
-	dir, held, err := newRoom(p.Dir)
-	if err != nil {
-		return "", nil, err
-	}
-	return dir, func() error { return errors.Join(os.RemoveAll(dir), held.Close()) }, nil
 }

@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"unlucky/host"
 	"unlucky/scenarios"
 )
 
@@ -69,7 +70,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	} else {
 		script, err := patchedScript(k.Dir)
 		if errors.Is(err, os.ErrNotExist) {
-			err = hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
+			err = host.Hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
 		}
 		how := "only links to it are made"
 		if left := builtInPlace(k.Dir); left != "" {
@@ -99,7 +100,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	f.add("configuration", "%s", configName(k))
 	f.outcome(settingOf(k))
 	if here, err := locate(ctx, cache, k); err == nil {
-		if s, err := here.readState(); err == nil && k.Package != "" {
+		if s, err := here.ReadState(); err == nil && k.Package != "" {
 			f.add("build", "none: it is prepared, vmlinux.o %.12s", s.Object)
 			return f
 		} else if err == nil {
@@ -118,7 +119,7 @@ func unpackDeclared(ctx context.Context, p SourcePackage, to string, progress Pr
 	for _, name := range declaredIn {
 		argv = append(argv, p.Name+"/"+name)
 	}
-	_, err := output(ctx, "", environment(os.Getenv("PATH")), argv...)
+	_, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), argv...)
 	return err
 }
 
@@ -253,16 +254,17 @@ func (f *facts) finished(ctx context.Context, build string) {
 	if err := checkFinished(build); err != nil {
 		f.check("vmlinux.o", err, "")
 	}
-	object, err := openObject(path)
+	object, err := elf.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		err = hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "set LTO_CLANG_THIN=y and build it again")
+		err = host.Hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "set LTO_CLANG_THIN=y and build it again")
 	}
 	if err != nil {
 		f.check("vmlinux.o", err, "")
 		return
 	}
+	defer object.Close()
 	n := 0
-	for _, s := range object.sections {
+	for _, s := range object.Sections {
 		if s.Flags&elf.SHF_EXECINSTR != 0 && strings.HasPrefix(s.Name, ".text.") {
 			n++
 		}

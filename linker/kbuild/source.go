@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/gofrs/flock"
 
+	"unlucky/host"
 	"unlucky/scenarios"
 )
 
@@ -45,7 +45,7 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return err
 	}
-	read := &progressReader{r: in, report: func(n int64) {
+	read := &ProgressReader{Reader: in, Report: func(n int64) {
 		progress("unpacking "+filepath.Base(tarball)+" (about 20 s)", n, info.Size())
 	}}
 	var log bytes.Buffer
@@ -55,7 +55,7 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("unpacking %s: %w%s", tarball, err, indentTail(log.Bytes(), 5))
+		return fmt.Errorf("unpacking %s: %w%s", tarball, err, host.LastLines(log.Bytes(), 5))
 	}
 	if err := applyPatches(ctx, part, patches, progress); err != nil {
 		return err
@@ -67,7 +67,7 @@ func unpack(ctx context.Context, tarball, to string, patches []scenarios.Patch, 
 // kernel that differs by k's last patches only, and brings these to the state that
 // k wants: make then compiles what they touch, and its vmlinux.o is the one that
 // it makes from scratch. Where the cache has no such kernel it does nothing.
-func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress Progress) (done bool, err error) {
+func (p *Build) copyPrepared(ctx context.Context, k scenarios.Kernel, progress Progress) (done bool, err error) {
 	for _, patches := range nearest(k.Patches) {
 		other := k
 		other.Patches = patches
@@ -75,7 +75,7 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 		if err != nil {
 			return false, err
 		}
-		s, err := from.readState()
+		s, err := from.ReadState()
 		if err != nil {
 			continue
 		}
@@ -84,7 +84,7 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 			continue
 		}
 		defer lock.Unlock()
-		if digest, err := fileDigest(filepath.Join(from.Build, "vmlinux.o")); err != nil || digest != s.Object {
+		if digest, err := FileDigest(filepath.Join(from.Objtree, "vmlinux.o")); err != nil || digest != s.Object {
 			continue // damaged
 		}
 		same := 0
@@ -100,7 +100,7 @@ func (p *Kernel) copyPrepared(ctx context.Context, k scenarios.Kernel, progress 
 		if err := os.RemoveAll(part); err != nil {
 			return false, err
 		}
-		if _, err := output(ctx, "", environment(os.Getenv("PATH")), "cp", "-a", "--reflink=auto", from.Source, part); err != nil {
+		if _, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "cp", "-a", "--reflink=auto", from.Source, part); err != nil {
 			return false, err
 		}
 		if err := applyPatches(ctx, part, k.Patches[same:], progress); err != nil {
@@ -127,16 +127,16 @@ func nearest(patches []scenarios.Patch) (out [][]scenarios.Patch) {
 	return out
 }
 
-type progressReader struct {
-	r      io.Reader
+type ProgressReader struct {
+	Reader io.Reader
 	n      int64
-	report func(int64)
+	Report func(int64)
 }
 
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
+func (p *ProgressReader) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
 	p.n += int64(n)
-	p.report(p.n)
+	p.Report(p.n)
 	return n, err
 }
 
@@ -149,7 +149,7 @@ func applyPatches(ctx context.Context, source string, patches []scenarios.Patch,
 			cmd := exec.CommandContext(ctx, "patch", append([]string{"-p1", "--batch", "--no-backup-if-mismatch", "--reject-file=-"}, args...)...)
 			cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = source, strings.NewReader(p.Text), &log, &log
 			if err := cmd.Run(); err != nil {
-				return fmt.Errorf("%w%s", err, indentTail(log.Bytes(), 6))
+				return fmt.Errorf("%w%s", err, host.LastLines(log.Bytes(), 6))
 			}
 			return nil
 		}
@@ -167,7 +167,7 @@ func applyPatches(ctx context.Context, source string, patches []scenarios.Patch,
 		if err := run(missing...); err != nil {
 			err = fmt.Errorf("patch %s (wanted: %s) does not fit this kernel: %w", p.File, p.Want, err)
 			if p.Tested != "" {
-				err = hint(err, "the last version that it is known to fit is %s", p.Tested)
+				err = host.Hint(err, "the last version that it is known to fit is %s", p.Tested)
 			}
 			return err
 		}
@@ -189,11 +189,11 @@ func builtInPlace(tree string) string {
 // ours tells the folder in a kernel's source that this package made: the
 // build. A user's build folder may have the same name, and must not stand
 // there.
-func ours(name string) bool { return name == buildName }
+func ours(name string) bool { return name == BuildName }
 
-// linkFarm makes source a folder of links to the entries of tree, whatever it
+// LinkFarm makes source a folder of links to the entries of tree, whatever it
 // was before.
-func linkFarm(tree, source string) error {
+func LinkFarm(tree, source string) error {
 	if err := os.MkdirAll(source, 0o755); err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func removeTop(source string, which func(fs.DirEntry) bool) error {
 // sourceFiles are the files of a tree that git tracks, or all where no git is and
 // nothing was built.
 func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
-	out, err := output(ctx, tree, environment(os.Getenv("PATH")), "git", "-c", "safe.directory=*", "ls-files", "-z")
+	out, err := host.Output(ctx, tree, host.Environment(os.Getenv("PATH")), "git", "-c", "safe.directory=*", "ls-files", "-z")
 	files = strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	switch {
 	case ctx.Err() != nil:
@@ -244,7 +244,7 @@ func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
 	case err == nil && slices.Contains(files, "Makefile"): // not another project's, in which the tree lies
 		return files, nil
 	case builtInPlace(tree) != "":
-		return nil, hint(fmt.Errorf("%s was built in place, and is no git tree whose files can be copied: %w", tree, cmp.Or(err, errors.New("git tracks no Makefile there"))),
+		return nil, host.Hint(fmt.Errorf("%s was built in place, and is no git tree whose files can be copied: %w", tree, cmp.Or(err, errors.New("git tracks no Makefile there"))),
 			"run `make mrproper` in a copy of it and give that with -linux, or give the finished build with -build")
 	}
 	files = nil
@@ -343,15 +343,10 @@ func copyFile(from, to string) error {
 	return errors.Join(os.WriteFile(to, data, info.Mode()), os.Chtimes(to, info.ModTime(), info.ModTime()))
 }
 
-// withRoom adds to the error of a full disk how to make room in the cache.
-func withRoom(err error, cache string) error {
-	if isNoSpace(err) {
-		err = hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
+// CacheFull adds to the error of a full disk how to make room in the cache.
+func CacheFull(err error, cache string) error {
+	if host.NoSpace(err) {
+		err = host.Hint(err, "make room on the disk of %s; unlucky clean removes prepared kernels", cache)
 	}
 	return err
-}
-
-// isNoSpace tells a full disk, by what the system or a program said.
-func isNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "No space left on device")
 }

@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"archive/tar"
@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"unlucky/host"
 	"unlucky/scenarios"
 )
 
@@ -101,7 +102,7 @@ Components: main
 		t.Run(test.name, func(t *testing.T) {
 			machineApt(t, "", test.files)
 			got, err := machineSources(t.Context(), "bookworm")
-			var h *HintError
+			var h *host.HintError
 			if test.want == nil && (!errors.As(err, &h) || !strings.Contains(h.Hint, "-linux")) || test.want != nil && err != nil {
 				t.Errorf("error %v", err)
 			}
@@ -210,9 +211,9 @@ func TestFetchPackage(t *testing.T) {
 	m.suite(t, "trixie", "linux-source-90.1=90.1.2-1", "linux-source-90.1=90.1.3-1~bpo13+1", "other=1-1", "linux-source-90.1-rt=99-1")
 	m.suite(t, "sid", "linux-source-90.1=90.1.3-1", "linux-source-89.9=89.9.9-1")
 	m.suite(t, "experimental", "linux-source-90.2=90.2~rc1-1~exp1")
-	oldDir := packageDir
-	packageDir = t.TempDir()
-	t.Cleanup(func() { packageDir = oldDir })
+	oldDir := PackageDir
+	PackageDir = t.TempDir()
+	t.Cleanup(func() { PackageDir = oldDir })
 	cache := t.TempDir()
 
 	var said []string
@@ -284,17 +285,17 @@ func TestFetchPackage(t *testing.T) {
 	want("linux-source", "linux-source-90.2=90.2-1~bpo13+1", "trixie-backports", "NOT TO BE HAD: a newer kernel; taking linux-source-90.2=90.2-1~bpo13+1, which is here (no suite of Debian answered")
 	want("linux-source-90.1=90.1.9-1", "linux-source-90.1=90.1.3-1", "sid", "NOT TO BE HAD: linux-source-90.1=90.1.9-1; taking")
 	_, err := fetch("linux-source-7.7")
-	var h *HintError
+	var h *host.HintError
 	if !errors.As(err, &h) || !strings.Contains(err.Error(), "no suite of Debian answered") || !strings.Contains(h.Hint, "proxy") {
 		t.Errorf("error %v", err)
 	}
 
 	// An installed package comes first, if it is the version that is wanted.
-	if err := os.WriteFile(filepath.Join(packageDir, "linux-source-90.1.tar.xz"), []byte("linux-source-90.1=90.1.7-1"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(PackageDir, "linux-source-90.1.tar.xz"), []byte("linux-source-90.1=90.1.7-1"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	if err := writeProgram(filepath.Join(bin, "dpkg-query"), []byte("#!/bin/sh\necho -n 90.1.7-1\n"), 0o755); err != nil {
+	if err := WriteProgram(filepath.Join(bin, "dpkg-query"), []byte("#!/bin/sh\necho -n 90.1.7-1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))

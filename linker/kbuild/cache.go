@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"cmp"
@@ -35,10 +35,10 @@ func CachedKernels(cache string) ([]Cached, error) {
 		if err != nil || !info.IsDir() {
 			continue
 		}
-		k := Kernel{Dir: dir}
-		s, err := k.readState()
+		k := Build{Dir: dir}
+		s, err := k.ReadState()
 		if err != nil { // not finished, or given up
-			if s.Bytes, err = diskUsage(dir); err != nil {
+			if s.Bytes, err = DiskUsage(dir); err != nil {
 				continue // it is going away
 			}
 		}
@@ -86,9 +86,9 @@ func Clean(cache string, keep int64) (removed []Cached, err error) {
 	return removed, err
 }
 
-// diskUsage is the size of all files below dir, in bytes; links count as
+// DiskUsage is the size of all files below dir, in bytes; links count as
 // themselves.
-func diskUsage(dir string) (int64, error) {
+func DiskUsage(dir string) (int64, error) {
 	var n int64
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -1,4 +1,4 @@
-package linker
+package kbuild
 
 import (
 	"archive/tar"
@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"unlucky/host"
 )
 
 // Debian's kernels as source packages: one that is installed, or one that apt
@@ -77,9 +79,9 @@ func (p SourcePackage) From() string {
 	return "from " + p.Suite
 }
 
-// packageDir is where Debian's source packages put their tarballs; tests have
+// PackageDir is where Debian's source packages put their tarballs; tests have
 // small ones elsewhere.
-var packageDir = "/usr/src"
+var PackageDir = "/usr/src"
 
 var (
 	kernelSource = regexp.MustCompile(`^linux-source-\d+\.\d+$`)
@@ -112,13 +114,13 @@ func matches(name, wanted string) bool {
 // then the fetched, the newest first.
 func packagesHere(ctx context.Context, cache, wanted string) ([]SourcePackage, error) {
 	var installed, fetched []SourcePackage
-	tarballs, _ := filepath.Glob(filepath.Join(packageDir, "*.tar.xz"))
+	tarballs, _ := filepath.Glob(filepath.Join(PackageDir, "*.tar.xz"))
 	for _, path := range tarballs {
 		name := strings.TrimSuffix(filepath.Base(path), ".tar.xz")
 		if !matches(name, wanted) {
 			continue
 		}
-		version, err := output(ctx, "", environment(os.Getenv("PATH")), "dpkg-query", "-W", "-f", "${Version}", name)
+		version, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "dpkg-query", "-W", "-f", "${Version}", name)
 		if err == nil && len(version) > 0 { // else nobody knows its version
 			installed = append(installed, SourcePackage{Name: name, Version: string(version), Tarball: path})
 		}
@@ -179,7 +181,7 @@ func findPackage(ctx context.Context, cache, spec string) (SourcePackage, error)
 	}
 	switch {
 	case len(here) == 0:
-		return SourcePackage{}, hint(fmt.Errorf("source package %s is not here", spec), "unlucky fetch %s", spec)
+		return SourcePackage{}, host.Hint(fmt.Errorf("source package %s is not here", spec), "unlucky fetch %s", spec)
 	case name == newestSource:
 		return newestOf(ctx, here, func(p SourcePackage) string { return p.Version }), nil
 	}
@@ -261,7 +263,7 @@ type privateApt struct {
 func openApt(ctx context.Context, cache string, progress Progress) (*privateApt, error) {
 	for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return nil, hint(fmt.Errorf("fetching a Debian source package: there is no %s here", program), ownSource)
+			return nil, host.Hint(fmt.Errorf("fetching a Debian source package: there is no %s here", program), ownSource)
 		}
 	}
 	a := &privateApt{dir: filepath.Join(cache, "apt"), progress: progress}
@@ -296,7 +298,7 @@ func (a *privateApt) close() {
 var aptVariables = []string{"APT_CONFIG", "http_proxy", "https_proxy", "all_proxy", "no_proxy"}
 
 func aptEnvironment(extra ...string) []string {
-	env := environment(os.Getenv("PATH"))
+	env := host.Environment(os.Getenv("PATH"))
 	for _, name := range aptVariables {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)
@@ -309,9 +311,9 @@ func aptEnvironment(extra ...string) []string {
 // progress on as that of step.
 func (a *privateApt) apt(ctx context.Context, dir, step string, argv ...string) ([]byte, error) {
 	status := &aptStatus{report: func(percent int64) { a.progress(step, percent, 100) }}
-	err := command(ctx, dir, aptEnvironment("APT_CONFIG="+a.path("apt.conf")), status, argv...)
+	err := host.Run(ctx, dir, aptEnvironment("APT_CONFIG="+a.path("apt.conf")), status, argv...)
 	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%s: %w%s", strings.Join(argv, " "), err, indentTail(status.complaints(), 6))
+		err = fmt.Errorf("%s: %w%s", strings.Join(argv, " "), err, host.LastLines(status.complaints(), 6))
 	}
 	return status.log.Bytes(), err
 }
@@ -361,7 +363,7 @@ type aptSource struct{ uri, suite string }
 // machineSources are the suites of Debian that the machine's own sources name, as
 // apt reads them, and the suites of newer kernels at the same mirrors.
 func machineSources(ctx context.Context, release string) ([]aptSource, error) {
-	out, err := output(ctx, "", aptEnvironment(), "apt-get", "indextargets", "--no-release-info",
+	out, err := host.Output(ctx, "", aptEnvironment(), "apt-get", "indextargets", "--no-release-info",
 		"--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
 	if err != nil {
 		return nil, err
@@ -392,7 +394,7 @@ func machineSources(ctx context.Context, release string) ([]aptSource, error) {
 		}
 	}
 	if len(all) == 0 {
-		return nil, hint(errors.New("apt's sources name no mirror of Debian to fetch a kernel's source from"), ownSource)
+		return nil, host.Hint(errors.New("apt's sources name no mirror of Debian to fetch a kernel's source from"), ownSource)
 	}
 	return all, nil
 }
@@ -416,7 +418,7 @@ func (a *privateApt) configure(ctx context.Context) ([]aptSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	dump, err := output(ctx, "", aptEnvironment(), "apt-config", "dump")
+	dump, err := host.Output(ctx, "", aptEnvironment(), "apt-config", "dump")
 	if err != nil {
 		return nil, err
 	}
@@ -480,7 +482,7 @@ func (a *privateApt) offers(ctx context.Context, name string, age time.Duration)
 		}
 	}
 	if offers = only(known); len(offers) == 0 {
-		return nil, true, hint(fmt.Errorf("no suite has a package %s", name), "package: %s is the newest kernel that a suite has", newestSource)
+		return nil, true, host.Hint(fmt.Errorf("no suite has a package %s", name), "package: %s is the newest kernel that a suite has", newestSource)
 	}
 	return offers, true, nil
 }
@@ -525,10 +527,10 @@ func (a *privateApt) update(ctx context.Context, name string) (known []offer, al
 		}
 	}
 	if err == nil && len(reached) == 0 {
-		err = fmt.Errorf("apt-get update said:%s", indentTail(log, 6))
+		err = fmt.Errorf("apt-get update said:%s", host.LastLines(log, 6))
 	}
 	if len(reached) == 0 {
-		return nil, false, hint(fmt.Errorf("no suite of Debian answered: %w", err), "look at the network and at apt's proxy, or %s", ownSource)
+		return nil, false, host.Hint(fmt.Errorf("no suite of Debian answered: %w", err), "look at the network and at apt's proxy, or %s", ownSource)
 	}
 	if silent != nil {
 		a.progress(fmt.Sprintf("NOT LOOKED AT for a newer kernel: %s (%v)", strings.Join(silent, ", "), err), 0, 0)
@@ -624,7 +626,7 @@ func (a *privateApt) download(ctx context.Context, o offer) (string, error) {
 // takeTarball copies the kernel's tarball out of a .deb, and nothing else: whatever
 // a package holds, only the file to is written.
 func takeTarball(ctx context.Context, deb string, o offer, to string) error {
-	is, err := output(ctx, "", environment(os.Getenv("PATH")), "dpkg-deb", "--show", "--showformat=${Package}=${Version}", deb)
+	is, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "dpkg-deb", "--show", "--showformat=${Package}=${Version}", deb)
 	if err != nil {
 		return err
 	}
