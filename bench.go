@@ -19,6 +19,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
@@ -27,13 +28,13 @@ import (
 
 // measured is what bench prints.
 type measured struct {
-	Machine string     `json:"machine"`
-	Kernel  string     `json:"kernel"`
-	ByHand  rates      `json:"by-hand"` // layouts an hour, one figure a repeat
-	Sweep   rates      `json:"sweep"`
-	Floor   rates      `json:"floor"`
-	Layouts int        `json:"layouts"` // of all sweeps
-	Steps   fuzz.Steps `json:"steps"`   // of all sweeps
+	Machine string         `json:"machine"`
+	Kernel  string         `json:"kernel"`
+	ByHand  rates          `json:"by-hand"` // layouts an hour, one figure a repeat
+	Sweep   rates          `json:"sweep"`
+	Floor   rates          `json:"floor"`
+	Layouts int            `json:"layouts"` // of all sweeps
+	Steps   evidence.Steps `json:"steps"`   // of all sweeps
 }
 
 type rates []float64
@@ -147,7 +148,7 @@ func (b *rig) byHand(ctx context.Context, hand *linker.ByHand, seed uint32) (flo
 }
 
 // sweepFor is a sweep of the seeds from 1 on, with its results thrown away.
-func (b *rig) sweepFor(ctx context.Context, strategy layout.Strategy, layouts, workers int, note func(string, ...any)) (*fuzz.Report, error) {
+func (b *rig) sweepFor(ctx context.Context, strategy layout.Strategy, layouts, workers int, note func(string, ...any)) (*evidence.Report, error) {
 	dir, err := os.MkdirTemp("", "unlucky-bench-")
 	if err != nil {
 		return nil, err

@@ -15,20 +15,20 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 )
 
 // covered is the coverage of one kernel by all sweeps of it.
 type covered struct {
-	Object    string                  `json:"object"` // digest of vmlinux.o
-	Sweeps    []string                `json:"sweeps"` // their folders
-	Totals    fuzz.Totals             `json:"totals"`
-	Functions []fuzz.FunctionCoverage `json:"functions,omitempty"` // the least covered first
-	Fixed     []layout.Section        `json:"fixed,omitempty"`
+	Object    string                      `json:"object"` // digest of vmlinux.o
+	Sweeps    []string                    `json:"sweeps"` // their folders
+	Totals    evidence.Totals             `json:"totals"`
+	Functions []evidence.FunctionCoverage `json:"functions,omitempty"` // the least covered first
+	Fixed     []layout.Section            `json:"fixed,omitempty"`
 
 	layout   []layout.Section // of the baseline
-	tried    []fuzz.Tried     // those that have booted, each once
+	tried    []evidence.Tried // those that have booted, each once
 	baseline bool             // it was tried, too
 }
 
@@ -85,7 +85,7 @@ func printAll[T interface{ print(io.Writer) }](out io.Writer, asJSON bool, all [
 // findCovered finds the kernels that have been swept below some folders. The
 // error tells of sweeps that can't be counted; it may come beside others.
 func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) {
-	all, failed := fuzz.ReadResults(dirs, scr.note)
+	all, failed := evidence.ReadResults(dirs, scr.note)
 	for _, r := range all {
 		failed = errors.Join(failed, r.LayoutErr)
 		if r.Layout == nil {
@@ -106,22 +106,22 @@ func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) 
 		k.Sweeps = append(k.Sweeps, r.Dirs...)
 		k.baseline = k.baseline || r.Baseline != nil
 		for _, t := range r.All() {
-			if fuzz.Booted(t.Kind) {
+			if evidence.Booted(t.Kind) {
 				k.tried = append(k.tried, t)
 			}
 		}
 	}
 	for _, k := range kernels {
 		slices.Sort(k.Sweeps)
-		slices.SortFunc(k.tried, func(a, b fuzz.Tried) int { return cmp.Compare(a.Plan, b.Plan) })
-		k.tried = slices.CompactFunc(k.tried, func(a, b fuzz.Tried) bool { return a.Plan == b.Plan })
+		slices.SortFunc(k.tried, func(a, b evidence.Tried) int { return cmp.Compare(a.Plan, b.Plan) })
+		k.tried = slices.CompactFunc(k.tried, func(a, b evidence.Tried) bool { return a.Plan == b.Plan })
 	}
 	return kernels, failed
 }
 
 // count counts all layouts.
-func (k *covered) count(ctx context.Context, scr *screen) (*fuzz.Coverage, error) {
-	c, err := fuzz.NewCoverage(k.layout)
+func (k *covered) count(ctx context.Context, scr *screen) (*evidence.Coverage, error) {
+	c, err := evidence.NewCoverage(k.layout)
 	if err == nil {
 		var untold int
 		untold, err = c.Recall(ctx, k.tried, scr.later("counting layouts"))
@@ -138,11 +138,11 @@ func (k *covered) count(ctx context.Context, scr *screen) (*fuzz.Coverage, error
 
 // coverageOf is what the layouts of some results have covered; nil where it is
 // not counted.
-func coverageOf(ctx context.Context, r *fuzz.Results, scr *screen) (*fuzz.Totals, error) {
+func coverageOf(ctx context.Context, r *evidence.Results, scr *screen) (*evidence.Totals, error) {
 	if r.Layout == nil {
 		return nil, r.LayoutErr
 	}
-	c, err := fuzz.NewCoverage(r.Layout)
+	c, err := evidence.NewCoverage(r.Layout)
 	if err != nil {
 		return nil, nil // a kernel that has none
 	}
@@ -184,7 +184,7 @@ func (k *covered) print(out io.Writer) {
 }
 
 // printCoverage prints figures for a mail.
-func printCoverage(out io.Writer, t fuzz.Totals) {
+func printCoverage(out io.Writer, t evidence.Totals) {
 	comma := func(n int) string { return humanize.Comma(int64(n)) }
 	fmt.Fprintf(out, "coverage of %s functions that can move (%s sections of others are fixed by the linker script):\n", comma(t.Functions), comma(t.Fixed))
 	for _, r := range t.Residues {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -126,7 +126,7 @@ func scenarioWith(t *testing.T, name, pkg string) string {
 // holds the images against each other. Of boot all layouts must pass.
 func sweepBothWays(t *testing.T, scenario string, first, last int, args ...string) {
 	t.Helper()
-	sweep := func(full bool) fuzz.Report {
+	sweep := func(full bool) evidence.Report {
 		r := sweepJSON(t, append([]string{scenario, "-seeds", fmt.Sprintf("%d:%d", first, last), "-accel", "tcg", "-o", t.TempDir(),
 			fmt.Sprint("-full-script=", full)}, args...)...)
 		t.Logf("whole script %v: %s, %d placed and linked in one pass, %.0f layouts an hour", full, count(r), r.OnePass, r.PerHour())

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -212,11 +212,11 @@ func TestKilled(t *testing.T) {
 		t.Parallel()
 		l, kills, r := newLane(t), map[string]int{}, rand.New(rand.NewPCG(seed, 1))
 		args := []string{"sweep", "tiny.yaml", "-seeds", "0:11", "-strategy", "text", "-json"}
-		var whole fuzz.Report
+		var whole evidence.Report
 		for round := 0; sum(kills) < sweeps; round++ {
 			dir, workers := fmt.Sprint("out", round), strconv.Itoa(1+round%2)
 			out := l.killed(kills, r, append(args, "-o", dir, "-j", workers)...)
-			var report fuzz.Report
+			var report evidence.Report
 			if err := json.Unmarshal([]byte(out), &report); err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +264,7 @@ func TestKilled(t *testing.T) {
 }
 
 // titles are what the layouts of a report showed, and how often.
-func titles(r fuzz.Report) string {
+func titles(r evidence.Report) string {
 	var b strings.Builder
 	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
 		fmt.Fprintf(&b, "%s %q %d of %d %s\n", l.Layout, l.Title, l.Crashes, l.Boots, l.Plan)
@@ -274,7 +274,7 @@ func titles(r fuzz.Report) string {
 
 // checkStore checks that a sweep's folder has each layout of its report once: a
 // line in the journal, and a seed file for each that did not pass.
-func checkStore(t *testing.T, dir string, want fuzz.Report) {
+func checkStore(t *testing.T, dir string, want evidence.Report) {
 	t.Helper()
 	journal := filepath.Join(dir, "sweep.journal")
 	_, records, damage, err := seeds.ReadJournal(journal)
@@ -287,9 +287,9 @@ func checkStore(t *testing.T, dir string, want fuzz.Report) {
 
 // checkSaved checks that each layout of a report that crashed has one seed file in
 // a sweep's folder, and its console.
-func checkSaved(t *testing.T, dir string, want fuzz.Report) {
+func checkSaved(t *testing.T, dir string, want evidence.Report) {
 	t.Helper()
-	saved := map[seeds.Layout]string{}
+	saved := map[seeds.ID]string{}
 	paths, _ := filepath.Glob(filepath.Join(dir, "*/*.yaml"))
 	for _, path := range paths {
 		f, err := seeds.Read(path)

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/seeds"
 )
 
@@ -35,11 +35,11 @@ type finding struct {
 // findings are those of some results, the unlucky ones first, then the most
 // frequent. The error names seed files that cannot be read, and comes beside
 // what could.
-func findings(r *fuzz.Results) (out []finding, failed error) {
+func findings(r *evidence.Results) (out []finding, failed error) {
 	report := r.Report()
 	of := 0
 	for _, t := range r.All() {
-		if fuzz.Booted(t.Kind) {
+		if evidence.Booted(t.Kind) {
 			of++
 		}
 	}
@@ -108,7 +108,7 @@ func list(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 	if err != nil {
 		return err
 	}
-	all, failed := fuzz.ReadResults(dirs, newScreen(os.Stderr).note)
+	all, failed := evidence.ReadResults(dirs, newScreen(os.Stderr).note)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "scenario\tlayouts, baseline too\tboots\ttitle\tseed file\t")

@@ -14,7 +14,7 @@ import (
 	"reflect"
 	"strings"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/seeds"
 )
@@ -36,7 +36,7 @@ func merge(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 		}
 	}
 	scr := newScreen(os.Stderr)
-	all, failed := fuzz.ReadResults(dirs, scr.note)
+	all, failed := evidence.ReadResults(dirs, scr.note)
 	for i, r := range all {
 		if *to != "" {
 			if err := writeMerged(r, *to); err != nil {
@@ -64,7 +64,7 @@ func merge(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 
 // writeMerged writes some results as those of one sweep into a folder, where
 // they are from then on.
-func writeMerged(r *fuzz.Results, dir string) (err error) {
+func writeMerged(r *evidence.Results, dir string) (err error) {
 	strategies := r.Strategies()
 	if len(strategies) > 1 {
 		return &host.HintError{
@@ -91,11 +91,11 @@ func writeMerged(r *fuzz.Results, dir string) (err error) {
 			return err
 		}
 	}
-	have := map[seeds.Layout]seeds.Record{}
+	have := map[seeds.ID]seeds.Record{}
 	for _, t := range journal.Records() {
 		have[t.Layout] = t
 	}
-	take := func(t *fuzz.Tried) error {
+	take := func(t *evidence.Tried) error {
 		record := t.Record
 		if record.Path != "" {
 			if rel, err := filepath.Rel(t.Dir, t.Path); err != nil || !filepath.IsLocal(rel) { // a folder may come by mail

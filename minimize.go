@@ -18,7 +18,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/seeds"
 )
@@ -52,7 +53,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
 		return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
 	}
-	m := &fuzz.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path}
+	m := &search.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path}
 	if *match != "" {
 		if m.Match, err = regexp.Compile(*match); err != nil {
 			return usageError{fmt.Errorf("-match: %w", err)}
@@ -89,7 +90,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	m.Twins = twinsOf(rest[0], b.Digest)
 	m.Suspects = suspectsOf(ctx, rest[0], b.Digest, scr)
 	m.Note = scr.note
-	m.Step = func(p fuzz.Progress) {
+	m.Step = func(p search.Progress) {
 		text := fmt.Sprintf("%d boots; %s?", p.Boots, p.Question)
 		if p.Left > 1 {
 			text = fmt.Sprintf("%d boots; of %d in question, %s?", p.Boots, p.Left, p.Question)
@@ -109,7 +110,7 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 	if *asJSON {
 		err = json.NewEncoder(out).Encode(struct {
 			Path string           `json:"path"`
-			Seed seeds.Layout     `json:"seed"`
+			Seed seeds.ID         `json:"seed"`
 			Plan *layout.Plan     `json:"plan"`
 			Min  *seeds.Minimized `json:"minimized"`
 		}{m.Path, result.Layout, result.Plan, result.Minimized})
@@ -149,13 +150,13 @@ func twinsOf(path, object string) (twins []seeds.File) {
 
 // suspectsOf are what the sweep that has saved a seed file suspects. They only
 // make minimizing shorter: results that cannot be read tell of none.
-func suspectsOf(ctx context.Context, path, object string, scr *screen) []fuzz.Suspect {
+func suspectsOf(ctx context.Context, path, object string, scr *screen) []evidence.Suspect {
 	for _, dir := range []string{filepath.Join(filepath.Dir(path), ".."), filepath.Dir(path)} {
 		// Only where a sweep has been: what is below any other folder may be much.
 		if journals, _ := filepath.Glob(filepath.Join(dir, "sweep*.journal")); journals == nil {
 			continue
 		}
-		all, _ := fuzz.ReadResults([]string{dir}, scr.note)
+		all, _ := evidence.ReadResults([]string{dir}, scr.note)
 		for _, r := range all {
 			if r.Header.Object != object || r.Layout == nil {
 				continue

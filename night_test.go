@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/seeds"
 )
 
@@ -66,7 +66,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	args := []string{"sweep", "tiny.yaml", "-seeds", "0:11", "-strategy", "text", "-json", "-j", "1", "-o"}
-	var whole, report fuzz.Report
+	var whole, report evidence.Report
 	if err := json.Unmarshal([]byte(l.must(append(args, "whole")...)), &whole); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestTwoAtOnce(t *testing.T) {
 			err       error
 			out, errs *bytes.Buffer
 		}{{x.Wait(), xOut, xErrs}, {y.Wait(), yOut, yErrs}} {
-			var report fuzz.Report
+			var report evidence.Report
 			switch {
 			case p.err == nil:
 				done++

@@ -21,7 +21,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -49,20 +50,20 @@ func unlucky(t *testing.T, args ...string) (int, string) {
 }
 
 // sweepJSON is a sweep whose report is read back.
-func sweepJSON(t *testing.T, args ...string) fuzz.Report {
+func sweepJSON(t *testing.T, args ...string) evidence.Report {
 	t.Helper()
 	code, out := unlucky(t, append([]string{"sweep", "-json"}, args...)...)
 	if code != 0 {
 		t.Fatalf("exit status %d", code)
 	}
-	var r fuzz.Report
+	var r evidence.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func count(r fuzz.Report) string {
+func count(r evidence.Report) string {
 	return fmt.Sprintf("%d passed, %d unlucky, %d do not link, of %d", r.Count(qemu.Pass), r.Finds(), r.Count(qemu.LinkFailed), len(r.Layouts))
 }
 
@@ -215,7 +216,7 @@ func checkSeal(t *testing.T, path string) {
 // none. Of the find that was minimized the culprits are put where they failed.
 func checkVerify(t *testing.T, dir string) {
 	code, v := verifyJSON(t, dir, "examples/hash.patch")
-	if code != 0 || v.Conclusion != fuzz.Fixed || v.Passed != 64 || v.Sweep.Baseline.Kind != qemu.Pass {
+	if code != 0 || v.Conclusion != search.Fixed || v.Passed != 64 || v.Sweep.Baseline.Kind != qemu.Pass {
 		t.Errorf("with the fix: exit status %d, %s, %d of 64 layouts pass", code, v.Conclusion, v.Passed)
 	}
 	for _, c := range v.Culprits {
@@ -224,7 +225,7 @@ func checkVerify(t *testing.T, dir string) {
 		}
 	}
 	code, v = verifyJSON(t, dir, unrelatedPatch(t))
-	if code != exitNo || v.Conclusion != fuzz.NotFixed {
+	if code != exitNo || v.Conclusion != search.NotFixed {
 		t.Errorf("with an unrelated patch: exit status %d, %s", code, v.Conclusion)
 	}
 	if code, out := unlucky(t, "replay", v.File, "-boots", "1"); code != 0 {
@@ -249,7 +250,7 @@ func unrelatedPatch(t *testing.T) string {
 }
 
 // verifyJSON verifies a patch on the sweeps of a folder.
-func verifyJSON(t *testing.T, dir, patch string) (code int, v fuzz.Verified) {
+func verifyJSON(t *testing.T, dir, patch string) (code int, v search.Verified) {
 	t.Helper()
 	code, out := unlucky(t, "verify", dir, "-patch", patch, "-o", filepath.Join(t.TempDir(), "verify"), "-json")
 	if err := json.Unmarshal([]byte(out), &v); err != nil {
@@ -273,7 +274,7 @@ func cancelAt(path string, lines int, ctx context.Context, cancel context.Cancel
 }
 
 // verdicts is what must not depend on how a sweep was run.
-func verdicts(r fuzz.Report) string {
+func verdicts(r evidence.Report) string {
 	var b strings.Builder
 	for _, l := range r.Layouts {
 		fmt.Fprintf(&b, "%s %s %v %s\n", l.Layout, l.Kind, l.Found, l.Image)
@@ -379,7 +380,7 @@ func TestPlanted(t *testing.T) {
 	// A patch that has nothing to do with it is told by the first boots: the old
 	// culprit, put where it failed.
 	code, v := verifyJSON(t, r.Dir, unrelatedPatch(t))
-	if code != exitNo || v.Conclusion != fuzz.NotFixed || len(v.Culprits) != 1 || !v.Culprits[0].Failed || v.Passed > 0 {
+	if code != exitNo || v.Conclusion != search.NotFixed || len(v.Culprits) != 1 || !v.Culprits[0].Failed || v.Passed > 0 {
 		t.Errorf("with an unrelated patch: exit status %d, %s, %+v", code, v.Conclusion, v.Culprits)
 	}
 	for _, cpu := range []string{"max", "Nehalem", "EPYC"} {

@@ -120,10 +120,10 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	}
 	if *asJSON {
 		if err := json.NewEncoder(out).Encode(struct {
-			File     string       `json:"file"`
-			Scenario string       `json:"scenario"`
-			Seed     seeds.Layout `json:"seed"`
-			Title    string       `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
+			File     string   `json:"file"`
+			Scenario string   `json:"scenario"`
+			Seed     seeds.ID `json:"seed"`
+			Title    string   `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
 			fuzz.Replayed
 		}{rest[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
 			return err

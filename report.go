@@ -22,7 +22,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"github.com/google/renameio/v2"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/qemu"
@@ -65,15 +65,15 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"ticks":    func(s string) []string { return strings.Split(s, "`") },
 	"odd":      func(i int) bool { return i%2 == 1 },
 	"list":     func(s []string) string { return strings.Join(s, ", ") },
-	"name":     seeds.Layout.Name,
+	"name":     seeds.ID.Name,
 	"ofBoots":  ofBoots,
 	"classes":  func() any { return classes },
 	"levels":   func() any { return levels },
 	"first":    func(s []string) []string { return s[:min(len(s), maxFaces)] },
 	"rest":     func(s []string) int { return max(0, len(s)-maxFaces) },
-	"brief":    func(f []fuzz.SuspectFunction) []fuzz.SuspectFunction { return f[:min(len(f), maxAlike)] },
-	"more":     func(f []fuzz.SuspectFunction) int { return max(0, len(f)-maxAlike) },
-	"suspects": func(s *fuzz.Suspicion) []fuzz.Suspect { return s.Best(maxSuspects) },
+	"brief":    func(f []evidence.SuspectFunction) []evidence.SuspectFunction { return f[:min(len(f), maxAlike)] },
+	"more":     func(f []evidence.SuspectFunction) int { return max(0, len(f)-maxAlike) },
+	"suspects": func(s *evidence.Suspicion) []evidence.Suspect { return s.Best(maxSuspects) },
 }).Parse(reportHTML))
 
 // share rounds down: 100 % is all of them.
@@ -96,7 +96,7 @@ type reportPage struct {
 // reportSweep is the part of the page about some results. Of a kernel that has
 // no coverage or map these are nil.
 type reportSweep struct {
-	*fuzz.Report
+	*evidence.Report
 	ID          string
 	Dirs        []string
 	Saved       *seeds.File // one of the saved seeds: it tells of kernel and guest
@@ -110,7 +110,7 @@ type reportSweep struct {
 	Left        int             // titles that are not listed
 	Twins       []string
 	Chart       chart
-	Suspicion   *fuzz.Suspicion
+	Suspicion   *evidence.Suspicion
 	Map         *layoutMap
 }
 
@@ -151,7 +151,7 @@ func report(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	}
 	scr := newScreen(os.Stderr)
 	p := reportPage{Begin: pageBegin, Made: time.Now().UTC()}
-	all, failed := fuzz.ReadResults(dirs, func(format string, a ...any) {
+	all, failed := evidence.ReadResults(dirs, func(format string, a ...any) {
 		scr.note(format, a...)
 		p.Notes = append(p.Notes, fmt.Sprintf(format, a...))
 	})
@@ -212,11 +212,11 @@ func mayReplace(path string) error {
 	return nil
 }
 
-func newReportSweep(ctx context.Context, r *fuzz.Results, scr *screen) (*reportSweep, error) {
+func newReportSweep(ctx context.Context, r *evidence.Results, scr *screen) (*reportSweep, error) {
 	s := &reportSweep{Report: r.Report(), Dirs: r.Dirs}
 	tried := r.All()
 	for _, t := range tried {
-		if fuzz.Booted(t.Kind) {
+		if evidence.Booted(t.Kind) {
 			s.Booted++
 		}
 		if t.Found {
@@ -302,7 +302,7 @@ func newReportFinding(f finding) reportFinding {
 }
 
 // describe adds what is in files.
-func (g *reportFinding) describe(r *fuzz.Results, saved *seeds.File) error {
+func (g *reportFinding) describe(r *evidence.Results, saved *seeds.File) error {
 	if g.File == "" {
 		return nil // no seed of it was saved
 	}
@@ -316,7 +316,7 @@ func (g *reportFinding) describe(r *fuzz.Results, saved *seeds.File) error {
 		g.Next = command("minimize", g.File)
 	}
 	tried := r.All()
-	i := slices.IndexFunc(tried, func(t fuzz.Tried) bool { return t.Path == g.File })
+	i := slices.IndexFunc(tried, func(t evidence.Tried) bool { return t.Path == g.File })
 	console, err := readConsole(tried[i].Dir, g.File)
 	if err != nil {
 		return err
@@ -398,7 +398,7 @@ type part struct {
 var barSpans = []int64{1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600}
 
 // classOf is the class of a verdict, in the chart and its legend.
-func classOf(t fuzz.Tried) string {
+func classOf(t evidence.Tried) string {
 	switch {
 	case t.Found:
 		return "unlucky"
@@ -417,13 +417,13 @@ var classes = []struct{ Class, Name string }{
 	{"duplicate", "the layout of another seed"}, {"pass", "passed"},
 }
 
-func newChart(tried []fuzz.Tried) (c chart) {
+func newChart(tried []evidence.Tried) (c chart) {
 	if len(tried) == 0 {
 		return c
 	}
-	byTime := func(a, b fuzz.Tried) int { return a.At.Compare(b.At) }
-	c.Timed = !slices.ContainsFunc(tried, func(t fuzz.Tried) bool { return t.At.IsZero() })
-	var index func(i int, t fuzz.Tried) int // of the bar
+	byTime := func(a, b evidence.Tried) int { return a.At.Compare(b.At) }
+	c.Timed = !slices.ContainsFunc(tried, func(t evidence.Tried) bool { return t.At.IsZero() })
+	var index func(i int, t evidence.Tried) int // of the bar
 	var label func(x int) string
 	if c.Timed {
 		c.begin, c.end = slices.MinFunc(tried, byTime).At, slices.MaxFunc(tried, byTime).At
@@ -435,7 +435,7 @@ func newChart(tried []fuzz.Tried) (c chart) {
 		}
 		c.Each = inWords(span)
 		c.Width = int(last/span-first/span) + 1
-		index = func(_ int, t fuzz.Tried) int { return int(t.At.Unix()/span - first/span) }
+		index = func(_ int, t evidence.Tried) int { return int(t.At.Unix()/span - first/span) }
 		label = func(x int) string {
 			return time.Unix((first/span+int64(x))*span, 0).UTC().Format("2006-01-02 15:04:05") + " UTC"
 		}
@@ -444,7 +444,7 @@ func newChart(tried []fuzz.Tried) (c chart) {
 		each := (len(tried) + maxBars - 1) / maxBars
 		c.Each = english.Plural(each, "layout", "")
 		c.Width = (len(tried) + each - 1) / each
-		index = func(i int, _ fuzz.Tried) int { return i / each }
+		index = func(i int, _ evidence.Tried) int { return i / each }
 		label = func(x int) string {
 			a, b := tried[x*each], tried[min((x+1)*each, len(tried))-1]
 			if a.Layout == b.Layout {
@@ -534,7 +534,7 @@ var levels = []struct {
 	Chance float64
 	Class  string
 }{
-	{1, "l0"}, {fuzz.Sure, "l1"}, {1e-3, "l2"}, {1e-6, "l3"}, {1e-12, "l4"}, {1e-24, "l5"},
+	{1, "l0"}, {evidence.Sure, "l1"}, {1e-3, "l2"}, {1e-6, "l3"}, {1e-12, "l4"}, {1e-24, "l5"},
 }
 
 // newMap colours each cell by the highest score, -log10 of a chance, of a

@@ -27,7 +27,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -367,10 +367,10 @@ func TestReportOfMuch(t *testing.T) {
 func TestChart(t *testing.T) {
 	for _, years := range []int{0, 1, 30, 7000} {
 		for _, n := range []int{1, 2, 59, 60, 61, 1000} {
-			var tried []fuzz.Tried
+			var tried []evidence.Tried
 			for i := range n {
 				at := time.Date(2026+years*i/n, 1, 1, 0, 0, i, 0, time.UTC)
-				tried = append(tried, fuzz.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, At: at}})
+				tried = append(tried, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, At: at}})
 			}
 			for _, timed := range []bool{true, false} {
 				if !timed {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
-	"unlucky/fuzz"
+	"unlucky/seeds"
 )
 
 // findShard says which shard of a sweep this process is, and by what: the
@@ -13,9 +13,9 @@ import (
 // environment. Without any it is the whole sweep. An environment that does not
 // say which it is of how many is an error: a shard taken for the whole sweep
 // would do the work of all.
-func findShard(given string, getenv func(string) string) (s fuzz.Shard, by string, err error) {
+func findShard(given string, getenv func(string) string) (s seeds.Shard, by string, err error) {
 	if given != "" {
-		s, err = fuzz.ParseShard(given)
+		s, err = seeds.ParseShard(given)
 		return s, "-shard", err
 	}
 	n := envNumber{getenv: getenv}
@@ -52,7 +52,7 @@ func findShard(given string, getenv func(string) string) (s fuzz.Shard, by strin
 	if n.err != nil {
 		return s, by, n.err
 	}
-	if s, err = fuzz.ParseShard(fmt.Sprintf("%d/%d", index, shards)); err != nil {
+	if s, err = seeds.ParseShard(fmt.Sprintf("%d/%d", index, shards)); err != nil {
 		err = fmt.Errorf("%s: %w", by, err)
 	}
 	return s, by, err

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/seeds"
 )
 
@@ -126,7 +126,7 @@ func TestShardsKilled(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	var report fuzz.Report // to check the folder by
+	var report evidence.Report // to check the folder by
 	var got []seeds.Record
 	for i := 1; i <= 3; i++ {
 		h, records, damage, err := seeds.ReadJournal(journal(i))

@@ -14,7 +14,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
 )
 
@@ -23,7 +23,7 @@ type suspected struct {
 	Scenario string   `json:"scenario"`
 	Object   string   `json:"object"` // digest of vmlinux.o
 	Sweeps   []string `json:"sweeps"` // their folders
-	*fuzz.Suspicion
+	*evidence.Suspicion
 
 	file     string // seed file to minimize
 	baseline bool   // it is one of the layouts
@@ -43,7 +43,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return usageError{errors.New("-n takes no value below 1")}
 	}
 	scr := newScreen(os.Stderr)
-	all, failed := fuzz.ReadResults(dirs, scr.note)
+	all, failed := evidence.ReadResults(dirs, scr.note)
 	var told []suspected
 	for _, r := range all {
 		if r.Layout == nil && r.LayoutErr == nil {
@@ -69,7 +69,7 @@ func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 
 // toMinimize is the seed file of a layout that the best suspect explains, or of
 // any that fails.
-func toMinimize(r *fuzz.Results, s *fuzz.Suspicion) (file string) {
+func toMinimize(r *evidence.Results, s *evidence.Suspicion) (file string) {
 	for _, l := range r.Layouts {
 		switch {
 		case l.Path == "" || l.Kind == qemu.Pass:
@@ -98,7 +98,7 @@ func (s suspected) print(out io.Writer) {
 				suspect.There.Fails, suspect.There.Of, suspect.Elsewhere.Fails, suspect.Elsewhere.Of, named(suspect))
 		}
 		w.Flush()
-		if best := s.Suspects[first]; best.Chance <= fuzz.Sure {
+		if best := s.Suspects[first]; best.Chance <= evidence.Sure {
 			printTied(out, best.Functions)
 			printTied(out, best.With)
 		}
@@ -112,9 +112,9 @@ func (s suspected) print(out io.Writer) {
 }
 
 // explained says which failures a suspect stands for.
-func explained(s fuzz.Suspect) string {
+func explained(s evidence.Suspect) string {
 	text := fmt.Sprintf("bug %d", s.Bug)
-	if s.Chance > fuzz.Sure {
+	if s.Chance > evidence.Sure {
 		text = "unsure"
 	}
 	if len(s.Titles) == 1 {
@@ -124,7 +124,7 @@ func explained(s fuzz.Suspect) string {
 }
 
 // spans are residues in a few words.
-func spans(residues []fuzz.Span) string {
+func spans(residues []evidence.Span) string {
 	var out []string
 	for _, r := range residues {
 		text := fmt.Sprintf("%#x", r.First)
@@ -138,8 +138,8 @@ func spans(residues []fuzz.Span) string {
 
 // named names the first function of a suspect and says how many are tied with
 // it.
-func named(s fuzz.Suspect) string {
-	name := func(functions []fuzz.SuspectFunction) string {
+func named(s evidence.Suspect) string {
+	name := func(functions []evidence.SuspectFunction) string {
 		text := functions[0].Name
 		if functions[0].Next != "" {
 			text += ", directly followed by " + functions[0].Next
@@ -163,7 +163,7 @@ const (
 )
 
 // printTied lists functions that no layout tells apart.
-func printTied(out io.Writer, functions []fuzz.SuspectFunction) {
+func printTied(out io.Writer, functions []evidence.SuspectFunction) {
 	if len(functions) < 2 {
 		return
 	}

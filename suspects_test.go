@@ -6,18 +6,18 @@ import (
 	"strings"
 	"testing"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
 )
 
 // suspectsJSON are the suspects of one kernel.
-func suspectsJSON(t *testing.T, dir string) *fuzz.Suspicion {
+func suspectsJSON(t *testing.T, dir string) *evidence.Suspicion {
 	t.Helper()
 	code, out := unlucky(t, "suspects", dir, "-json")
 	if code != 0 {
 		t.Fatalf("exit status %d", code)
 	}
-	var told []struct{ *fuzz.Suspicion }
+	var told []struct{ *evidence.Suspicion }
 	if err := json.Unmarshal([]byte(out), &told); err != nil || len(told) != 1 {
 		t.Fatalf("%d kernels, error %v", len(told), err)
 	}
@@ -29,7 +29,7 @@ func suspectsJSON(t *testing.T, dir string) *fuzz.Suspicion {
 }
 
 // names are those of the functions of a suspect.
-func names(functions []fuzz.SuspectFunction) (out []string) {
+func names(functions []evidence.SuspectFunction) (out []string) {
 	for _, f := range functions {
 		out = append(out, f.Name)
 	}

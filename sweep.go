@@ -23,6 +23,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
@@ -157,7 +158,7 @@ func because(err error, code exit, scr *screen) error {
 	return code
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*fuzz.Report, error) {
+func runSweep(ctx context.Context, s *fuzz.Sweep, o *override, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*evidence.Report, error) {
 	b, err := o.prepare(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
@@ -516,7 +517,7 @@ func initrdOf(g scenarios.Guest) ([]byte, error) {
 }
 
 // printReport prints what a sweep has found, as one would put it into a mail.
-func printReport(out io.Writer, r *fuzz.Report) {
+func printReport(out io.Writer, r *evidence.Report) {
 	var b bytes.Buffer
 	shard := ""
 	if !r.Shard.Whole() {
@@ -577,7 +578,7 @@ func printReport(out io.Writer, r *fuzz.Report) {
 }
 
 // printNext prints what to type after a sweep.
-func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
+func printNext(out io.Writer, r *evidence.Report, s *fuzz.Sweep, again string) {
 	var b bytes.Buffer
 	if r.Left > 0 {
 		how := "the same command goes on with them"
@@ -607,7 +608,7 @@ func printNext(out io.Writer, r *fuzz.Report, s *fuzz.Sweep, again string) {
 
 // printFindings prints the files of each title, in one line that a shell
 // expands, and the rates of those that did not show it in every boot.
-func printFindings(out io.Writer, heading string, findings []fuzz.Finding, dir string) {
+func printFindings(out io.Writer, heading string, findings []evidence.Finding, dir string) {
 	if len(findings) == 0 {
 		return
 	}

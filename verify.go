@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/fuzz/search"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/qemu"
@@ -48,7 +50,7 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	if err != nil {
 		return err
 	}
-	v := &fuzz.Verify{Sweep: &fuzz.Sweep{Workers: *workers, For: *limit}, Confidence: *confidence / 100}
+	v := &search.Verify{Sweep: &fuzz.Sweep{Workers: *workers, For: *limit}, Confidence: *confidence / 100}
 	s := v.Sweep
 	switch {
 	case o.linux == "" && o.build == "" && patches == nil:
@@ -126,9 +128,9 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	switch {
 	case err != nil:
 		return err
-	case result.Conclusion == fuzz.NotFixed:
+	case result.Conclusion == search.NotFixed:
 		return exit(exitNo)
-	case result.Conclusion == fuzz.CannotTell:
+	case result.Conclusion == search.CannotTell:
 		return exit(exitFailed)
 	}
 	return nil
@@ -143,12 +145,12 @@ func within(path, dir string) bool {
 }
 
 // foundIn are the results of the one sweep in a folder that has found something.
-func foundIn(dir string, scr *screen) (*fuzz.Results, error) {
-	all, err := fuzz.ReadResults([]string{dir}, scr.note)
+func foundIn(dir string, scr *screen) (*evidence.Results, error) {
+	all, err := evidence.ReadResults([]string{dir}, scr.note)
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(r *fuzz.Results) bool { return r.Rate().Unlucky == 0 })
+	all = slices.DeleteFunc(all, func(r *evidence.Results) bool { return r.Rate().Unlucky == 0 })
 	switch len(all) {
 	case 0:
 		return nil, &host.HintError{
@@ -170,7 +172,7 @@ func foundIn(dir string, scr *screen) (*fuzz.Results, error) {
 
 // savedOf is a saved seed of what was found, and gives v what minimizing has
 // shown of any.
-func savedOf(v *fuzz.Verify, scr *screen) (path string, saved seeds.File, err error) {
+func savedOf(v *search.Verify, scr *screen) (path string, saved seeds.File, err error) {
 	all := slices.Clone(v.Found.Layouts) // a seed rather than the baseline, which nothing passing may be near
 	if v.Found.Baseline != nil {
 		all = append(all, *v.Found.Baseline)
@@ -212,7 +214,7 @@ func savedOf(v *fuzz.Verify, scr *screen) (path string, saved seeds.File, err er
 }
 
 // printVerified prints whether a fix is one, and why.
-func printVerified(out io.Writer, r *fuzz.Verified, v *fuzz.Verify, b *rig) {
+func printVerified(out io.Writer, r *search.Verified, v *search.Verify, b *rig) {
 	var text bytes.Buffer
 	scenario := b.saved.Scenario
 	fmt.Fprintf(&text, "%s, mended: vmlinux.o %.12s, was %.12s\n", scenario.Name, r.Object, v.Found.Header.Object)
@@ -259,11 +261,11 @@ func printVerified(out io.Writer, r *fuzz.Verified, v *fuzz.Verify, b *rig) {
 		if r.Sweep != nil && r.Sweep.Strategy != layout.LLD {
 			fmt.Fprintf(&text, "  unlucky minimize %s%s\n", r.File, trust)
 		}
-	case r.Conclusion == fuzz.CannotTell && len(r.Others) > 0:
+	case r.Conclusion == search.CannotTell && len(r.Others) > 0:
 		fmt.Fprintf(&text, "next, for example:\n  unlucky replay %s%s\n", slices.Min(slices.Collect(maps.Values(r.Others))), trust)
-	case r.Conclusion == fuzz.CannotTell:
+	case r.Conclusion == search.CannotTell:
 		fmt.Fprintf(&text, "next, for example, the same with:\n  -seeds %d:%d\n", v.Sweep.First, int(v.Sweep.First)-1+r.Before.Layouts(v.Confidence))
-	case r.Conclusion == fuzz.Fixed:
+	case r.Conclusion == search.Fixed:
 		fmt.Fprintf(&text, "next, for example, to bound the rest further, the same with:\n  -seeds %d:%d\n", v.Sweep.First, int(v.Sweep.First)-1+10*r.Passed)
 	}
 	io.WriteString(out, printable(text.String()))

@@ -55,12 +55,12 @@ const retries = 2
 // again, and a hang is believed after a second one, alone on the machine and
 // with twice the limit.
 func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
-	return g.boot(ctx, image, "")
+	return g.BootWith(ctx, image, "")
 }
 
 // boot is Boot with switches added to the kernel command line.
-func (g *Guest) boot(ctx context.Context, image, switches string) (qemu.Result, error) {
-	done := g.share()
+func (g *Guest) BootWith(ctx context.Context, image, switches string) (qemu.Result, error) {
+	done := g.Share()
 	r, err := g.learn(ctx, image, switches, g.Expect)
 	done()
 	if err != nil || r.Kind != qemu.Hang {
@@ -76,13 +76,13 @@ func (g *Guest) boot(ctx context.Context, image, switches string) (qemu.Result, 
 // Again is a further boot of an image that has a verdict: what is known to
 // hang is not waited for twice.
 func (g *Guest) Again(ctx context.Context, image string) (qemu.Result, error) {
-	defer g.share()()
+	defer g.Share()()
 	return g.learn(ctx, image, "", g.Expect)
 }
 
-// share says that others may use the machine at the same time, until the
+// Share says that others may use the machine at the same time, until the
 // function that it returns is called.
-func (g *Guest) share() (done func()) {
+func (g *Guest) Share() (done func()) {
 	g.alone.RLock()
 	return g.alone.RUnlock
 }

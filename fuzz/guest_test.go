@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
 	"unlucky/seeds"
@@ -31,12 +32,12 @@ func (b *boots) run(m qemu.Machine, _ context.Context, e qemu.Expect) (qemu.Resu
 }
 
 var (
-	pass    = qemu.Result{Kind: qemu.Pass}
-	hang    = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
-	infra   = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
-	crash   = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
-	refused = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
-	exits   = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
+	pass       = qemu.Result{Kind: qemu.Pass}
+	hang       = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
+	CheckInfra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
+	crash      = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
+	refused    = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
+	exits      = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
 )
 
 func TestGuestBoot(t *testing.T) {
@@ -51,9 +52,9 @@ func TestGuestBoot(t *testing.T) {
 		{"hang once", []qemu.Result{hang, pass}, qemu.Pass, 2},
 		{"hang", []qemu.Result{hang}, qemu.Hang, 2},
 		{"slow crash", []qemu.Result{hang, crash}, qemu.Crash, 2},
-		{"infra once", []qemu.Result{infra, crash}, qemu.Crash, 2},
-		{"infra", []qemu.Result{infra}, qemu.Infra, 3},
-		{"hang, then infra once", []qemu.Result{hang, infra, hang}, qemu.Hang, 3},
+		{"infra once", []qemu.Result{CheckInfra, crash}, qemu.Crash, 2},
+		{"infra", []qemu.Result{CheckInfra}, qemu.Infra, 3},
+		{"hang, then infra once", []qemu.Result{hang, CheckInfra, hang}, qemu.Hang, 3},
 	} {
 		b := &boots{results: test.results}
 		g := fuzz.NewGuest(scenario(""), "")
@@ -82,9 +83,9 @@ func TestSettle(t *testing.T) {
 	}{
 		{"works", []qemu.Result{pass}, "kvm", qemu.Pass, ""},
 		{"crash that the guest prints", []qemu.Result{crash}, "kvm", qemu.Crash, ""},
-		{"QEMU's own evidence", []qemu.Result{infra, pass}, "tcg", qemu.Pass, "KVM internal error"},
+		{"QEMU's own evidence", []qemu.Result{CheckInfra, pass}, "tcg", qemu.Pass, "KVM internal error"},
 		{"refused by QEMU", []qemu.Result{refused}, "tcg", qemu.Infra, ""},
-		{"refused under KVM, then by TCG otherwise", []qemu.Result{infra, refused}, "tcg", qemu.Infra, "KVM internal error"},
+		{"refused under KVM, then by TCG otherwise", []qemu.Result{CheckInfra, refused}, "tcg", qemu.Infra, "KVM internal error"},
 		{"silent under KVM only", []qemu.Result{hang, pass}, "tcg", qemu.Pass, "hang: no output"},
 		{"exits under KVM only", []qemu.Result{exits, pass}, "tcg", qemu.Pass, "unexpected exit"},
 		{"hangs everywhere", []qemu.Result{hang}, "kvm", qemu.Hang, ""},
@@ -111,7 +112,7 @@ func TestSettle(t *testing.T) {
 func TestSweepInfra(t *testing.T) {
 	k, dir := tiny(t, nil), t.TempDir()
 	s := sweep(k, scenario("canary"), dir, 1, 4, 1)
-	s.Guest.Run = (&boots{results: []qemu.Result{pass, pass, infra}}).run
+	s.Guest.Run = (&boots{results: []qemu.Result{pass, pass, CheckInfra}}).run
 	r, err := s.Run(t.Context())
 	var failed *fuzz.InfraError
 	if !errors.As(err, &failed) || !strings.Contains(err.Error(), "KVM internal error") {
@@ -211,13 +212,13 @@ func (v *vanishes) forever() *vanishes {
 
 // checkOnce looks for layouts that are in the journal or saved more than once,
 // and finds that are not saved.
-func checkOnce(t *testing.T, r *fuzz.Report) {
+func checkOnce(t *testing.T, r *evidence.Report) {
 	t.Helper()
 	_, records, damage, err := seeds.ReadJournal(filepath.Join(r.Dir, "sweep.journal"))
 	if err != nil || damage != "" {
 		t.Fatal(damage, err)
 	}
-	seen := map[seeds.Layout]bool{}
+	seen := map[seeds.ID]bool{}
 	for _, rec := range records {
 		if seen[rec.Layout] {
 			t.Errorf("seed %s is in the journal twice", rec.Layout)

@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -46,11 +48,11 @@ func unluckySeed(t *testing.T, k kernel, s scenarios.Scenario, dir string) seeds
 }
 
 // minimize is a Minimize of a saved layout of tiny.
-func minimize(t *testing.T, k kernel, f seeds.File, path string) *fuzz.Minimize {
-	return &fuzz.Minimize{
+func minimize(t *testing.T, k kernel, f seeds.File, path string) *search.Minimize {
+	return &search.Minimize{
 		Kernel: k, Guest: fuzz.NewGuest(f.Scenario, ""), Failed: f, Path: path, Workers: 2,
 		Now:  seeds.File{Scenario: f.Scenario, Tools: f.Tools, Digests: seeds.Digests{Object: k.Digest, Initrd: f.Digests.Initrd}},
-		Note: func(format string, a ...any) { t.Logf(format, a...) }, Step: func(fuzz.Progress) {},
+		Note: func(format string, a ...any) { t.Logf(format, a...) }, Step: func(search.Progress) {},
 	}
 }
 
@@ -319,13 +321,13 @@ func TestMinimizeInterrupted(t *testing.T) {
 		m := minimize(t, k, f, path)
 		m.Note = func(string, ...any) {}
 		if pieces%2 == 1 { // the sweep has grown, and says something else
-			m.Suspects = []fuzz.Suspect{{
-				Functions: []fuzz.SuspectFunction{{Section: []string{".text.victim", ".text.fill100"}[pieces/2%2]}},
-				Modulus:   64, Residues: []fuzz.Span{{First: 0, Last: 63}},
+			m.Suspects = []evidence.Suspect{{
+				Functions: []evidence.SuspectFunction{{Section: []string{".text.victim", ".text.fill100"}[pieces/2%2]}},
+				Modulus:   64, Residues: []evidence.Span{{First: 0, Last: 63}},
 			}}
 		}
 		boots := 0
-		m.Step = func(p fuzz.Progress) {
+		m.Step = func(p search.Progress) {
 			if boots == 0 {
 				boots = p.Boots
 			}
@@ -360,14 +362,14 @@ func TestMinimizeErrors(t *testing.T) {
 	path := filepath.Join(dir, "min.yaml")
 	for _, test := range []struct {
 		name string
-		edit func(*fuzz.Minimize)
+		edit func(*search.Minimize)
 		want string
 	}{
-		{"does not fail", func(m *fuzz.Minimize) { m.Guest = fuzz.NewGuest(scenario(""), "") }, "the failing end is missing: seed"},
-		{"never passes", func(m *fuzz.Minimize) { m.Guest.Expect.Pass = regexp.MustCompile("never") }, "the passing end is missing"},
-		{"a twin", func(m *fuzz.Minimize) { m.Failed.Kind = qemu.Pass }, "there is nothing to minimize"},
-		{"another kernel", func(m *fuzz.Minimize) { m.Now.Digests.Object = strings.Repeat("1", 64) }, "vmlinux.o is not the one of the saved seed"},
-		{"lld's padding", func(m *fuzz.Minimize) { m.Failed.Strategy = string(layout.LLD) }, "strategy lld"},
+		{"does not fail", func(m *search.Minimize) { m.Guest = fuzz.NewGuest(scenario(""), "") }, "the failing end is missing: seed"},
+		{"never passes", func(m *search.Minimize) { m.Guest.Expect.Pass = regexp.MustCompile("never") }, "the passing end is missing"},
+		{"a twin", func(m *search.Minimize) { m.Failed.Kind = qemu.Pass }, "there is nothing to minimize"},
+		{"another kernel", func(m *search.Minimize) { m.Now.Digests.Object = strings.Repeat("1", 64) }, "vmlinux.o is not the one of the saved seed"},
+		{"lld's padding", func(m *search.Minimize) { m.Failed.Strategy = string(layout.LLD) }, "strategy lld"},
 	} {
 		m := minimize(t, k, f, path)
 		m.Note = func(string, ...any) {}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
@@ -96,7 +97,7 @@ func Replay(ctx context.Context, f seeds.File, g *Guest, image string, n int, ea
 	for range n {
 		b, err := g.Boot(ctx, image)
 		if err == nil {
-			err = infra(f.Layout, b)
+			err = CheckInfra(f.Layout, b)
 		}
 		if err != nil {
 			return r, err
@@ -107,7 +108,7 @@ func Replay(ctx context.Context, f seeds.File, g *Guest, image string, n int, ea
 		}
 		r.Boots++
 		r.Titles[title]++
-		if b.Kind == qemu.Pass && f.Kind == qemu.Pass || f.Kind != qemu.Pass && b.Kind != qemu.Pass && (b.Title == f.Title || Shows(f.Scenario.Verdict, b)) {
+		if b.Kind == qemu.Pass && f.Kind == qemu.Pass || f.Kind != qemu.Pass && b.Kind != qemu.Pass && (b.Title == f.Title || evidence.Shows(f.Scenario.Verdict, b)) {
 			r.Shown++
 		}
 		each(b)

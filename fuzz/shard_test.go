@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
@@ -19,15 +20,15 @@ import (
 func TestParseShard(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"1/1", "3/8", "4294967295/4294967295"} {
-		if s, err := fuzz.ParseShard(text); err != nil || s.String() != text || s.Whole() != (text == "1/1") {
+		if s, err := seeds.ParseShard(text); err != nil || s.String() != text || s.Whole() != (text == "1/1") {
 			t.Errorf("%s was read as %s, %v", text, s, err)
 		}
 	}
-	if s := (fuzz.Shard{}); s.String() != "1/1" || !s.Whole() {
+	if s := (seeds.Shard{}); s.String() != "1/1" || !s.Whole() {
 		t.Errorf("the zero Shard is %s", s)
 	}
 	for _, text := range []string{"", "3", "/", "3/", "/8", "0/8", "9/8", "0/0", "-1/8", "1/-8", " 1/8", "1/8/8", "1/4294967296", "a/b"} {
-		if s, err := fuzz.ParseShard(text); err == nil {
+		if s, err := seeds.ParseShard(text); err == nil {
 			t.Errorf("%q was read as %s", text, s)
 		}
 	}
@@ -45,12 +46,12 @@ func TestShards(t *testing.T) {
 	}
 	const n = 3
 	dir := t.TempDir()
-	reports := make([]*fuzz.Report, n)
+	reports := make([]*evidence.Report, n)
 	tallies := make([]fuzz.Tally, n)
 	tried := make([]int, n)
 	run := func(ctx context.Context, i int, boot func()) error {
 		s := sweep(k, scenario("canary"), dir, 5, 20, 1)
-		s.Shard = fuzz.Shard{Index: uint32(i + 1), Count: n}
+		s.Shard = seeds.Shard{Index: uint32(i + 1), Count: n}
 		s.Step = func(tally fuzz.Tally) { tallies[i] = tally }
 		inner := s.Guest.Run
 		s.Guest.Run = func(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
@@ -89,7 +90,7 @@ func TestShards(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	together := fuzz.Report{Baseline: whole.Baseline}
+	together := evidence.Report{Baseline: whole.Baseline}
 	var first *seeds.Header
 	for i, want := range []int{6, 5, 5} {
 		r := reports[i]
@@ -155,7 +156,7 @@ func TestShards(t *testing.T) {
 	t.Run("stop after", func(t *testing.T) {
 		for i, r := range reports {
 			s := sweep(k, scenario("canary"), t.TempDir(), 5, 20, 2)
-			s.Shard, s.StopAfter = fuzz.Shard{Index: uint32(i + 1), Count: n}, 2
+			s.Shard, s.StopAfter = seeds.Shard{Index: uint32(i + 1), Count: n}, 2
 			got, err := s.Run(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -178,7 +179,7 @@ func TestShards(t *testing.T) {
 	})
 	t.Run("more shards than seeds", func(t *testing.T) {
 		s := sweep(k, scenario("canary"), t.TempDir(), 4294967294, 4294967295, 1)
-		s.Shard = fuzz.Shard{Index: 3, Count: 4}
+		s.Shard = seeds.Shard{Index: 3, Count: 4}
 		r, err := s.Run(t.Context())
 		if err != nil || len(r.Layouts) != 0 || !r.Baseline.Found {
 			t.Errorf("%+v, %v; want the baseline alone", r, err)

@@ -1,13 +1,10 @@
-// Package fuzz is the engine: it turns seeds into plans, has each linked and
-// booted, and keeps the unlucky ones. It knows nothing of ELF, of linker
-// scripts or of QEMU's command line.
+// Package fuzz turns seeds into verdicts: it has the plan of each seed linked and
+// booted, confirms what crashes, and keeps the unlucky ones; and it boots again what
+// was saved. It knows nothing of ELF or of linker scripts.
 package fuzz
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -15,10 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
-	"unlucky/scenarios"
 	"unlucky/seeds"
 )
 
@@ -32,7 +29,7 @@ type Sweep struct {
 	Saved       seeds.File
 	Dir         string        // the folder of all results; this sweep's are in one named by the scenario
 	First, Last uint32        // seeds, both included
-	Shard       Shard         // which of them are this process's; those of the others count for nothing here
+	Shard       seeds.Shard   // which of them are this process's; those of the others count for nothing here
 	Workers     int           // layouts booted at the same time; as many are linked
 	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
 	For         time.Duration // after which no further layout is begun; 0 for never
@@ -50,16 +47,16 @@ type Sweep struct {
 
 	store    *seeds.Store
 	journal  *seeds.Journal
-	layout   []layout.Section // of the baseline; nil for a kernel that strategy lld alone can sweep
-	coverage *Coverage        // nil for a kernel that has none
+	layout   []layout.Section   // of the baseline; nil for a kernel that strategy lld alone can sweep
+	coverage *evidence.Coverage // nil for a kernel that has none
 
 	noting sync.Mutex
 
 	mu     sync.Mutex
-	steps  Steps
-	passes int                     // links in one pass
-	images map[string]seeds.Layout // image digest -> the layout that had it first
-	idle   int                     // layouts that are the baseline's
+	steps  evidence.Steps
+	passes int                 // links in one pass
+	images map[string]seeds.ID // image digest -> the layout that had it first
+	idle   int                 // layouts that are the baseline's
 	twins  int
 	found  bool
 	told   sync.WaitGroup // Found, which may take its time
@@ -69,51 +66,8 @@ type Sweep struct {
 type Tally struct {
 	Done, Total int // layouts of the shard, without the baseline
 	Unlucky     int
-	Tried       int     // layouts of this run, without those of an earlier one that it continues
-	Coverage    *Totals // by all layouts of the journal; nil for a kernel that has none
-}
-
-// Report is what a sweep has found.
-type Report struct {
-	seeds.Header
-	Strategy layout.Strategy `json:"strategy"`
-	Shard    Shard           `json:"shard,omitzero"` // whose layouts these are
-	Dir      string          `json:"dir"`            // Record.Path is relative to it
-	Baseline seeds.Record    `json:"baseline"`
-	Layouts  []seeds.Record  `json:"layouts"`  // in the order of seeds
-	Beyond   int             `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
-	Left     int             `json:"left"`     // layouts of the range that were not tried: the sweep has ended early
-	Tried    int             `json:"tried"`    // layouts of this run
-	OnePass  int             `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
-	Elapsed  time.Duration   `json:"elapsed"`  // of this run, without the baseline
-	Steps    Steps           `json:"steps"`    // of the layouts of this run
-	// Doubts are the reasons why this may say nothing of layouts; Idle tells that it
-	// does say nothing.
-	Doubts []string `json:"doubts,omitempty"`
-	Idle   bool     `json:"idle,omitempty"`
-	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
-	// for a kernel that has none.
-	Coverage *Totals `json:"coverage,omitempty"`
-}
-
-// Steps are the parts of trying layouts, in wall-clock time summed over those
-// that go on at the same time.
-type Steps struct {
-	linker.Steps
-	Start   time.Duration `json:"start"`   // of QEMU, until the guest's first byte
-	Boot    time.Duration `json:"boot"`    // until QEMU's end; confirming boots too
-	Verdict time.Duration `json:"verdict"` // saved seeds, journal
-}
-
-// Add sums up.
-func (s *Steps) Add(t Steps) {
-	s.Pad += t.Pad
-	s.Link += t.Link
-	s.Kallsyms += t.Kallsyms
-	s.Image += t.Image
-	s.Start += t.Start
-	s.Boot += t.Boot
-	s.Verdict += t.Verdict
+	Tried       int              // layouts of this run, without those of an earlier one that it continues
+	Coverage    *evidence.Totals // by all layouts of the journal; nil for a kernel that has none
 }
 
 // maxTwins is how many passing layouts a whole sweep saves: one is enough to
@@ -127,24 +81,24 @@ const alike = 16
 // Run sweeps. Interrupted by ctx it returns the report of what was done, and
 // no error; the same sweep run again continues there. Whatever was found has
 // been saved when Run returns, with or without an error.
-func (s *Sweep) Run(ctx context.Context) (*Report, error) {
+func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	var err error
 	if s.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
 		return nil, err
 	}
-	report := &Report{Dir: s.store.Dir(), Shard: s.Shard}
+	report := &evidence.Report{Dir: s.store.Dir(), Shard: s.Shard}
 	baseline, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer s.journal.Close()
-	report.Header, report.Strategy, report.Baseline = header(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
+	report.Header, report.Strategy, report.Baseline = HeaderOf(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
 
-	doubts, _ := report.doubts(s.Saved.Scenario)
+	doubts, _ := report.Weigh(s.Saved.Scenario)
 	for _, doubt := range doubts {
-		s.note("warning: %s", doubt)
+		s.Say("warning: %s", doubt)
 	}
-	done := map[seeds.Layout]seeds.Record{}
+	done := map[seeds.ID]seeds.Record{}
 	for _, r := range s.journal.Records() {
 		done[r.Layout] = r
 		if r.Kind != qemu.Duplicate {
@@ -156,7 +110,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 		s.found = s.found || r.Found && r.Layout != seeds.Baseline
 	}
 	begin := time.Now()
-	s.steps = Steps{} // without the baseline's
+	s.steps = evidence.Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
 	s.told.Wait()
 	report.Elapsed, report.Steps, report.OnePass, report.Coverage = time.Since(begin), s.steps, s.passes, s.covered()
@@ -172,7 +126,7 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 	}
 	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
-	report.Doubts, report.Idle = report.doubts(s.Saved.Scenario)
+	report.Doubts, report.Idle = report.Weigh(s.Saved.Scenario)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -180,9 +134,9 @@ func (s *Sweep) Run(ctx context.Context) (*Report, error) {
 }
 
 // owns tells whether a layout is that of one of the sweep's own seeds.
-func (s *Sweep) owns(l seeds.Layout) bool {
+func (s *Sweep) owns(l seeds.ID) bool {
 	seed, ok := l.Seed()
-	return ok && s.First <= seed && seed <= s.Last && s.Shard.owns(seed, s.First)
+	return ok && s.First <= seed && seed <= s.Last && s.Shard.Owns(seed, s.First)
 }
 
 // total is how many seeds are the sweep's own.
@@ -196,7 +150,7 @@ func (s *Sweep) total() int {
 
 // sweep tries the seeds that are not in done and adds them to it. It returns
 // the last seed that counts.
-func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, report *Report) (uint32, error) {
+func (s *Sweep) sweep(ctx context.Context, done map[seeds.ID]seeds.Record, report *evidence.Report) (uint32, error) {
 	type outcome struct {
 		record seeds.Record
 		err    error
@@ -209,7 +163,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 	}
 
 	// The feeder reads done; what comes in is kept apart until it has ended.
-	fresh := map[seeds.Layout]seeds.Record{}
+	fresh := map[seeds.ID]seeds.Record{}
 	first, step := uint64(s.First)+uint64(max(1, s.Shard.Index)-1), uint64(max(1, s.Shard.Count))
 	tally := Tally{Total: s.total()}
 	next, finds, end := first, 0, s.Last
@@ -222,7 +176,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 					return
 				}
 			}
-			if Booted(r.Kind) {
+			if evidence.Booted(r.Kind) {
 				if links++; r.Kind != qemu.Pass {
 					fails++
 				}
@@ -247,7 +201,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 		}
 	}
 	if tally.Done > 0 {
-		s.note("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
+		s.Say("continuing: %d of %d layouts were tried before", tally.Done, tally.Total)
 	}
 	tally.Coverage = s.covered()
 	s.Step(tally)
@@ -354,17 +308,17 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.Layout]seeds.Record, r
 func (s *Sweep) compare(baseline seeds.Record, fails int) {
 	switch {
 	case fails == alike && baseline.Kind != qemu.Pass:
-		s.note("%d of %d layouts fail alike: probably not a layout bug", alike, alike)
+		s.Say("%d of %d layouts fail alike: probably not a layout bug", alike, alike)
 	case fails == 0 && baseline.Kind == qemu.Pass:
-		s.note("nothing found so far: %d of %d layouts pass", alike, alike)
+		s.Say("nothing found so far: %d of %d layouts pass", alike, alike)
 	}
 }
 
 // begin decides the strategy and the accelerator, opens the journal, and
 // tries the baseline unless the journal has it.
 func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
-	path := filepath.Join(s.store.Dir(), s.Shard.journal())
-	s.images = map[string]seeds.Layout{}
+	path := filepath.Join(s.store.Dir(), s.Shard.Journal())
+	s.images = map[string]seeds.ID{}
 	// An earlier run has decided what auto stands for.
 	earlier, _, _, err := seeds.ReadJournal(path)
 	if err != nil {
@@ -374,20 +328,20 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		s.Strategy = layout.Strategy(earlier.Strategy)
 	}
 	if earlier != nil && s.Guest.Machine.Accel == "auto" {
-		s.Guest.Accelerate(earlier.Accel, s.note)
+		s.Guest.Accelerate(earlier.Accel, s.Say)
 	}
-	if s.Strategy, err = resolve(ctx, s.Strategy, s.Kernel, s.First, s.note); err != nil {
+	if s.Strategy, err = resolve(ctx, s.Strategy, s.Kernel, s.First, s.Say); err != nil {
 		return baseline, err
 	}
 	switch s.layout, err = s.Kernel.Layout(ctx); {
 	case err == nil:
-		if s.coverage, err = NewCoverage(s.layout); err != nil {
-			s.note("coverage is not counted: %v", err)
+		if s.coverage, err = evidence.NewCoverage(s.layout); err != nil {
+			s.Say("coverage is not counted: %v", err)
 		}
 	case s.Strategy != layout.LLD || ctx.Err() != nil: // refuses a kernel with nothing to pad, before anything is booted
 		return baseline, err
 	default:
-		s.note("coverage is not counted: %v", err)
+		s.Say("coverage is not counted: %v", err)
 	}
 	l, err := s.Kernel.Linker()
 	if err != nil {
@@ -408,16 +362,16 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		if err := link(); err != nil {
 			return baseline, err
 		}
-		first, err := s.Guest.Settle(ctx, linked.Path, s.note)
+		first, err := s.Guest.Settle(ctx, linked.Path, s.Say)
 		if err != nil {
 			return baseline, err
 		}
 		boot = func(ctx context.Context, image string) (qemu.Result, error) { return first, nil }
 	}
 	if _, err := s.Guest.Machine.User(); err != nil {
-		s.note("QEMU runs as root: %v", err)
+		s.Say("QEMU runs as root: %v", err)
 	}
-	if s.journal, err = seeds.OpenJournal(path, header(s.Saved, s.Guest, s.Strategy)); err != nil {
+	if s.journal, err = seeds.OpenJournal(path, HeaderOf(s.Saved, s.Guest, s.Strategy)); err != nil {
 		return baseline, err
 	}
 	defer func() {
@@ -426,20 +380,20 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		}
 	}()
 	if text := s.journal.Mended(); text != "" {
-		s.note("%s", text)
+		s.Say("%s", text)
 	}
 	if text := s.journal.Unlocked(); text != "" {
-		s.note("%s", text)
+		s.Say("%s", text)
 	}
-	switch text, err := s.Shard.otherwise(s.store.Dir()); {
+	switch text, err := s.Shard.SharedOtherwise(s.store.Dir()); {
 	case err != nil:
 		return baseline, err
 	case text != "":
-		s.note("warning: %s", text)
+		s.Say("warning: %s", text)
 	}
-	if err := s.store.Tidy(s.Shard.journal(), func(l seeds.Layout) bool {
+	if err := s.store.Tidy(s.Shard.Journal(), func(l seeds.ID) bool {
 		seed, ok := l.Seed()
-		return ok && s.Shard.owns(seed, s.First) || !ok && s.Shard.first()
+		return ok && s.Shard.Owns(seed, s.First) || !ok && s.Shard.First()
 	}); err != nil {
 		return baseline, err
 	}
@@ -470,19 +424,19 @@ func (s *Sweep) recall(ctx context.Context) error {
 			return err
 		}
 	}
-	var tried []Tried
+	var tried []evidence.Tried
 	for _, r := range s.journal.Records() {
-		tried = append(tried, Tried{Record: r, Strategy: s.Strategy})
+		tried = append(tried, evidence.Tried{Record: r, Strategy: s.Strategy})
 	}
 	untold, err := s.coverage.Recall(ctx, tried, s.Recall)
 	if untold > 0 {
-		s.note("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
+		s.Say("coverage: %d layouts of earlier runs are not counted: under strategy lld only their images told where the functions were", untold)
 	}
 	return err
 }
 
 // covered is the coverage so far, nil for a kernel that has none.
-func (s *Sweep) covered() *Totals {
+func (s *Sweep) covered() *evidence.Totals {
 	if s.coverage == nil {
 		return nil
 	}
@@ -492,7 +446,7 @@ func (s *Sweep) covered() *Totals {
 
 // header identifies a sweep: what must be the same for its verdicts to stand
 // in one journal.
-func header(saved seeds.File, g *Guest, strategy layout.Strategy) seeds.Header {
+func HeaderOf(saved seeds.File, g *Guest, strategy layout.Strategy) seeds.Header {
 	m := machine(saved, g)
 	h := seeds.Header{
 		Scenario: saved.Scenario.Name,
@@ -502,18 +456,11 @@ func header(saved seeds.File, g *Guest, strategy layout.Strategy) seeds.Header {
 		LLD:      saved.Tools.LLD,
 		Object:   saved.Digests.Object,
 		Initrd:   saved.Digests.Initrd,
-		Argv:     digest(m.Argv()...),
+		Argv:     seeds.Digest(m.Argv()...),
 		Command:  qemu.Quote(m.Argv()),
 	}
-	h.Rules, h.Verdict = rules(saved.Scenario.Verdict, g.Expect.Limit)
+	h.Rules, h.Verdict = seeds.Rules(saved.Scenario.Verdict, g.Expect.Limit)
 	return h
-}
-
-// rules are those of a verdict, as a digest and in words.
-func rules(v scenarios.Verdict, limit time.Duration) (sum, words string) {
-	return digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), limit.String()),
-		qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
-			fmt.Sprint("confirm=", v.Confirm), "limit=" + limit.String()})
 }
 
 // machine is the guest with the names of its files, without where they are.
@@ -524,7 +471,7 @@ func machine(saved seeds.File, g *Guest) qemu.Machine {
 }
 
 // file is a saved seed without what its boots have shown.
-func file(saved seeds.File, g *Guest, layout seeds.Layout, strategy layout.Strategy, plan, image string) seeds.File {
+func SavedSeed(saved seeds.File, g *Guest, layout seeds.ID, strategy layout.Strategy, plan, image string) seeds.File {
 	m := machine(saved, g)
 	f := saved
 	f.Version = seeds.Version
@@ -536,14 +483,6 @@ func file(saved seeds.File, g *Guest, layout seeds.Layout, strategy layout.Strat
 	return f
 }
 
-func digest(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		fmt.Fprintf(h, "%q\n", p)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // image is a layout that is linked, with its record so far.
 type image struct {
 	linker.Image
@@ -552,9 +491,9 @@ type image struct {
 
 // link links one layout. One that does not link, or is that of another seed, has
 // its verdict, and is in the journal. An error is one of the machine, not of the layout.
-func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan layout.Plan) (i image, err error) {
+func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.ID, plan layout.Plan) (i image, err error) {
 	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
-	defer s.Guest.share()() // a boot that must be alone is not disturbed by links
+	defer s.Guest.Share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
 	i.Image, err = l.Link(ctx, plan)
 	i.record.Millis = time.Since(begin).Milliseconds()
@@ -570,7 +509,7 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan la
 		return i, fmt.Errorf("linking %s: %w", layout.Name(), err)
 	}
 	i.record.Image = i.Digest
-	s.took(Steps{Steps: i.Steps})
+	s.took(evidence.Steps{Steps: i.Steps})
 	if i.SystemMap == "" {
 		s.mu.Lock()
 		s.passes++
@@ -581,7 +520,7 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.Layout, plan la
 		return i, err
 	}
 	i.record.Kind, i.record.Note = qemu.Duplicate, "the layout of "+same.Name()
-	s.note("%s: the layout of %s: counted once", layout.Name(), same.Name())
+	s.Say("%s: the layout of %s: counted once", layout.Name(), same.Name())
 	return i, errors.Join(i.Remove(), s.tell(&i.record))
 }
 
@@ -596,12 +535,12 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 	}
 	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
 	if r.Layout == seeds.Baseline && first.Early {
-		s.note("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Saved.Scenario.Verdict.Pass)
+		s.Say("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Saved.Scenario.Verdict.Pass)
 	}
 	if r.Kind == qemu.Pass {
 		err = s.keepTwin(&r, first)
 	} else {
-		r.Found = Shows(s.Saved.Scenario.Verdict, first)
+		r.Found = evidence.Shows(s.Saved.Scenario.Verdict, first)
 		if r.Kind == qemu.Hang {
 			r.Boots = 2 // it took two boots to be believed
 		}
@@ -617,7 +556,7 @@ func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, s
 	if err == nil && s.coverage != nil {
 		s.coverage.Add(i.Addresses)
 	}
-	s.took(Steps{Verdict: time.Since(begin)})
+	s.took(evidence.Steps{Verdict: time.Since(begin)})
 	return r, err
 }
 
@@ -632,21 +571,21 @@ func (s *Sweep) boot(ctx context.Context, r *seeds.Record, image string, boot fu
 	begin := time.Now()
 	result, err := boot(ctx, image)
 	if err == nil {
-		err = infra(r.Layout, result)
+		err = CheckInfra(r.Layout, result)
 	}
 	took := time.Since(begin)
-	s.took(Steps{Start: result.Started, Boot: took - result.Started, Verdict: -took})
+	s.took(evidence.Steps{Start: result.Started, Boot: took - result.Started, Verdict: -took})
 	return result, err
 }
 
 // note is called where several layouts are judged at once.
-func (s *Sweep) note(format string, a ...any) {
+func (s *Sweep) Say(format string, a ...any) {
 	s.noting.Lock()
 	defer s.noting.Unlock()
 	s.Note(format, a...)
 }
 
-func (s *Sweep) took(t Steps) {
+func (s *Sweep) took(t evidence.Steps) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.steps.Add(t)
@@ -676,7 +615,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 			return err
 		}
 		r.Boots++
-		if next.Kind == qemu.Pass || r.Found && !Shows(s.Saved.Scenario.Verdict, next) {
+		if next.Kind == qemu.Pass || r.Found && !evidence.Shows(s.Saved.Scenario.Verdict, next) {
 			continue
 		}
 		r.Crashes++
@@ -686,7 +625,7 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	if !r.Found {
 		what = "another crash"
 	}
-	s.note("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
+	s.Say("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
 	return s.save(r, first)
 }
 
@@ -714,10 +653,10 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 // save writes the record as a saved seed, with the console of its first boot.
 // The baseline, which all shards try, is saved by the first.
 func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
-	if r.Layout == seeds.Baseline && !s.Shard.first() {
+	if r.Layout == seeds.Baseline && !s.Shard.First() {
 		return nil
 	}
-	f := file(s.Saved, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
+	f := SavedSeed(s.Saved, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
 	f.Kind, f.Title, f.Titles = r.Kind, r.Title, r.Titles
 	f.Boots, f.Crashes = r.Boots, r.Crashes
 	path, err := s.store.Save(f, first.Console)
@@ -732,7 +671,7 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 // takes up, or that come to the same, give two seeds one layout. Where most
 // layouts are the baseline's the padding does nothing, and a sweep of a thousand
 // seeds would be a test of one: that is the error.
-func (s *Sweep) first(layout seeds.Layout, image string) (seeds.Layout, error) {
+func (s *Sweep) first(layout seeds.ID, image string) (seeds.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	same, ok := s.images[image]
@@ -753,7 +692,7 @@ func (s *Sweep) first(layout seeds.Layout, image string) (seeds.Layout, error) {
 const idleLayouts = 4
 
 // infra turns a boot from which nothing was learnt into an error.
-func infra(layout seeds.Layout, r qemu.Result) error {
+func CheckInfra(layout seeds.ID, r qemu.Result) error {
 	if r.Kind != qemu.Infra {
 		return nil
 	}
@@ -762,7 +701,7 @@ func infra(layout seeds.Layout, r qemu.Result) error {
 
 // InfraError is QEMU or KVM failing again and again: no verdict.
 type InfraError struct {
-	Layout seeds.Layout
+	Layout seeds.ID
 	Reason string
 }
 
@@ -771,74 +710,4 @@ func (e *InfraError) KVM() bool { return qemu.KVMFailed(e.Reason) }
 
 func (e *InfraError) Error() string {
 	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)
-}
-
-// Shows tells whether a boot shows the crash that a scenario looks for.
-func Shows(v scenarios.Verdict, r qemu.Result) bool {
-	if r.Kind == qemu.Pass || r.Kind == qemu.Infra {
-		return false
-	}
-	return v.Crash.Regexp == nil || v.Crash.MatchString(r.Title) || v.Crash.Match(r.Console)
-}
-
-// Unlucky are the finds of a sweep by title, the most frequent title first.
-func (r *Report) Unlucky() []Finding { return r.findings(true) }
-
-// Others are the layouts that failed, but not as looked for.
-func (r *Report) Others() []Finding { return r.findings(false) }
-
-// Finding is one title and the layouts that showed it at their first boot.
-type Finding struct {
-	Title   string
-	Layouts []seeds.Record
-}
-
-func (r *Report) findings(found bool) []Finding {
-	var out []Finding
-	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
-		if l.Found != found || l.Kind != qemu.Crash && l.Kind != qemu.Hang {
-			continue
-		}
-		if l.Path == "" { // the baseline, which another shard saves
-			continue
-		}
-		i := slices.IndexFunc(out, func(f Finding) bool { return f.Title == l.Title })
-		if i < 0 {
-			out = append(out, Finding{Title: l.Title})
-			i = len(out) - 1
-		}
-		out[i].Layouts = append(out[i].Layouts, l)
-	}
-	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Compare(len(b.Layouts), len(a.Layouts)) })
-	return out
-}
-
-// Count is the number of layouts, without the baseline, of a kind.
-func (r *Report) Count(k qemu.Kind) int {
-	n := 0
-	for _, l := range r.Layouts {
-		if l.Kind == k {
-			n++
-		}
-	}
-	return n
-}
-
-// Finds is the number of unlucky layouts, without the baseline.
-func (r *Report) Finds() int {
-	n := 0
-	for _, l := range r.Layouts {
-		if l.Found {
-			n++
-		}
-	}
-	return n
-}
-
-// PerHour is how many layouts an hour this run has tried.
-func (r *Report) PerHour() float64 {
-	if r.Elapsed <= 0 {
-		return 0
-	}
-	return float64(r.Tried) / r.Elapsed.Hours()
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
@@ -106,7 +107,7 @@ func sweep(k kernel, s scenarios.Scenario, dir string, first, last uint32, worke
 }
 
 // verdicts is what must not depend on how a sweep was run.
-func verdicts(r *fuzz.Report) string {
+func verdicts(r *evidence.Report) string {
 	var b strings.Builder
 	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
 		fmt.Fprintf(&b, "%s %s %q found=%v %d/%d %.8s %.8s\n", l.Layout, l.Kind, l.Title, l.Found, l.Crashes, l.Boots, l.Plan, l.Image)
@@ -711,14 +712,14 @@ func (n *naive) add(symbols map[string]uint64) {
 	}
 }
 
-func (n *naive) check(t *testing.T, got *fuzz.Totals) {
+func (n *naive) check(t *testing.T, got *evidence.Totals) {
 	t.Helper()
 	if got == nil {
 		t.Fatal("no coverage")
 	}
-	want := fuzz.Totals{Functions: len(n.functions), Layouts: n.layouts, Fixed: got.Fixed}
+	want := evidence.Totals{Functions: len(n.functions), Layouts: n.layouts, Fixed: got.Fixed}
 	for m, modulus := range []uint64{64, 256, 4096} {
-		r := fuzz.Residues{Modulus: modulus}
+		r := evidence.Residues{Modulus: modulus}
 		for _, i := range n.functions {
 			r.Of += int(max(1, modulus/n.layout[i].Alignment()))
 		}
@@ -738,7 +739,7 @@ func (n *naive) check(t *testing.T, got *fuzz.Totals) {
 func TestCoverageGrows(t *testing.T) {
 	t.Parallel()
 	k := tiny(t, nil)
-	run := func(dir string, strategy layout.Strategy, first, last uint32) (fuzz.Totals, string) {
+	run := func(dir string, strategy layout.Strategy, first, last uint32) (evidence.Totals, string) {
 		t.Helper()
 		s := sweep(k, scenario("off"), dir, first, last, 2)
 		s.Strategy = strategy
@@ -746,7 +747,7 @@ func TestCoverageGrows(t *testing.T) {
 		s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
 		recalled := 0
 		s.Recall = func(done, total int) { recalled = done }
-		var tallies []fuzz.Totals
+		var tallies []evidence.Totals
 		s.Step = func(tally fuzz.Tally) { tallies = append(tallies, *tally.Coverage) }
 		r, err := s.Run(t.Context())
 		if err != nil {

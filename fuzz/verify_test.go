@@ -10,23 +10,24 @@ import (
 
 	"gonum.org/v1/gonum/stat/distuv"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
 )
 
 // results are those of a sweep with some unlucky layouts.
-func results(unlucky, of int) *fuzz.Results {
-	r := &fuzz.Results{}
+func results(unlucky, of int) *evidence.Results {
+	r := &evidence.Results{}
 	for n := range of {
-		t := fuzz.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(n)), Kind: qemu.Pass, Boots: 1}}
+		t := evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(n)), Kind: qemu.Pass, Boots: 1}}
 		if n < unlucky {
 			t.Kind, t.Found, t.Title = qemu.Crash, true, "int3 in f"
 		}
 		r.Layouts = append(r.Layouts, t)
 	}
-	r.Layouts = append(r.Layouts, fuzz.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(of)), Kind: qemu.LinkFailed}})
+	r.Layouts = append(r.Layouts, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(of)), Kind: qemu.LinkFailed}})
 	return r
 }
 
@@ -75,7 +76,7 @@ func TestRate(t *testing.T) {
 		confidence float64
 		most       float64
 	}{{0, 0.99, 1}, {1, 0.95, 0.95}, {10, 0.95, 0.2589}, {59, 0.95, 0.0495}, {299, 0.95, 0.00997}, {64, 0.99, 0.0694}, {459, 0.99, 0.00998}} {
-		if most := fuzz.Most(test.n, test.confidence); math.Abs(most-test.most) > 0.0001 {
+		if most := evidence.Most(test.n, test.confidence); math.Abs(most-test.most) > 0.0001 {
 			t.Errorf("%d pass: at most %.5f fail with confidence %g, want %.5f", test.n, most, test.confidence, test.most)
 		}
 	}
@@ -140,7 +141,7 @@ func TestRestore(t *testing.T) {
 		{"fixed", seeds.Culprit{Functions: []seeds.Function{{Name: head.Function, Section: head.Name}}}, 0, head.Function + " cannot be moved by itself"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			plans, notes := fuzz.Restore(sections, test.culprit)
+			plans, notes := search.Restore(sections, test.culprit)
 			if got := strings.Join(notes, "; "); got != test.notes {
 				t.Errorf("notes %q, want %q", got, test.notes)
 			}
@@ -158,7 +159,7 @@ func TestRestore(t *testing.T) {
 	}
 
 	t.Run("linked", func(t *testing.T) {
-		plans, _ := fuzz.Restore(sections, seeds.Culprit{Functions: []seeds.Function{function(fill(40), 0x40), touching(function("victim", 0x20))}})
+		plans, _ := search.Restore(sections, seeds.Culprit{Functions: []seeds.Function{function(fill(40), 0x40), touching(function("victim", 0x20))}})
 		image, err := linkerOf(t, k).Link(t.Context(), plans[1])
 		if err != nil {
 			t.Fatal(err)
@@ -230,14 +231,14 @@ func checkRestored(t *testing.T, sections []layout.Section, c seeds.Culprit, pla
 
 // found are the results of a sweep of tiny, and what minimizing its first find
 // has shown.
-func found(t *testing.T, k kernel, dir string) (*fuzz.Results, []seeds.File) {
+func found(t *testing.T, k kernel, dir string) (*evidence.Results, []seeds.File) {
 	t.Helper()
 	f := unluckySeed(t, k, scenario("canary"), dir)
 	answer, err := minimize(t, k, f, filepath.Join(t.TempDir(), "min.yaml")).Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := fuzz.ReadResults([]string{dir}, t.Logf)
+	all, err := evidence.ReadResults([]string{dir}, t.Logf)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("%d sweeps, error %v", len(all), err)
 	}
@@ -259,7 +260,7 @@ func TestVerifyFlaky(t *testing.T) {
 	}
 	mended := tiny(t, replacing(t, "main.c", canaryAt, "at % 64 == 0x21"))
 	s := sweep(mended, scenario("canary"), t.TempDir(), 1, 6, 2)
-	v := &fuzz.Verify{Sweep: s, Found: results, Minimized: answers, Confidence: 0.5}
+	v := &search.Verify{Sweep: s, Found: results, Minimized: answers, Confidence: 0.5}
 	got, err := v.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,11 @@
 // make plans of seeds. It knows no files, no ELF and no processes.
 package layout
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Section is one input section as the link of the baseline placed it.
 type Section struct {
 	Name    string `json:"name"`    // as in Padding.Section; empty where it is not from the object that is padded
@@ -34,3 +39,19 @@ type Section struct {
 // page is the alignment by the linker script, in bytes, from which on a section
 // counts as placed by hand: there is no residue that it could be moved to.
 const page = 4096
+
+// FunctionName is what people call the function of a section. Of a section that
+// holds many, no single one is named.
+func (s Section) FunctionName() string {
+	name := s.Function
+	if base, suffix, ok := strings.Cut(name, ".llvm."); ok && strings.Trim(suffix, "0123456789") == "" {
+		name = base
+	}
+	switch {
+	case name == "":
+		return s.Name
+	case s.Functions > 1 && !strings.HasSuffix(s.Name, "."+s.Function):
+		return fmt.Sprintf("%s (%d functions from %s)", s.Name, s.Functions, name)
+	}
+	return name
+}

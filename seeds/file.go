@@ -35,7 +35,7 @@ const Version = 1
 // hex.
 type File struct {
 	Version  int            `yaml:"unlucky"` // first in the file
-	Layout   Layout         `yaml:"seed"`
+	Layout   ID             `yaml:"seed"`
 	Strategy string         `yaml:"strategy"`         // with its version, "text/1"; never auto
 	Kind     qemu.Kind      `yaml:"kind"`             // crash or hang; pass for a twin
 	Title    string         `yaml:"title,omitempty"`  // of the first boot; printable ASCII

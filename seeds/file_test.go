@@ -27,7 +27,7 @@ import (
 
 // same compares Files by their values.
 var same = cmp.Options{
-	cmp.AllowUnexported(Layout{}),
+	cmp.AllowUnexported(ID{}),
 	cmp.Comparer(func(a, b scenarios.Regexp) bool { return a.String() == b.String() }),
 	cmpopts.EquateEmpty(),
 }

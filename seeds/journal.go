@@ -115,7 +115,7 @@ func brief(s string) string {
 
 // Record is what the sweep learnt of one layout.
 type Record struct {
-	Layout  Layout         `json:"layout"`
+	Layout  ID             `json:"layout"`
 	Kind    qemu.Kind      `json:"kind"`
 	Title   string         `json:"title,omitempty"` // of the first boot
 	Found   bool           `json:"found,omitempty"` // the crash looked for
@@ -326,7 +326,7 @@ func (j *Journal) Records() []Record {
 
 func latest(records []Record) []Record {
 	type key struct {
-		layout       Layout
+		layout       ID
 		plan, append string
 	}
 	last := make(map[key]int, len(records))

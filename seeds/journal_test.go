@@ -70,7 +70,7 @@ func open(t testing.TB, path string) *Journal {
 }
 
 // layouts lets cmp look into a Layout.
-var layouts = cmp.AllowUnexported(Layout{})
+var layouts = cmp.AllowUnexported(ID{})
 
 // What an earlier unlucky took for a layout that does not link, and was its own
 // fault, counts as not tried.
@@ -143,7 +143,7 @@ func TestJournalRecords(t *testing.T) {
 				if !ok {
 					continue
 				}
-				l, err := ParseLayout(layout)
+				l, err := ParseID(layout)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -104,14 +104,14 @@ var halfWritten = regexp.MustCompile(`\A\.(?:(?:twin-)?(baseline|[0-9]+)\.(?:yam
 // and no others that share it may be writing now: those of its journal, a name,
 // and of the layouts that are its own. The baseline's stand for what belongs to
 // all. It is to be called with the journal open, and so locked.
-func (s *Store) Tidy(journal string, own func(Layout) bool) error {
+func (s *Store) Tidy(journal string, own func(ID) bool) error {
 	mine := func(name string) bool {
 		m := halfWritten.FindStringSubmatch(name)
 		switch {
 		case m == nil:
 			return false
 		case m[1] != "":
-			l, err := ParseLayout(m[1])
+			l, err := ParseID(m[1])
 			return err == nil && own(l)
 		case m[2] != "":
 			return own(Baseline)
@@ -183,7 +183,7 @@ func (s *Store) path(f File) string {
 // removeOlder removes the seed files of layout l other than that at keep.
 // Only what Save itself would have put there is touched: a copy that the user
 // made in a folder of their own stays.
-func (s *Store) removeOlder(l Layout, keep string) error {
+func (s *Store) removeOlder(l ID, keep string) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -217,6 +217,10 @@ func (s *Store) removeOlder(l Layout, keep string) error {
 
 // SweepJournal is the name of a sweep's journal in the store's folder.
 const SweepJournal = "sweep.journal"
+
+// CulpritsJournal is the name of the journal of what verify has booted apart from
+// its sweep.
+const CulpritsJournal = "culprits.journal"
 
 // MinimizedPath is where the answer of minimizing the seed file at path lies,
 // unless the user chose another file.

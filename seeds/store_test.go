@@ -268,14 +268,14 @@ func TestTidy(t *testing.T) {
 			t.Errorf("left are %q, want %q", got, all)
 		}
 	}
-	residue := func(n uint32) func(Layout) bool {
-		return func(l Layout) bool { seed, _ := l.Seed(); return seed%3 == n && (l != Baseline || n == 0) }
+	residue := func(n uint32) func(ID) bool {
+		return func(l ID) bool { seed, _ := l.Seed(); return seed%3 == n && (l != Baseline || n == 0) }
 	}
 	if err := s.Tidy("sweep-2-of-3.journal", residue(2)); err != nil {
 		t.Fatal(err)
 	}
 	check(sweeps, minimizes, others) // which may be at work
-	if err := s.Tidy("sweep.journal", func(Layout) bool { return true }); err != nil {
+	if err := s.Tidy("sweep.journal", func(ID) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	check(minimizes, others)
@@ -353,7 +353,7 @@ func TestStoreShared(t *testing.T) {
 		s := store()
 		beginning.Go(func() {
 			for !saved.Load() {
-				if err := s.Tidy("sweep-7-of-8.journal", func(l Layout) bool { return l == Baseline }); err != nil {
+				if err := s.Tidy("sweep-7-of-8.journal", func(l ID) bool { return l == Baseline }); err != nil {
 					t.Error(err)
 					return
 				}

@@ -10,13 +10,13 @@ import (
 )
 
 func TestLayoutText(t *testing.T) {
-	for text, want := range map[string]Layout{
+	for text, want := range map[string]ID{
 		"baseline":   Baseline,
 		"0":          Seed(0),
 		"7":          Seed(7),
 		"4294967295": Seed(math.MaxUint32),
 	} {
-		got, err := ParseLayout(text)
+		got, err := ParseID(text)
 		if err != nil || got != want || got.String() != text {
 			t.Errorf("ParseLayout(%q) = %v, %v", text, got, err)
 		}
@@ -38,16 +38,16 @@ func TestLayoutText(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "Baseline", "-1", "+1", "07", "4294967296", "0x7", "7 ", "1e3", "1_0"} {
-		if l, err := ParseLayout(text); err == nil {
+		if l, err := ParseID(text); err == nil {
 			t.Errorf("ParseLayout(%q) = %v, want an error", text, l)
 		}
 	}
 }
 
 func TestLayoutOrder(t *testing.T) {
-	want := []Layout{Baseline, Seed(0), Seed(1), Seed(10), Seed(math.MaxUint32)}
-	got := []Layout{want[3], want[0], want[4], want[1], want[2]}
-	slices.SortFunc(got, Layout.Compare)
+	want := []ID{Baseline, Seed(0), Seed(1), Seed(10), Seed(math.MaxUint32)}
+	got := []ID{want[3], want[0], want[4], want[1], want[2]}
+	slices.SortFunc(got, ID.Compare)
 	if !slices.Equal(got, want) {
 		t.Errorf("sorted: %v, want %v", got, want)
 	}

@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"errors"
@@ -204,30 +204,30 @@ func TestSuspectsFalseAlarms(t *testing.T) {
 	}{{0.15, 1000}, {0.5, 50}} {
 		share, sweeps := test.share, test.sweeps
 		passes := func(func(int) uint64) string { return "" }
-		evidence := &evidence{layout: sections, tried: sweptAs(t, sections, layout.Cover, 257, 256+40, passes).Layouts}
-		if err := evidence.place(t.Context(), nil); err != nil {
+		verdicts := &verdicts{layout: sections, tried: sweptAs(t, sections, layout.Cover, 257, 256+40, passes).Layouts}
+		if err := verdicts.place(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		var alive []int
-		for l := range evidence.tried {
+		for l := range verdicts.tried {
 			alive = append(alive, l)
 		}
 		alarms, tried := 0, 0
 		for range sweeps {
-			for l := range evidence.tried {
-				r := &evidence.tried[l].Record
+			for l := range verdicts.tried {
+				r := &verdicts.tried[l].Record
 				r.Kind, r.Title = qemu.Pass, "pass"
 				if random.Float64() < share {
 					r.Kind, r.Title = qemu.Crash, []string{"one", "two", "three"}[random.IntN(3)]
 				}
 			}
-			r, err := evidence.compare(t.Context(), alive)
+			r, err := verdicts.compare(t.Context(), alive)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(r.clues) > 0 {
+			if len(r.rules) > 0 {
 				tried++
-				if r.chance(r.clues[0]) <= Sure {
+				if r.chance(r.rules[0]) <= Sure {
 					alarms++
 				}
 			}
@@ -246,7 +246,7 @@ func TestFisher(t *testing.T) {
 	t.Parallel()
 	const n = 40
 	binomial := func(n, k int) float64 { return math.Exp(choose(n, k)) }
-	r := &round{alive: make([]int, n), logs: make([]float64, n+1)}
+	r := &comparison{alive: make([]int, n), logs: make([]float64, n+1)}
 	for i := 2; i <= n; i++ {
 		r.logs[i] = r.logs[i-1] + math.Log(float64(i))
 	}
@@ -262,7 +262,7 @@ func TestFisher(t *testing.T) {
 					want += binomial(fails, i) * binomial(n-fails, of-i) / binomial(n, of)
 				}
 				compared++
-				if got := math.Exp(r.log(0, fails, of, k, hopeless)); math.Abs(got-want) > 1e-9*want {
+				if got := math.Exp(r.log(0, fails, of, k, notTold)); math.Abs(got-want) > 1e-9*want {
 					t.Fatalf("%d of %d where %d of %d fail: %g, want %g", k, of, fails, n, got, want)
 				}
 			}
@@ -304,7 +304,7 @@ func TestThin(t *testing.T) {
 		all[i].Layout = seeds.Seed(uint32(i))
 	}
 	for n, want := range map[int]string{12: "[0 1 2 3 4 5 6 7 8 9]", 10: "[0 1 2 3 4 5 6 7 8 9]", 4: "[0 2 5 7]"} {
-		var got []seeds.Layout
+		var got []seeds.ID
 		for _, l := range thin(all, n) {
 			got = append(got, l.Layout)
 		}
@@ -319,7 +319,7 @@ func TestThin(t *testing.T) {
 func BenchmarkSuspects(b *testing.B) {
 	const layouts, functions = 10_000, 9_000
 	random := rand.New(rand.NewPCG(7, 8))
-	t := &evidence{layout: manyFunctions(functions)}
+	t := &verdicts{layout: manyFunctions(functions)}
 	for f := range functions {
 		h := history{sections: []int{f + 1}, at: make([]uint8, layouts)}
 		for l := range h.at {
@@ -345,7 +345,7 @@ func BenchmarkSuspects(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if r.clues[0].group != 500 {
+		if r.rules[0].group != 500 {
 			b.Fatal("the wrong function")
 		}
 	}

@@ -8,37 +8,37 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Layout names one layout of a kernel: the baseline, or a seed. The zero
-// Layout is the baseline. Layouts are comparable with ==.
-type Layout struct {
+// ID names one layout of a kernel: the baseline, or a seed. The zero ID is the
+// baseline. IDs are comparable with ==.
+type ID struct {
 	seeded bool
 	seed   uint32
 }
 
 // Baseline is the layout without any padding.
-var Baseline Layout
+var Baseline ID
 
 // Seed names the layout of a seed. 0 is a seed like any other.
-func Seed(n uint32) Layout { return Layout{seeded: true, seed: n} }
+func Seed(n uint32) ID { return ID{seeded: true, seed: n} }
 
 // ParseLayout reads what String writes: "baseline", or a seed in decimal
 // without sign or leading zeros.
-func ParseLayout(s string) (Layout, error) {
+func ParseID(s string) (ID, error) {
 	if s == "baseline" {
 		return Baseline, nil
 	}
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || strconv.FormatUint(n, 10) != s {
-		return Layout{}, fmt.Errorf("%q is neither baseline nor a seed (0 to 4294967295)", s)
+		return ID{}, fmt.Errorf("%q is neither baseline nor a seed (0 to 4294967295)", s)
 	}
 	return Seed(uint32(n)), nil
 }
 
 // Seed returns the seed, and false for the baseline.
-func (l Layout) Seed() (n uint32, ok bool) { return l.seed, l.seeded }
+func (l ID) Seed() (n uint32, ok bool) { return l.seed, l.seeded }
 
 // String returns "baseline" or the seed in decimal.
-func (l Layout) String() string {
+func (l ID) String() string {
 	if !l.seeded {
 		return "baseline"
 	}
@@ -46,7 +46,7 @@ func (l Layout) String() string {
 }
 
 // Name is how a sentence speaks of the layout: "seed 7", "the baseline".
-func (l Layout) Name() string {
+func (l ID) Name() string {
 	if l == Baseline {
 		return "the baseline"
 	}
@@ -54,7 +54,7 @@ func (l Layout) Name() string {
 }
 
 // Compare orders the baseline first, then the seeds by number.
-func (l Layout) Compare(m Layout) int {
+func (l ID) Compare(m ID) int {
 	if l.seeded != m.seeded {
 		if m.seeded {
 			return -1
@@ -65,17 +65,17 @@ func (l Layout) Compare(m Layout) int {
 }
 
 // MarshalText writes what String returns.
-func (l Layout) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+func (l ID) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
 // UnmarshalText is ParseLayout.
-func (l *Layout) UnmarshalText(text []byte) (err error) {
-	*l, err = ParseLayout(string(text))
+func (l *ID) UnmarshalText(text []byte) (err error) {
+	*l, err = ParseID(string(text))
 	return err
 }
 
 // MarshalYAML writes a seed as a plain number: through MarshalText it would
 // stand in quotes.
-func (l Layout) MarshalYAML() (any, error) {
+func (l ID) MarshalYAML() (any, error) {
 	if l.seeded {
 		return l.seed, nil
 	}
@@ -84,7 +84,7 @@ func (l Layout) MarshalYAML() (any, error) {
 
 // UnmarshalYAML names the line of a bad layout, which yaml.v3 does not for
 // UnmarshalText.
-func (l *Layout) UnmarshalYAML(n *yaml.Node) error {
+func (l *ID) UnmarshalYAML(n *yaml.Node) error {
 	if err := l.UnmarshalText([]byte(n.Value)); err != nil {
 		return fmt.Errorf("line %d: %w", n.Line, err)
 	}

@@ -1,4 +1,7 @@
-package fuzz
+// Package evidence says what verdicts tell: what sweeps have found, which residues
+// they have tried, and which functions' addresses go with failing, with the
+// statistics that this takes. It links and boots nothing.
+package evidence
 
 import (
 	"cmp"
@@ -9,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -44,9 +46,6 @@ type Tried struct {
 	Strategy     layout.Strategy
 	Dir          string // the folder of the sweep
 }
-
-// journalNames are the names of a sweep's journals: a shard has one of its own.
-var journalNames = regexp.MustCompile(`\Asweep(-[0-9]+-of-[0-9]+)?\.journal\z`)
 
 // ReadResults reads all sweeps in some folders and below, sorted by scenario, and
 // the saved seeds of those whose journals are lost or damaged. note is told what
@@ -139,7 +138,7 @@ func findSweeps(dirs []string) (journals []string, saved map[string][]string, er
 			path = filepath.Clean(path)
 			switch {
 			case err != nil || d.IsDir():
-			case journalNames.MatchString(d.Name()):
+			case seeds.JournalNames.MatchString(d.Name()):
 				journals = append(journals, path)
 			case seedNames.MatchString(d.Name()) && d.Type().IsRegular():
 				saved[storeOf(path)] = append(saved[storeOf(path)], path)
@@ -156,7 +155,7 @@ func findSweeps(dirs []string) (journals []string, saved map[string][]string, er
 		// The journal of one that was given in part is not in what was given, and
 		// verify saves seeds of its own.
 		for _, e := range dirEntries(dir) {
-			if other := e.Name() == CulpritsJournal || journalNames.MatchString(e.Name()) && !slices.Contains(journals, filepath.Join(dir, e.Name())); other {
+			if other := e.Name() == seeds.CulpritsJournal || seeds.JournalNames.MatchString(e.Name()) && !slices.Contains(journals, filepath.Join(dir, e.Name())); other {
 				delete(saved, dir)
 			}
 		}

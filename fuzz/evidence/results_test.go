@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"math/rand/v2"
@@ -76,7 +76,7 @@ func TestReadResults(t *testing.T) {
 	one := t.TempDir()
 	resultsIn(t, one, h, map[string][]seeds.Record{"s/sweep.journal": records})
 	r, want := read(one)
-	if d := cmp.Diff(records, want, cmp.AllowUnexported(seeds.Layout{})); d != "" {
+	if d := cmp.Diff(records, want, cmp.AllowUnexported(seeds.ID{})); d != "" {
 		t.Fatalf("one journal:\n%s", d)
 	}
 	if report := r.Report(); report.Finds() != 5 || report.Count(qemu.LinkFailed) != 5 || report.Count(qemu.Pass) != 30 || report.Strategy != layout.Cover || report.Baseline.Kind != qemu.Pass {
@@ -94,8 +94,8 @@ func TestReadResults(t *testing.T) {
 		}
 		dir := t.TempDir()
 		resultsIn(t, dir, h, journals)
-		if _, got := read(filepath.Join(dir, "b"), filepath.Join(dir, "a"), dir); cmp.Diff(want, got, cmp.AllowUnexported(seeds.Layout{})) != "" {
-			t.Fatalf("spread over %d journals:\n%s", len(journals), cmp.Diff(want, got, cmp.AllowUnexported(seeds.Layout{})))
+		if _, got := read(filepath.Join(dir, "b"), filepath.Join(dir, "a"), dir); cmp.Diff(want, got, cmp.AllowUnexported(seeds.ID{})) != "" {
+			t.Fatalf("spread over %d journals:\n%s", len(journals), cmp.Diff(want, got, cmp.AllowUnexported(seeds.ID{})))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"errors"
@@ -80,8 +80,8 @@ func headerOf(f seeds.File) seeds.Header {
 	}
 	h := seeds.Header{
 		Scenario: f.Scenario.Name, Strategy: f.Strategy, Accel: f.Accel, QEMU: f.Tools.QEMU, LLD: f.Tools.LLD,
-		Object: f.Digests.Object, Initrd: f.Digests.Initrd, Argv: digest(argv...), Command: f.Command,
+		Object: f.Digests.Object, Initrd: f.Digests.Initrd, Argv: seeds.Digest(argv...), Command: f.Command,
 	}
-	h.Rules, h.Verdict = rules(f.Scenario.Verdict, time.Duration(f.Scenario.Guest.Limit))
+	h.Rules, h.Verdict = seeds.Rules(f.Scenario.Verdict, time.Duration(f.Scenario.Guest.Limit))
 	return h
 }

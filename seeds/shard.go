@@ -1,13 +1,12 @@
-package fuzz
+package seeds
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
-
-	"unlucky/seeds"
 )
 
 // Shard is the part of a sweep that one process does, Index of Count, counted
@@ -37,18 +36,21 @@ func (s Shard) String() string { return fmt.Sprintf("%d/%d", max(1, s.Index), ma
 // Whole tells whether there are no other shards.
 func (s Shard) Whole() bool { return s.Count <= 1 }
 
-// first tells whether it is the one that saves what belongs to all.
-func (s Shard) first() bool { return s.Index <= 1 }
+// First tells whether it is the one that saves what belongs to all.
+func (s Shard) First() bool { return s.Index <= 1 }
 
-// owns tells whether a seed of a range that begins with first is the shard's.
-func (s Shard) owns(seed, first uint32) bool {
+// Owns tells whether a seed of a range that begins with first is the shard's.
+func (s Shard) Owns(seed, first uint32) bool {
 	return s.Whole() || seed >= first && (seed-first)%s.Count == s.Index-1
 }
 
-// journal is the name of the journal.
-func (s Shard) journal() string {
+// JournalNames are the names of a sweep's journals: a shard has one of its own.
+var JournalNames = regexp.MustCompile(`\Asweep(-[0-9]+-of-[0-9]+)?\.journal\z`)
+
+// Journal is the name of the journal.
+func (s Shard) Journal() string {
 	if s.Whole() {
-		return seeds.SweepJournal
+		return SweepJournal
 	}
 	return fmt.Sprintf("sweep-%d-of-%d.journal", s.Index, s.Count)
 }
@@ -56,23 +58,23 @@ func (s Shard) journal() string {
 // otherwise tells in words of sweeps in a folder that share its seeds in another
 // way. Both together are one sweep to all that reads them, but a seed of both is
 // tried twice. It is empty where there are none.
-func (s Shard) otherwise(dir string) (string, error) {
+func (s Shard) SharedOtherwise(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
 	}
 	own := fmt.Sprintf("sweep-*-of-%d.journal", s.Count)
 	if s.Whole() {
-		own = s.journal()
+		own = s.Journal()
 	}
 	var names []string
-	tried := map[seeds.Layout]bool{}
+	tried := map[ID]bool{}
 	for _, e := range entries {
 		name := e.Name()
-		if same, err := filepath.Match(own, name); same || err != nil || !journalNames.MatchString(name) {
+		if same, err := filepath.Match(own, name); same || err != nil || !JournalNames.MatchString(name) {
 			continue
 		}
-		_, records, _, err := seeds.ReadJournal(filepath.Join(dir, name))
+		_, records, _, err := ReadJournal(filepath.Join(dir, name))
 		if err != nil {
 			return "", err
 		}
@@ -81,10 +83,10 @@ func (s Shard) otherwise(dir string) (string, error) {
 			tried[r.Layout] = true
 		}
 	}
-	delete(tried, seeds.Baseline)
+	delete(tried, Baseline)
 	if names == nil {
 		return "", nil
 	}
 	return fmt.Sprintf("%s shares its seeds in another way with %s: what those have tried (%d layouts) is tried again where it is this one's, and merge counts it once; for shards of one sweep give each the same N in -shard I/N",
-		filepath.Join(dir, s.journal()), strings.Join(names, ", "), len(tried)), nil
+		filepath.Join(dir, s.Journal()), strings.Join(names, ", "), len(tried)), nil
 }

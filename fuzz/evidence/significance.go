@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"cmp"
@@ -16,19 +16,19 @@ import (
 	"unlucky/qemu"
 )
 
-// clue tells failing layouts by the residue of a function, or of the distance between
+// rule tells failing layouts by the residue of a function, or of the distance between
 // two.
-type clue struct {
+type rule struct {
 	group, with int    // histories; with is -1 where it is no distance
 	modulus     uint64 // bytes
 	residues    uint64 // modulo 64: a set of them, in units of 16 bytes
 	first, n    int    // else a range of them, which may go round
 	target      int
-	log         float64 // the natural logarithm of its corrected chance; hopeless for none
+	log         float64 // the natural logarithm of its corrected chance; notTold for none
 }
 
 // holds tells whether a layout is at the residues of a rule.
-func (t *evidence) holds(c clue, l int) bool {
+func (t *verdicts) holds(c rule, l int) bool {
 	if t.histories[c.group].absent(l) {
 		return false
 	}
@@ -44,17 +44,17 @@ func (t *evidence) holds(c clue, l int) bool {
 	return (unit-c.first+units)%units < c.n
 }
 
-// round is one comparison of layouts.
-type round struct {
-	evidence *evidence
+// comparison is one comparison of layouts.
+type comparison struct {
+	verdicts *verdicts
 	alive    []int // layouts
 	fails    int   // of them
 	targets  []target
 	all      [][layout.PageUnits]uint16 // alive layouts at each residue modulo a page, by history
 	logs     []float64                  // ln n!
 
-	clues  []clue    // that luck does not give any time, the best first; one of each history
-	dealt  []float64 // the best of verdicts dealt at random, as clue.log
+	rules  []rule    // that luck does not give any time, the best first; one of each history
+	dealt  []float64 // the best of verdicts dealt at random, as rule.log
 	early  bool      // dealing has ended early
 	tooFew string
 }
@@ -68,8 +68,8 @@ type target struct {
 // families are the kinds of rules: of a modulus each, and of distances.
 const families = 4
 
-// hopeless is the limit of clue.log: what is worse is not told.
-const hopeless = 10
+// notTold is the limit of rule.log: what is worse is not told.
+const notTold = 10
 
 // Verdicts are dealt anew where a chance is neither beyond doubt nor beyond
 // hope, until luck has been as good as often as enoughLuck; of many layouts and
@@ -83,8 +83,8 @@ const (
 )
 
 // compare finds the best rules for some layouts.
-func (t *evidence) compare(ctx context.Context, alive []int) (*round, error) {
-	r := &round{evidence: t, alive: alive, logs: make([]float64, len(alive)+1)}
+func (t *verdicts) compare(ctx context.Context, alive []int) (*comparison, error) {
+	r := &comparison{verdicts: t, alive: alive, logs: make([]float64, len(alive)+1)}
 	for n := 2; n <= len(alive); n++ {
 		r.logs[n] = r.logs[n-1] + math.Log(float64(n))
 	}
@@ -94,18 +94,18 @@ func (t *evidence) compare(ctx context.Context, alive []int) (*round, error) {
 	}
 	r.count()
 	var err error
-	if r.clues, err = r.scan(ctx, r.targets, hopeless); err != nil {
+	if r.rules, err = r.scan(ctx, r.targets, notTold); err != nil {
 		return nil, err
 	}
 	best := 1.0
-	if len(r.clues) > 0 {
-		best = r.chance(r.clues[0])
+	if len(r.rules) > 0 {
+		best = r.chance(r.rules[0])
 	}
 	if best > beyondDoubt && best < 1 {
 		if err := r.deal(ctx); err != nil {
 			return nil, err
 		}
-		best = r.chance(r.clues[0])
+		best = r.chance(r.rules[0])
 	}
 	if best > Sure {
 		r.tooFew = r.failing() + ", and no function explains that better than luck would: more layouts may tell; or it is more than the residue of one function, or flaky"
@@ -114,8 +114,8 @@ func (t *evidence) compare(ctx context.Context, alive []int) (*round, error) {
 }
 
 // failing says how many layouts are to be explained.
-func (r *round) failing() string {
-	if len(r.alive) < len(r.evidence.tried) {
+func (r *comparison) failing() string {
+	if len(r.alive) < len(r.verdicts.tried) {
 		return fmt.Sprintf("of the %d layouts that no suspect explains %d fail", len(r.alive), r.fails)
 	}
 	return fmt.Sprintf("%d of %d layouts fail", r.fails, len(r.alive))
@@ -124,18 +124,18 @@ func (r *round) failing() string {
 // aim chooses the targets: all failures, and each title. One that has too few
 // layouts for even the best of rules is none; that depends on how many they are
 // alone, so it costs the others nothing (Tarone).
-func (r *round) aim() {
+func (r *comparison) aim() {
 	titles := map[string][]int{}
 	var all []int
 	for _, l := range r.alive {
-		if tried := r.evidence.tried[l]; tried.Kind != qemu.Pass {
+		if tried := r.verdicts.tried[l]; tried.Kind != qemu.Pass {
 			titles[tried.Title] = append(titles[tried.Title], l)
 			all = append(all, l)
 		}
 	}
 	r.fails = len(all)
 	switch {
-	case r.fails == 0 && len(r.alive) == len(r.evidence.tried):
+	case r.fails == 0 && len(r.alive) == len(r.verdicts.tried):
 		r.tooFew = fmt.Sprintf("nothing has failed in %d layouts: there is nothing to explain", len(r.alive))
 		return
 	case r.fails == 0:
@@ -158,15 +158,15 @@ func (r *round) aim() {
 	}
 }
 
-// least is the corrected chance, as clue.log, of the best clue that there could
+// least is the corrected chance, as rule.log, of the best rule that there could
 // be for some fails of n layouts.
-func (r *round) least(n, fails int) float64 {
-	return math.Log(families*subsets*float64(len(r.evidence.histories))) - choose(n, fails)
+func (r *comparison) least(n, fails int) float64 {
+	return math.Log(families*subsets*float64(len(r.verdicts.histories))) - choose(n, fails)
 }
 
 // needed is how many layouts that fail as often as these could tell one residue
 // modulo 256.
-func (r *round) needed() int {
+func (r *comparison) needed() int {
 	for n := len(r.alive); ; n += n/16 + 1 {
 		fails := max(1, n*r.fails/len(r.alive))
 		passes := max(1, n-fails)
@@ -185,10 +185,10 @@ func choose(n, k int) float64 {
 }
 
 // count fills in where the layouts were.
-func (r *round) count() {
-	r.all = make([][layout.PageUnits]uint16, len(r.evidence.histories))
+func (r *comparison) count() {
+	r.all = make([][layout.PageUnits]uint16, len(r.verdicts.histories))
 	for h := range r.all {
-		history := r.evidence.histories[h]
+		history := r.verdicts.histories[h]
 		for _, l := range r.alive {
 			if !history.absent(l) {
 				r.all[h][history.at[l]]++
@@ -208,10 +208,10 @@ func harmonic(units int) (sum float64) {
 	return sum
 }
 
-// cost is ln of the number of clues that one of a modulus is one of, as its share
+// cost is ln of the number of rules that one of a modulus is one of, as its share
 // of the level has it; of ranges, one of a single residue.
-func (r *round) cost(modulus uint64) float64 {
-	n := families * float64(max(1, len(r.targets))*len(r.evidence.histories))
+func (r *comparison) cost(modulus uint64) float64 {
+	n := families * float64(max(1, len(r.targets))*len(r.verdicts.histories))
 	if modulus == 64 {
 		return math.Log(n * subsets)
 	}
@@ -220,16 +220,16 @@ func (r *round) cost(modulus uint64) float64 {
 }
 
 // distant is the cost of a distance.
-func (r *round) distant(modulus uint64) float64 {
-	groups := float64(len(r.evidence.histories))
+func (r *comparison) distant(modulus uint64) float64 {
+	groups := float64(len(r.verdicts.histories))
 	return math.Log(families*float64(len(r.targets))) + math.Log(2*float64(modulus/16)*groups*(groups-1)/2) // two moduli
 }
 
-// scan finds the best clue of each history, below a limit of clue.log, and
+// scan finds the best rule of each history, below a limit of rule.log, and
 // distances.
-func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]clue, error) {
-	groups := len(r.evidence.histories)
-	found := make([]clue, groups)
+func (r *comparison) scan(ctx context.Context, targets []target, limit float64) ([]rule, error) {
+	groups := len(r.verdicts.histories)
+	found := make([]rule, groups)
 	chunk := (groups + runtime.NumCPU() - 1) / runtime.NumCPU()
 	work, ctx := errgroup.WithContext(ctx)
 	for begin := 0; begin < groups; begin += chunk {
@@ -249,18 +249,18 @@ func (r *round) scan(ctx context.Context, targets []target, limit float64) ([]cl
 	if err := work.Wait(); err != nil {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(l clue) bool { return l.log == limit })
+	found = slices.DeleteFunc(found, func(l rule) bool { return l.log == limit })
 	for n, target := range targets {
 		found = append(found, r.distances(n, target)...)
 	}
-	slices.SortStableFunc(found, func(a, b clue) int { return cmp.Compare(a.log, b.log) })
+	slices.SortStableFunc(found, func(a, b rule) int { return cmp.Compare(a.log, b.log) })
 	return found, nil
 }
 
 // better finds a rule of a history that is better than the best so far.
-func (r *round) better(h, n int, target target, best clue) clue {
+func (r *comparison) better(h, n int, target target, best rule) rule {
 	var fails, all [layout.PageUnits]int
-	history := r.evidence.histories[h]
+	history := r.verdicts.histories[h]
 	for _, l := range target.fails {
 		if !history.absent(l) {
 			fails[history.at[l]]++
@@ -269,7 +269,7 @@ func (r *round) better(h, n int, target target, best clue) clue {
 	for i, n := range r.all[h] {
 		all[i] = int(n)
 	}
-	try := func(l clue, cost float64, k, of int) {
+	try := func(l rule, cost float64, k, of int) {
 		l.group, l.with, l.target = h, -1, n
 		if l.log = r.log(cost, len(target.fails), of, k, best.log); l.log < best.log {
 			best = l
@@ -291,7 +291,7 @@ func (r *round) better(h, n int, target target, best clue) clue {
 						k, of = k+fails[i], of+all[i]
 					}
 				}
-				try(clue{modulus: 64, residues: set}, cost, k, of)
+				try(rule{modulus: 64, residues: set}, cost, k, of)
 			}
 			continue
 		}
@@ -302,7 +302,7 @@ func (r *round) better(h, n int, target target, best clue) clue {
 
 // ranges tries the ranges of residues that begin and end with a failure. Where
 // there are many it is content with every fourth.
-func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost float64, k, of int)) {
+func (r *comparison) ranges(modulus uint64, fails, all []int, try func(l rule, cost float64, k, of int)) {
 	var ends []int
 	for i, n := range fails {
 		if n > 0 {
@@ -326,7 +326,7 @@ func (r *round) ranges(modulus uint64, fails, all []int, try func(l clue, cost f
 				n, k, of = n+units, k+sumFails[units], of+sumAll[units]
 			}
 			if n < units {
-				try(clue{modulus: modulus, first: first, n: n}, single+lengths[n], k, of)
+				try(rule{modulus: modulus, first: first, n: n}, single+lengths[n], k, of)
 			}
 		}
 	}
@@ -340,10 +340,10 @@ var lengths = func() (logs [layout.PageUnits]float64) {
 	return logs
 }()
 
-// log is the corrected chance, as clue.log, of k or more of some failures being
+// log is the corrected chance, as rule.log, of k or more of some failures being
 // among of layouts: Fisher's exact test. It is than
 // where that is better.
-func (r *round) log(cost float64, fails, of, k int, than float64) float64 {
+func (r *comparison) log(cost float64, fails, of, k int, than float64) float64 {
 	n := len(r.alive)
 	if k*n <= fails*of || of == n {
 		return than
@@ -366,14 +366,14 @@ func (r *round) log(cost float64, fails, of, k int, than float64) float64 {
 
 // distances finds pairs of functions whose distance is at one residue in all
 // failures of a target. Others would take as many tests as there are pairs.
-func (r *round) distances(n int, target target) (found []clue) {
+func (r *comparison) distances(n int, target target) (found []rule) {
 	for _, modulus := range []uint64{64, 256} {
 		cost := r.distant(modulus)
 		if cost-r.logs[len(r.alive)]+r.logs[len(target.fails)]+r.logs[len(r.alive)-len(target.fails)] >= 0 {
 			continue // too few for any
 		}
 		alike := map[string][]int{} // histories that in all failures move as one
-		for h, history := range r.evidence.histories {
+		for h, history := range r.verdicts.histories {
 			if history.apart != nil || r.still(h, modulus) {
 				continue // a distance to one that stands still is a residue
 			}
@@ -386,11 +386,11 @@ func (r *round) distances(n int, target target) (found []clue) {
 		for _, hs := range alike {
 			for i, g := range hs {
 				for _, h := range hs[:i] {
-					l := clue{group: h, with: g, modulus: modulus, n: 1, target: n}
-					l.first = int((r.evidence.histories[h].at[target.fails[0]] - r.evidence.histories[g].at[target.fails[0]]) % uint8(modulus/16))
+					l := rule{group: h, with: g, modulus: modulus, n: 1, target: n}
+					l.first = int((r.verdicts.histories[h].at[target.fails[0]] - r.verdicts.histories[g].at[target.fails[0]]) % uint8(modulus/16))
 					of := 0
 					for _, a := range r.alive {
-						if r.evidence.holds(l, a) {
+						if r.verdicts.holds(l, a) {
 							of++
 						}
 					}
@@ -401,15 +401,15 @@ func (r *round) distances(n int, target target) (found []clue) {
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b clue) int {
+	slices.SortFunc(found, func(a, b rule) int {
 		return cmp.Or(cmp.Compare(a.modulus, b.modulus), a.group-b.group, a.with-b.with)
 	})
 	return found
 }
 
 // still tells whether a history has one residue only.
-func (r *round) still(h int, modulus uint64) bool {
-	at := r.evidence.histories[h].at
+func (r *comparison) still(h int, modulus uint64) bool {
+	at := r.verdicts.histories[h].at
 	return !slices.ContainsFunc(r.alive, func(l int) bool { return (at[l]-at[r.alive[0]])%uint8(modulus/16) != 0 })
 }
 
@@ -417,7 +417,7 @@ func (r *round) still(h int, modulus uint64) bool {
 const leastChance = 1e-300
 
 // chance is that of luck giving a rule as good.
-func (r *round) chance(l clue) float64 {
+func (r *comparison) chance(l rule) float64 {
 	if r.dealt == nil {
 		return max(leastChance, min(1, math.Exp(l.log)))
 	}
@@ -434,10 +434,10 @@ func (r *round) chance(l clue) float64 {
 }
 
 // deal deals the verdicts anew, to the same layouts.
-func (r *round) deal(ctx context.Context) error {
+func (r *comparison) deal(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(1, 2)) // the same data give the same answer
 	lucky := 0
-	for range max(minDeals, min(maxDeals, dealWork/(r.fails*len(r.evidence.histories)))) {
+	for range max(minDeals, min(maxDeals, dealWork/(r.fails*len(r.verdicts.histories)))) {
 		to := make(map[int]int, len(r.alive))
 		for i, n := range random.Perm(len(r.alive)) {
 			to[r.alive[i]] = r.alive[n]
@@ -449,16 +449,16 @@ func (r *round) deal(ctx context.Context) error {
 				targets[i].fails[n] = to[l]
 			}
 		}
-		clues, err := r.scan(ctx, targets, 0)
+		rules, err := r.scan(ctx, targets, 0)
 		if err != nil {
 			return err
 		}
 		best := 0.0
-		if len(clues) > 0 {
-			best = clues[0].log
+		if len(rules) > 0 {
+			best = rules[0].log
 		}
 		r.dealt = append(r.dealt, best)
-		if best <= r.clues[0].log {
+		if best <= r.rules[0].log {
 			lucky++
 		}
 		if lucky == enoughLuck {

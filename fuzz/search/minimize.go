@@ -1,4 +1,7 @@
-package fuzz
+// Package search asks layouts questions, by linking and booting them, until it has
+// an answer: minimize names the functions whose addresses make a layout fail, verify
+// tells whether a fix holds.
+package search
 
 import (
 	"context"
@@ -11,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -18,13 +23,13 @@ import (
 
 // Minimize reduces a failing layout to the functions whose addresses decide.
 type Minimize struct {
-	Kernel Kernel
-	Guest  *Guest
+	Kernel fuzz.Kernel
+	Guest  *fuzz.Guest
 	Failed seeds.File // the failing layout; its crash and rules may be narrowed by Match
 	// Now is what every saved seed of today's kernel and tools has in common.
 	Now      seeds.File
-	Twins    []seeds.File // layouts of the same kernel that have passed
-	Suspects []Suspect    // where to look first, the best first
+	Twins    []seeds.File       // layouts of the same kernel that have passed
+	Suspects []evidence.Suspect // where to look first, the best first
 	Match    *regexp.Regexp
 	Path     string        // of the result; the journal is beside it
 	Workers  int           // layouts linked and booted at the same time
@@ -72,7 +77,7 @@ func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
 		return nil, fmt.Errorf("%s passes: there is nothing to minimize", m.Failed.Layout.Name())
 	}
 	var err error
-	if m.fail, err = PlanOf(ctx, m.Failed, m.Kernel); err != nil {
+	if m.fail, err = fuzz.PlanOf(ctx, m.Failed, m.Kernel); err != nil {
 		return nil, err
 	}
 	if m.fail.Flag != nil {
@@ -105,7 +110,7 @@ func (m *Minimize) open() error {
 		m.result.Match = m.Match.String()
 	}
 	m.Now.Scenario.Verdict = verdict // the answer is replayed by the same rules
-	head := header(m.Now, m.Guest, layout.Strategy(m.Failed.Strategy))
+	head := fuzz.HeaderOf(m.Now, m.Guest, layout.Strategy(m.Failed.Strategy))
 	head.Plan = m.fail.Digest()
 	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", head)
 	if err != nil {
@@ -159,7 +164,7 @@ func (m *Minimize) note(format string, a ...any) {
 func (m *Minimize) fails(ctx context.Context) error {
 	m.asking(0, "does %s fail", m.Failed.Layout.Name())
 	l := <-m.judge.linkers
-	image, err := Relink(ctx, m.Failed, m.Kernel, l, m.Now.Digests.Object, m.Now.Tools)
+	image, err := fuzz.Relink(ctx, m.Failed, m.Kernel, l, m.Now.Digests.Object, m.Now.Tools)
 	l.plan, l.image = m.fail.Digest(), image
 	m.judge.linkers <- l
 	if err != nil {
@@ -213,7 +218,7 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (name
 	}
 	candidates := []candidate{{seeds.Baseline.Name(), layout.Plan{}}}
 	for _, t := range m.Twins {
-		plan, err := PlanOf(ctx, t, m.Kernel)
+		plan, err := fuzz.PlanOf(ctx, t, m.Kernel)
 		if err != nil {
 			m.Note("%s is left out: %v", t.Layout.Name(), err)
 			continue
@@ -442,7 +447,7 @@ func (m *Minimize) suspected() (first [][]int) {
 	var several []int
 	n := 0
 	for _, s := range m.Suspects {
-		address := func(functions []SuspectFunction) uint64 {
+		address := func(functions []evidence.SuspectFunction) uint64 {
 			if f, ok := number[functions[0].Section]; ok {
 				return h.Address(f)
 			}
@@ -452,7 +457,7 @@ func (m *Minimize) suspected() (first [][]int) {
 		if s.With != nil {
 			at -= address(s.With)
 		}
-		if !slices.ContainsFunc(s.Residues, func(r Span) bool { return (at-r.First)%s.Modulus <= (r.Last-r.First)%s.Modulus }) {
+		if !slices.ContainsFunc(s.Residues, func(r evidence.Span) bool { return (at-r.First)%s.Modulus <= (r.Last-r.First)%s.Modulus }) {
 			continue
 		}
 		for _, function := range slices.Concat(s.Functions, s.With) {
@@ -626,7 +631,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
 	j.reserve, j.deadline = 0, time.Time{} // the answer is confirmed, however late
-	f := file(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
+	f := fuzz.SavedSeed(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
 	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
 	console, err := j.confirm(ctx, m.best, &f)
 	if err != nil {
@@ -659,26 +664,10 @@ func (m *Minimize) saveOther(p layout.Plan, r qemu.Result, image string) error {
 		return nil
 	}
 	m.others[r.Title] = true
-	f := file(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), p.Digest(), image)
+	f := fuzz.SavedSeed(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), p.Digest(), image)
 	f.Plan = &p
 	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1
 	path := strings.TrimSuffix(m.Path, ".yaml") + "." + seeds.Slug(r.Title) + ".yaml"
 	m.Note("another crash, saved as %s: %s", filepath.Base(path), r.Title)
 	return f.Write(path, r.Console)
-}
-
-// functionName is what people call the function of a section. Of a section
-// that holds many, no single one is named.
-func functionName(s layout.Section) string {
-	name := s.Function
-	if base, suffix, ok := strings.Cut(name, ".llvm."); ok && strings.Trim(suffix, "0123456789") == "" {
-		name = base
-	}
-	switch {
-	case name == "":
-		return s.Name
-	case s.Functions > 1 && !strings.HasSuffix(s.Name, "."+s.Function):
-		return fmt.Sprintf("%s (%d functions from %s)", s.Name, s.Functions, name)
-	}
-	return name
 }

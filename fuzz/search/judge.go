@@ -1,4 +1,4 @@
-package fuzz
+package search
 
 import (
 	"context"
@@ -9,8 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"gonum.org/v1/gonum/stat/distuv"
 
+	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -31,10 +32,10 @@ func planned(p layout.Plan, switches string) question {
 
 // judge links and boots plans and keeps the boots of each.
 type judge struct {
-	kernel  Kernel
-	guest   *Guest
+	kernel  fuzz.Kernel
+	guest   *fuzz.Guest
 	verdict scenarios.Verdict
-	layout  seeds.Layout // for the journal
+	layout  seeds.ID // for the journal
 	journal *seeds.Journal
 	workers int
 	// other is told of a crash that is not the one looked for.
@@ -59,7 +60,7 @@ type judge struct {
 
 // loaded is a linker with the image that it holds.
 type loaded struct {
-	Linker
+	fuzz.Linker
 	plan  string // its digest
 	image linker.Image
 }
@@ -106,29 +107,14 @@ const (
 	// falsePass is the chance, for one question, that a layout which fails at
 	// the rate is taken for one that passes.
 	falsePass = 0.002
-	// flattered is the chance that the rate is lower than it is taken for.
-	flattered = 0.1
 )
-
-// atLeast is the lower limit of the rate of what has shown itself k times in n,
-// k at least 1: Clopper and Pearson's of a binomial proportion. It is also that
-// of trials which ended with the k-th.
-func atLeast(k, n int) float64 {
-	return distuv.Beta{Alpha: float64(k), Beta: float64(n - k + 1)}.Quantile(flattered)
-}
-
-// passesFor is how many passes in a row something that fails at a rate has with
-// that chance, or less.
-func passesFor(rate, chance float64) int {
-	return max(1, int(math.Ceil(math.Log(chance)/math.Log1p(-rate))))
-}
 
 // need is how many boots must pass before a question does, and how many
 // variants share them.
 func (j *judge) need(sure bool) (boots, variants int) {
 	boots, variants = max(1, j.least), 1
 	if n, crashes := j.rate(); 0 < crashes && crashes < n {
-		boots = max(boots, passesFor(atLeast(crashes, n), falsePass))
+		boots = max(boots, evidence.PassesFor(evidence.AtLeast(crashes, n), falsePass))
 	}
 	care := j.care
 	if sure {
@@ -230,7 +216,7 @@ func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times 
 		case result.Kind == qemu.LinkFailed:
 			r.Note = result.Reason
 		case result.Kind == qemu.Pass:
-		case Shows(j.verdict, result):
+		case evidence.Shows(j.verdict, result):
 			r.Crashes++
 		default:
 			r.Others++
@@ -300,7 +286,7 @@ func (j *judge) confirm(ctx context.Context, p layout.Plan, f *seeds.File) (cons
 		if f.Boots++; console == nil {
 			console = r.Console
 		}
-		if Shows(j.verdict, r) {
+		if evidence.Shows(j.verdict, r) {
 			if f.Crashes++; f.Crashes == 1 {
 				f.Kind, f.Title, console = r.Kind, r.Title, r.Console
 			}
@@ -320,7 +306,7 @@ func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches str
 				return qemu.Result{}, err
 			}
 		}
-		done := j.guest.share()
+		done := j.guest.Share()
 		image, err := l.Link(ctx, p)
 		done()
 		if failed := new(linker.LinkError); errors.As(err, &failed) {
@@ -331,9 +317,9 @@ func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches str
 		}
 		l.plan, l.image = digest, image
 	}
-	r, err := j.guest.boot(ctx, l.image.Path, switches)
+	r, err := j.guest.BootWith(ctx, l.image.Path, switches)
 	if err == nil {
-		err = infra(j.layout, r)
+		err = fuzz.CheckInfra(j.layout, r)
 	}
 	return r, err
 }

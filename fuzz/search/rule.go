@@ -1,4 +1,4 @@
-package fuzz
+package search
 
 import (
 	"context"
@@ -42,7 +42,7 @@ func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	var names []string
 	for i, f := range c.Functions {
 		s := h.Section(f)
-		names = append(names, functionName(s))
+		names = append(names, s.FunctionName())
 		out.Functions = append(out.Functions, seeds.Function{
 			Name: names[i], Section: s.Name, Address: h.Address(f), Touching: slices.Contains(c.Touching, f) && i > 0,
 			Moved: slices.Contains(r.pieces[0], f),

@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"cmp"
@@ -55,9 +55,9 @@ type Suspect struct {
 	Elsewhere Share `json:"elsewhere"`
 	// Chance is that of verdicts dealt at random to the same layouts giving any
 	// function, modulus, residues and title a rule as good.
-	Chance  float64        `json:"chance"`
-	Titles  []string       `json:"titles"`  // of the failures explained, the most frequent first
-	Layouts []seeds.Layout `json:"layouts"` // that fail there
+	Chance  float64    `json:"chance"`
+	Titles  []string   `json:"titles"`  // of the failures explained, the most frequent first
+	Layouts []seeds.ID `json:"layouts"` // that fail there
 }
 
 // SuspectFunction is a function that a suspect may be.
@@ -125,7 +125,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	if r.Layout == nil {
 		return nil, cmp.Or(r.LayoutErr, errors.New("under strategy lld only the images tell where the functions are"))
 	}
-	t := &evidence{layout: r.Layout}
+	t := &verdicts{layout: r.Layout}
 	out := &Suspicion{Scores: make([]float64, len(r.Layout))}
 	for _, l := range r.All() {
 		switch {
@@ -157,7 +157,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 		if err != nil {
 			return nil, err
 		}
-		for i, c := range round.clues {
+		for i, c := range round.rules {
 			chance := round.chance(c)
 			for _, section := range t.sections(c) {
 				out.Scores[section] = max(out.Scores[section], -math.Log10(chance))
@@ -171,7 +171,7 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 		if out.TooFew = round.tooFew; out.TooFew != "" || round.fails == 0 {
 			break
 		}
-		best := round.clues[0]
+		best := round.rules[0]
 		first[best.group] = bug
 		alive = slices.DeleteFunc(alive, func(l int) bool { return t.holds(best, l) })
 	}
@@ -213,7 +213,7 @@ func thin(tried []Tried, n int) []Tried {
 }
 
 // evidence is what suspects are told by: verdicts and residues.
-type evidence struct {
+type verdicts struct {
 	layout    []layout.Section
 	tried     []Tried
 	histories []history
@@ -233,7 +233,7 @@ type history struct {
 func (h history) absent(l int) bool { return h.apart != nil && h.apart[l] }
 
 // place fills in the histories.
-func (t *evidence) place(ctx context.Context, progress func(done, total int)) error {
+func (t *verdicts) place(ctx context.Context, progress func(done, total int)) error {
 	var sections []int
 	output := layout.MainText(t.layout)
 	for i, s := range t.layout {
@@ -309,7 +309,7 @@ func (t *evidence) place(ctx context.Context, progress func(done, total int)) er
 }
 
 // sections are those of a clue's histories.
-func (t *evidence) sections(c clue) []int {
+func (t *verdicts) sections(c rule) []int {
 	if c.with < 0 {
 		sections := slices.Clone(t.histories[c.group].sections)
 		if t.histories[c.group].apart != nil {
@@ -323,7 +323,7 @@ func (t *evidence) sections(c clue) []int {
 }
 
 // suspect is what a clue says of the layouts.
-func (t *evidence) suspect(bug int, r *round, c clue) Suspect {
+func (t *verdicts) suspect(bug int, r *comparison, c rule) Suspect {
 	fails := r.targets[c.target].fails
 	s := Suspect{Bug: bug, Modulus: c.modulus, Chance: r.chance(c), Elsewhere: Share{len(fails), len(r.alive)}}
 	for _, l := range r.alive {
@@ -357,7 +357,7 @@ func (t *evidence) suspect(bug int, r *round, c clue) Suspect {
 }
 
 // functions are those of one of the histories of a clue.
-func (t *evidence) functions(c clue, history int, traced map[string]bool) (out []SuspectFunction) {
+func (t *verdicts) functions(c rule, history int, traced map[string]bool) (out []SuspectFunction) {
 	sections := slices.Clone(t.histories[history].sections)
 	away := func(i int) (nearest int) { // from what is in the trace
 		nearest = len(t.layout)
@@ -371,12 +371,12 @@ func (t *evidence) functions(c clue, history int, traced map[string]bool) (out [
 	slices.SortStableFunc(sections, func(i, j int) int { return away(i) - away(j) })
 	for _, i := range sections {
 		s := t.layout[i]
-		f := SuspectFunction{Name: functionName(s), Section: s.Name, Address: s.Address + s.Entry, Traced: traced[s.Function]}
+		f := SuspectFunction{Name: s.FunctionName(), Section: s.Name, Address: s.Address + s.Entry, Traced: traced[s.Function]}
 		if c.with < 0 {
 			f.Residues = t.spans(c, f.Address)
 		}
 		if t.histories[history].apart != nil {
-			f.Next = functionName(t.layout[i+1])
+			f.Next = t.layout[i+1].FunctionName()
 		}
 		out = append(out, f)
 	}
@@ -398,7 +398,7 @@ var offsets = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a
 
 // spans are the residues of a clue, in bytes, for what has this address, or
 // distance, in the baseline.
-func (t *evidence) spans(c clue, address uint64) (out []Span) {
+func (t *verdicts) spans(c rule, address uint64) (out []Span) {
 	first := func(history int) uint64 {
 		s := t.layout[t.histories[history].sections[0]]
 		return s.Address + s.Entry

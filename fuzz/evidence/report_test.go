@@ -1,4 +1,4 @@
-package fuzz
+package evidence
 
 import (
 	"regexp"
@@ -51,7 +51,7 @@ func TestDoubts(t *testing.T) {
 			s.Verdict.Crash.Regexp = regexp.MustCompile(test.crash)
 		}
 		r := &Report{Baseline: test.baseline, Layouts: test.layouts}
-		got, idle := r.doubts(s)
+		got, idle := r.Weigh(s)
 		want := strings.FieldsFunc(test.want, func(r rune) bool { return r == '|' })
 		same := len(got) == len(want) && idle == test.idle
 		for i := range want {

@@ -1,16 +1,17 @@
-package fuzz
+package search
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
+	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/seeds"
@@ -22,10 +23,10 @@ import (
 type Verify struct {
 	// Sweep is of the mended kernel, with the guest and the rules by which the
 	// bug was found. It ends at the first find.
-	Sweep      *Sweep
-	Found      *Results     // of the kernel with the bug
-	Minimized  []seeds.File // what minimizing unlucky layouts of it has shown
-	Confidence float64      // with which it is to be told, above 0 and below 1
+	Sweep      *fuzz.Sweep
+	Found      *evidence.Results // of the kernel with the bug
+	Minimized  []seeds.File      // what minimizing unlucky layouts of it has shown
+	Confidence float64           // with which it is to be told, above 0 and below 1
 
 	// Culprits is told how many layouts of old culprits have been booted; it may
 	// be nil.
@@ -48,12 +49,12 @@ const (
 
 // Verified is what is known of a fix.
 type Verified struct {
-	Conclusion Conclusion   `json:"conclusion"`
-	Why        string       `json:"why"`            // in words
-	File       string       `json:"file,omitempty"` // seed file of a layout that still fails
-	Before     Rate         `json:"before"`         // of the bug
-	Object     string       `json:"object"`         // digest of the mended vmlinux.o
-	Culprits   []OldCulprit `json:"culprits"`
+	Conclusion Conclusion    `json:"conclusion"`
+	Why        string        `json:"why"`            // in words
+	File       string        `json:"file,omitempty"` // seed file of a layout that still fails
+	Before     evidence.Rate `json:"before"`         // of the bug
+	Object     string        `json:"object"`         // digest of the mended vmlinux.o
+	Culprits   []OldCulprit  `json:"culprits"`
 	// Passed are the layouts of the sweep that pass. Chance is that of so many
 	// were the bug as frequent as before; with the confidence asked for, no
 	// more than Most of all layouts fail.
@@ -62,7 +63,7 @@ type Verified struct {
 	Most       float64           `json:"most"`
 	Confidence float64           `json:"confidence"`
 	Others     map[string]string `json:"others,omitempty"` // titles of other crashes, and a seed file of each
-	Sweep      *Report           `json:"sweep,omitempty"`  // nil where it was not needed
+	Sweep      *evidence.Report  `json:"sweep,omitempty"`  // nil where it was not needed
 }
 
 // OldCulprit is how a culprit fares in the mended kernel.
@@ -74,62 +75,12 @@ type OldCulprit struct {
 	Notes   []string `json:"notes,omitempty"` // what of it cannot be tried, and why
 }
 
-// Rate is how frequent a bug is among layouts that are booted once: one that
-// does not crash in every boot is the rarer for that.
-type Rate struct {
-	Unlucky int     `json:"unlucky"`
-	Of      int     `json:"of"`    // layouts, the baseline too
-	Least   float64 `json:"least"` // with 90 % confidence
-}
-
-// Rate is that of the unlucky layouts.
-func (r *Results) Rate() (rate Rate) {
-	for _, t := range r.All() {
-		if Booted(t.Kind) {
-			rate.Of++
-		}
-		if t.Found {
-			rate.Unlucky++
-		}
-	}
-	if rate.Unlucky > 0 {
-		rate.Least = atLeast(rate.Unlucky, rate.Of)
-	}
-	return rate
-}
-
-// leastLayouts is how many layouts a fix is tried in however frequent the bug
-// was: one that mends nine layouts in ten is none. With strategy cover so many
-// bring each function to each residue mod 1024.
-const leastLayouts = 64
-
-// Layouts is how many layouts must pass for a conclusion.
-func (r Rate) Layouts(confidence float64) int {
-	return max(leastLayouts, passesFor(r.Least, 1-confidence))
-}
-
-// Chance is that of n passes in a row at the rate.
-func (r Rate) Chance(n int) float64 { return math.Pow(1-r.Least, float64(n)) }
-
-// Most is the upper limit of a rate at which n trials in a row have passed
-// (Clopper and Pearson's); 1 for none.
-func Most(n int, confidence float64) float64 {
-	if n == 0 {
-		return 1
-	}
-	return 1 - math.Pow(1-confidence, 1/float64(n))
-}
-
-// CulpritsJournal is the name of the journal of old culprits, beside that of the
-// sweep.
-const CulpritsJournal = "culprits.journal"
-
 // Run verifies. Interrupted by ctx it returns ctx's error, and the same again goes
 // on where it stopped.
 func (v *Verify) Run(ctx context.Context) (*Verified, error) {
 	s := v.Sweep
 	out := &Verified{Before: v.Found.Rate(), Object: s.Saved.Digests.Object, Confidence: v.Confidence, Most: 1, Chance: 1, Others: map[string]string{}}
-	if v.Found.Header.Same(header(s.Saved, s.Guest, "")) {
+	if v.Found.Header.Same(fuzz.HeaderOf(s.Saved, s.Guest, "")) {
 		out.Conclusion, out.Why = NotFixed, "vmlinux.o is the one that fails, byte for byte: the fix changes nothing that is compiled here"
 		return out, nil
 	}
@@ -174,7 +125,7 @@ func (v *Verify) conclude(out *Verified) {
 			}
 		}
 		out.Passed = r.Count(qemu.Pass)
-		out.Chance, out.Most = out.Before.Chance(out.Passed), Most(out.Passed, v.Confidence)
+		out.Chance, out.Most = out.Before.Chance(out.Passed), evidence.Most(out.Passed, v.Confidence)
 	}
 	for _, t := range v.Found.All() {
 		if path, again := out.Others[t.Title]; t.Found && again && out.Conclusion == "" {
@@ -187,7 +138,7 @@ func (v *Verify) conclude(out *Verified) {
 		out.Conclusion, out.Why = CannotTell, "layouts crash, though not as looked for"
 	case out.Chance > 1-v.Confidence:
 		out.Conclusion = CannotTell
-		out.Why = fmt.Sprintf("%d layouts pass, and %d must where at least %.3g %% failed", out.Passed, passesFor(out.Before.Least, 1-v.Confidence), 100*out.Before.Least)
+		out.Why = fmt.Sprintf("%d layouts pass, and %d must where at least %.3g %% failed", out.Passed, evidence.PassesFor(out.Before.Least, 1-v.Confidence), 100*out.Before.Least)
 		if links > 0 {
 			out.Why += fmt.Sprintf("; %d do not link", links)
 		}
@@ -199,7 +150,7 @@ func (v *Verify) conclude(out *Verified) {
 // trial is a layout that is booted because of what failed before.
 type trial struct {
 	culprit int // -1 for the baseline
-	layout  seeds.Layout
+	layout  seeds.ID
 	plan    layout.Plan
 }
 
@@ -214,16 +165,16 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 		}
 		trials = append(trials, v.culprits(layout, out)...)
 	}
-	journal, err := seeds.OpenJournal(filepath.Join(v.store.Dir(), CulpritsJournal), header(s.Saved, s.Guest, s.Strategy))
+	journal, err := seeds.OpenJournal(filepath.Join(v.store.Dir(), seeds.CulpritsJournal), fuzz.HeaderOf(s.Saved, s.Guest, s.Strategy))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, journal.Close()) }()
 	if text := journal.Mended(); text != "" {
-		s.note("%s", text)
+		s.Say("%s", text)
 	}
 	if _, err := s.Guest.Machine.User(); err != nil {
-		s.note("QEMU runs as root: %v", err)
+		s.Say("QEMU runs as root: %v", err)
 	}
 	v.judge = &judge{
 		kernel: s.Kernel, guest: s.Guest, verdict: s.Saved.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
@@ -332,7 +283,7 @@ func (v *Verify) other(out *Verified, trials []trial, p layout.Plan, r qemu.Resu
 
 // file is the saved seed of a trial, without what its boots have shown.
 func (v *Verify) file(t trial) seeds.File {
-	f := file(v.Sweep.Saved, v.Sweep.Guest, t.layout, v.Sweep.Strategy, t.plan.Digest(), "")
+	f := fuzz.SavedSeed(v.Sweep.Saved, v.Sweep.Guest, t.layout, v.Sweep.Strategy, t.plan.Digest(), "")
 	if t.culprit >= 0 {
 		f.Plan = &t.plan
 	}
@@ -463,7 +414,7 @@ type spot struct {
 func findFunction(sections []layout.Section, output string, f seeds.Function) (found int, err error) {
 	found = -1
 	for i, s := range sections {
-		if s.Output != output || s.Name == "" || functionName(s) != f.Name {
+		if s.Output != output || s.Name == "" || s.FunctionName() != f.Name {
 			continue
 		}
 		if s.Name == f.Section {
@@ -502,7 +453,7 @@ func failingPlan(sections []layout.Section, output string, pass layout.Plan, spo
 		}
 		// It changes places with what stands there now.
 		if there == len(order) || sections[s.section].Group == 0 || sections[order[there]].Group != sections[s.section].Group {
-			return plan, fmt.Errorf("%s cannot be put behind %s any more", functionName(sections[s.section]), functionName(sections[before]))
+			return plan, fmt.Errorf("%s cannot be put behind %s any more", sections[s.section].FunctionName(), sections[before].FunctionName())
 		}
 		other := order[there]
 		order[here], order[there] = other, s.section

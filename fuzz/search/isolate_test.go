@@ -1,4 +1,4 @@
-package fuzz_test
+package search_test
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"gopkg.in/yaml.v3"
 
-	"unlucky/fuzz"
+	"unlucky/fuzz/search"
 	"unlucky/layout"
 )
 
@@ -117,17 +117,17 @@ func isolateBug(t *testing.T, b *bug) {
 	random := rand.New(rand.NewPCG(1, 2))
 	touches := func(f int) bool { return !slices.Contains(b.Gaps, f) }
 	b.Asked, b.Found, b.Error = nil, nil, ""
-	s := &fuzz.Isolation{
+	s := &search.Isolation{
 		N: b.Functions, Width: b.Width, Touch: touches, Left: func(int) {}, First: b.First,
-		Ask: func(_ context.Context, sure bool, choices ...layout.Choice) ([]fuzz.Answer, error) {
-			var answers []fuzz.Answer
+		Ask: func(_ context.Context, sure bool, choices ...layout.Choice) ([]search.Answer, error) {
+			var answers []search.Answer
 			for _, c := range choices {
 				on := func(f int) bool { return c.On[f] }
 				touch := func(f int) bool { return touches(f) && c.On[f] && c.On[f-1] && !c.Open[f] }
-				a := fuzz.Passes
+				a := search.Passes
 				switch {
 				case holds(t, unknown, on, touch):
-					a = fuzz.Unknown
+					a = search.Unknown
 				case holds(t, fails, on, touch):
 					boots := max(1, b.Boots)
 					if sure {
@@ -135,7 +135,7 @@ func isolateBug(t *testing.T, b *bug) {
 					}
 					for range boots {
 						if b.Rate == 0 || random.IntN(100) < b.Rate {
-							a = fuzz.Fails
+							a = search.Fails
 						}
 					}
 				}
@@ -233,18 +233,18 @@ func TestShrink(t *testing.T) {
 			all = append(all, layout.Padding{Section: fmt.Sprintf("f%02d", i), Bytes: 16})
 		}
 		asked := 0
-		ask := func(_ context.Context, offers ...[]layout.Padding) (answers []fuzz.Answer, err error) {
+		ask := func(_ context.Context, offers ...[]layout.Padding) (answers []search.Answer, err error) {
 			for _, o := range offers {
 				asked++
-				a := fuzz.Passes
+				a := search.Passes
 				if test.fails(o) {
-					a = fuzz.Fails
+					a = search.Fails
 				}
 				answers = append(answers, a)
 			}
 			return answers, nil
 		}
-		got, err := fuzz.Shrink(t.Context(), all, ask)
+		got, err := search.Shrink(t.Context(), all, ask)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +254,7 @@ func TestShrink(t *testing.T) {
 		}
 		// At the limit, the best so far.
 		calls := 0
-		got, err = fuzz.Shrink(t.Context(), all, func(ctx context.Context, offers ...[]layout.Padding) ([]fuzz.Answer, error) {
+		got, err = search.Shrink(t.Context(), all, func(ctx context.Context, offers ...[]layout.Padding) ([]search.Answer, error) {
 			if calls++; calls > 9 {
 				return nil, context.DeadlineExceeded
 			}

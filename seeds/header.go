@@ -1,0 +1,26 @@
+package seeds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// Rules are those of a verdict, as a digest and in words.
+func Rules(v scenarios.Verdict, limit time.Duration) (sum, words string) {
+	return Digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), limit.String()),
+		qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
+			fmt.Sprint("confirm=", v.Confirm), "limit=" + limit.String()})
+}
+
+func Digest(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%q\n", p)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
