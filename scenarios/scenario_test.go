@@ -1,8 +1,10 @@
 package scenarios
 
 import (
+	"crypto/sha256"
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"gopkg.in/yaml.v3"
 )
@@ -224,6 +227,41 @@ func TestBuiltin(t *testing.T) {
 	}
 	if _, err := Source("nosuch"); err == nil {
 		t.Error("Source(nosuch): no error")
+	}
+}
+
+// TestBuiltinGolden holds the built-in scenarios to testdata/builtin.txtar, byte by
+// byte: kernels in caches and seed files are found by them. The long texts stand
+// there as their digests.
+func TestBuiltinGolden(t *testing.T) {
+	const golden = "testdata/builtin.txtar"
+	digest := func(text string) string { return fmt.Sprintf("sha256 %x", sha256.Sum256([]byte(text))) }
+	got := &txtar.Archive{Comment: []byte("The built-in scenarios as Marshal writes them, long texts as digests. go test -run TestBuiltinGolden -update rewrites this.\n\n")}
+	for _, s := range Builtin() {
+		if strings.Contains(s.Kernel.Config, "\n") {
+			s.Kernel.Config = digest(s.Kernel.Config)
+		}
+		s.Kernel.Patches = slices.Clone(s.Kernel.Patches)
+		for i := range s.Kernel.Patches {
+			s.Kernel.Patches[i].Text = digest(s.Kernel.Patches[i].Text)
+		}
+		data, err := s.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Files = append(got.Files, txtar.File{Name: s.Name, Data: data})
+	}
+	if *update {
+		if err := os.WriteFile(golden, txtar.Format(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(txtar.Format(got))); diff != "" {
+		t.Errorf("the built-in scenarios are not what they were:\n%s", diff)
 	}
 }
 
