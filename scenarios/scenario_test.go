@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -238,6 +239,10 @@ func TestBuiltinGolden(t *testing.T) {
 	digest := func(text string) string { return fmt.Sprintf("sha256 %x", sha256.Sum256([]byte(text))) }
 	got := &txtar.Archive{Comment: []byte("The built-in scenarios as Marshal writes them, long texts as digests. go test -run TestBuiltinGolden -update rewrites this.\n\n")}
 	for _, s := range Builtin() {
+		kernel, err := json.Marshal(s.Kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if strings.Contains(s.Kernel.Config, "\n") {
 			s.Kernel.Config = digest(s.Kernel.Config)
 		}
@@ -249,6 +254,7 @@ func TestBuiltinGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		data = fmt.Appendf(data, "# The kernel as JSON, of which its folder in the cache is named: %s\n", digest(string(kernel)))
 		got.Files = append(got.Files, txtar.File{Name: s.Name, Data: data})
 	}
 	if *update {
