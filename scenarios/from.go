@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"unlucky/yamltext"
 )
 
 // file is a scenario file, which need not be whole: it may take over another.
@@ -152,6 +154,9 @@ func (d *decoder) merge(parent, child *yaml.Node, path string, t reflect.Type) *
 			}
 			if v = d.list(v, items); v == nil {
 				continue
+			}
+			if v.Kind == yaml.SequenceNode {
+				v.Style &= pv.Style // in one line only where both are
 			}
 		case v == nil:
 			k, v = pk, pv
@@ -295,7 +300,27 @@ func examine(nameOrPath string) (*decoder, resolved, error) {
 	return d, r, err
 }
 
+// encode writes a scenario with its comments, each text in a form that comes back.
 func encode(n *yaml.Node) ([]byte, error) {
+	var mend func(n *yaml.Node) error
+	mend = func(n *yaml.Node) error {
+		if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+			m, err := yamltext.Node(n.Value)
+			if err != nil {
+				return err
+			}
+			n.Tag, n.Value, n.Style = m.Tag, m.Value, m.Style
+		}
+		for _, c := range n.Content {
+			if err := mend(c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := mend(n); err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)

@@ -406,11 +406,26 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(source)
 	}
+	cases, err := filepath.Glob("testdata/from/*.txtar")
+	if err != nil || len(cases) == 0 {
+		f.Fatalf("no scenarios with from: %v", err)
+	}
+	for _, name := range cases {
+		a, err := txtar.ParseFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range a.Files {
+			f.Add(file.Data)
+		}
+	}
 	for _, text := range []string{
 		`name: "x\ty"`, "a: &b c\nd: *b", "--- {}\n---\n{}\n", "!!binary aGk=",
 		edited(f, "echo good\n", "echo \"\u00e9\\x00\"  \n\n\n   \ttab \n"),
 		edited(f, "pass: good", "pass: '(?m)^good\\s'\n  crash: \"a|b\"\n  warnings: true\n  confirm: 0"),
 		edited(f, "config: tinyconfig", "config: \"\\nCONFIG_X=y\\r\\n \"\n  set: [A=y, 'B=\"c d\"', C=0x10]"),
+		edited(f, "init: |\n", "init: |\n\n    # first\n\n"),
+		edited(f, "verdict:", "  # why\n  append: >\n\n    a\n    b  # no comment\n\n    c\n  # what\nverdict: # that"),
 		edited(f, "verdict:", "  qemu-args: ['-x', ' y ', '# z', \"\\u2028\"]\n  append: '  a: b  '\n  limit: 1.5s\n  memory: 3G\nverdict:"),
 	} {
 		f.Add([]byte(text))
@@ -434,6 +449,18 @@ func FuzzParse(f *testing.F) {
 		}
 		if !reflect.DeepEqual(s, again) {
 			t.Fatalf("before %+v\nafter  %+v\n%s", s, again, text)
+		}
+		// Printed with its comments.
+		d := newDecoder(&source{file: file})
+		r, err := d.resolve(data, d.src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err = encode(r.whole); err != nil {
+			t.Fatal(err)
+		}
+		if again, err = Parse(text, file); err != nil || !reflect.DeepEqual(s, again) {
+			t.Fatalf("printed: %v\n%s", err, text)
 		}
 		// And as a part of another document.
 		in, out := map[string]Scenario{"s": s}, map[string]Scenario{}
