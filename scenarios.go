@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,15 +14,28 @@ import (
 func listScenarios(_ context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("scenarios", flag.ContinueOnError)
 	asJSON := f.Bool("json", false, "print the list as JSON, one scenario a line")
-	rest, err := parse(f, args, out, "scenarios [show NAME] [flags]", 0, 2)
+	diff := f.Bool("diff", false, `with show: print only what the scenario adds to the one that it takes over
+("from: boot", or "from: ../base.yaml", as seen from the file). A key takes the
+place of that one's; but set, try, patches and append are merged item by item,
+by the symbol, the file or the parameter, and an empty list takes none over.
+name and description are never taken over; one of package, dir and build puts
+out the other one's, and so does one of init and rootfs`)
+	rest, err := parse(f, args, out, "scenarios [show NAME|FILE] [flags]", 0, 2)
 	if err != nil {
 		return err
 	}
+	if *diff && len(rest) == 0 {
+		return usageError{errors.New("-diff is of one scenario: unlucky scenarios show -diff NAME")}
+	}
 	if len(rest) > 0 {
 		if rest[0] != "show" || len(rest) != 2 || *asJSON {
-			return usageError{fmt.Errorf("usage: unlucky scenarios [show NAME]")}
+			return usageError{errors.New("usage: unlucky scenarios [show [-diff] NAME|FILE]")}
 		}
-		source, err := scenarios.Source(rest[1])
+		print := scenarios.Source
+		if *diff {
+			print = scenarios.Added
+		}
+		source, err := print(rest[1])
 		if err != nil {
 			return err
 		}

@@ -22,30 +22,50 @@ import (
 // decoder turns the YAML of one scenario into the struct. It walks the nodes
 // itself, because only so can every error name its file, line and key.
 type decoder struct {
-	file string // for messages; empty inside another document
-	// read reads a file that the scenario names. Nil where the scenario must
-	// be self-contained; no folder or rootfs need exist then.
-	read  func(name string) ([]byte, error)
-	lines map[string]int // of each key met, by its path
+	src   *source              // of the nodes that were not met before
+	nodes map[*yaml.Node]place // of each value met
+	at    map[string]place     // of each key in the scenario that is decoded
 }
 
-func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenario, error) {
-	d := decoder{file: file, read: read, lines: map[string]int{}}
+// place is where a value stands.
+type place struct {
+	src  *source
+	line int
+	key  string // the path there: "kernel.patches[0].file"
+}
+
+func newDecoder(src *source) *decoder {
+	return &decoder{src: src, nodes: map[*yaml.Node]place{}}
+}
+
+func parse(data []byte, src *source) (Scenario, error) {
+	d := newDecoder(src)
+	r, err := d.resolve(data, src)
+	if err != nil {
+		return Scenario{}, err
+	}
+	return d.scenario(r.whole)
+}
+
+// document reads the one document of a file.
+func document(data []byte, src *source) (*yaml.Node, error) {
 	if len(data) > maxFile || bytes.Count(data, []byte("\n"))+bytes.Count(data, []byte(",")) > maxItems {
-		return Scenario{}, fmt.Errorf("%s: more than %d MiB, or than %d lines and commas: not a scenario", file, maxFile>>20, maxItems)
+		return nil, src.errorf(0, "", "more than %d MiB, or than %d lines and commas: not a scenario", maxFile>>20, maxItems)
 	}
 	var doc, next yaml.Node
 	in := yaml.NewDecoder(bytes.NewReader(data))
 	err := in.Decode(&doc)
 	if err == io.EOF || err == nil && doc.Kind == 0 {
-		return Scenario{}, fmt.Errorf("%s: is empty: a scenario needs name, kernel, guest and verdict", file)
+		return nil, src.errorf(0, "", "is empty: a scenario needs name, kernel, guest and verdict")
 	}
 	if err == nil {
 		switch err = in.Decode(&next); err {
 		case io.EOF:
-			return d.scenario(doc.Content[0])
+			root := doc.Content[0]
+			root.HeadComment, root.FootComment = doc.HeadComment, doc.FootComment
+			return root, nil
 		case nil:
-			return Scenario{}, d.errorf(next.Line, "", "a second document: a scenario file holds one")
+			return nil, src.errorf(next.Line, "", "a second document: a scenario file holds one")
 		}
 	}
 	// "yaml: line 3: did not find expected key": the library's only form.
@@ -54,7 +74,7 @@ func parse(data []byte, file string, read func(string) ([]byte, error)) (Scenari
 		line, _ = strconv.Atoi(m[1])
 		msg = m[2]
 	}
-	return Scenario{}, d.errorf(badLine(data, line), "", "is not YAML: %s", msg)
+	return nil, src.errorf(badLine(data, line), "", "is not YAML: %s", msg)
 }
 
 // badLine is the first line with which a text is no YAML any more. The library names
@@ -80,33 +100,55 @@ func badLine(data []byte, line int) int {
 
 var syntaxError = regexp.MustCompile(`(?s)^line (\d+): (.*)`)
 
-func (d *decoder) errorf(line int, key, format string, args ...any) error {
+func (s *source) errorf(line int, key, format string, args ...any) error {
 	var at []string
 	switch {
-	case d.file != "" && line > 0:
-		at = append(at, fmt.Sprintf("%s:%d", d.file, line))
-	case d.file != "":
-		at = append(at, d.file)
+	case s.file != "" && line > 0:
+		at = append(at, fmt.Sprintf("%s:%d", s.file, line))
+	case s.file != "":
+		at = append(at, s.file)
 	case line > 0:
 		at = append(at, fmt.Sprintf("line %d", line))
 	}
 	if key != "" {
 		at = append(at, key)
 	}
-	return fmt.Errorf("%s: %w", strings.Join(at, ": "), fmt.Errorf(format, args...))
+	err := fmt.Errorf("%s: %w", strings.Join(at, ": "), fmt.Errorf(format, args...))
+	if s.heir != nil {
+		return s.heir.errorf(s.heirLine, "from", "%w", err)
+	}
+	return err
 }
 
-// bad is an error about a key, or about the nearest one above it that is there.
-func (d *decoder) bad(key, format string, args ...any) error {
+func (d *decoder) errorf(line int, key, format string, args ...any) error {
+	return d.src.errorf(line, key, format, args...)
+}
+
+// place is where a key stands, or else the nearest one above it that is there.
+func (d *decoder) place(key string) place {
 	at := key
-	for d.lines[at] == 0 && at != "" {
+	for at != "" {
+		if p, ok := d.at[at]; ok {
+			p.key += key[len(at):] // in a list of two files' items it has another index there
+			return p
+		}
 		at = at[:max(strings.LastIndexAny(at, ".["), 0)]
 	}
-	return d.errorf(d.lines[at], key, format, args...)
+	p := d.at[""]
+	p.key = key
+	return p
 }
 
+// bad is an error about a key.
+func (d *decoder) bad(key, format string, args ...any) error {
+	p := d.place(key)
+	return p.src.errorf(p.line, p.key, format, args...)
+}
+
+// scenario decodes a whole one.
 func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
 	s := defaults()
+	d.at = map[string]place{}
 	if err := d.decode(n, "", reflect.ValueOf(&s).Elem()); err != nil {
 		return Scenario{}, err
 	}
@@ -118,7 +160,10 @@ func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
 
 // decode fills v from n; key is the path of both, "kernel.patches[0].file".
 func (d *decoder) decode(n *yaml.Node, key string, v reflect.Value) error {
-	d.lines[key] = n.Line
+	if _, ok := d.nodes[n]; !ok {
+		d.nodes[n] = place{d.src, n.Line, key}
+	}
+	d.at[key] = d.nodes[n]
 	if n.Anchor != "" || n.Kind == yaml.AliasNode {
 		return d.errorf(n.Line, key, "anchors and aliases are not taken: write the value out")
 	}
@@ -201,34 +246,52 @@ func (d *decoder) text(n *yaml.Node, key string) (text string, err error) {
 // keys are the YAML keys of a struct.
 func keys(t reflect.Type) []string {
 	var all []string
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		all = append(all, name)
+	for _, f := range fields(t) {
+		all = append(all, yamlKey(f))
 	}
 	return all
 }
 
+// fields are those of a struct that have a key of their own.
+func fields(t reflect.Type) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Anonymous })
+}
+
+func yamlKey(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}
+
+// below is the path of a key in the mapping at another.
+func below(path, key string) string { return strings.TrimPrefix(path+"."+key, ".") }
+
 func (d *decoder) mapping(n *yaml.Node, key string, v reflect.Value) error {
-	valid, seen := keys(v.Type()), map[string]int{}
+	valid, seen := fields(v.Type()), map[string]int{}
 	for i := 0; i < len(n.Content); i += 2 {
 		k, value := n.Content[i], n.Content[i+1]
-		at := strings.TrimPrefix(key+"."+k.Value, ".")
-		field := slices.Index(valid, k.Value)
-		if k.Kind != yaml.ScalarNode || field < 0 {
+		at := below(key, k.Value)
+		field := slices.IndexFunc(valid, func(f reflect.StructField) bool { return yamlKey(f) == k.Value })
+		switch {
+		case k.Kind == yaml.ScalarNode && field >= 0:
+		case at == "from":
+			return d.errorf(k.Line, at, "not followed here: in a seed file or a kernel file a scenario stands whole, so make that anew from the scenario file")
+		default:
 			in := "a scenario"
 			if key != "" {
 				in = key
 			}
-			return d.errorf(k.Line, at, "unknown key: %s has %s", in, strings.Join(valid, ", "))
+			return d.errorf(k.Line, at, "unknown key: %s has %s", in, strings.Join(keys(v.Type()), ", "))
 		}
 		if first, ok := seen[k.Value]; ok {
 			return d.errorf(k.Line, at, "given twice, first in line %d", first)
 		}
 		seen[k.Value] = k.Line
-		if err := d.decode(value, at, v.Field(field)); err != nil {
+		if err := d.decode(value, at, v.FieldByIndex(valid[field].Index)); err != nil {
 			return err
 		}
-		d.lines[at] = k.Line
+		p := d.nodes[value]
+		p.line = k.Line
+		d.nodes[value], d.at[at] = p, p
 	}
 	return nil
 }
@@ -306,7 +369,7 @@ func (d *decoder) checkKernel(k *Kernel) error {
 	}
 	if k.Build != "" {
 		for _, key := range []string{"kernel.config", "kernel.set", "kernel.try", "kernel.patches"} {
-			if d.lines[key] != 0 {
+			if _, ok := d.at[key]; ok {
 				return d.bad(key, "a finished build is taken as it is: leave this out, or give dir in place of build")
 			}
 		}
@@ -342,17 +405,18 @@ func (d *decoder) checkKernel(k *Kernel) error {
 
 // absolute makes a path of the scenario absolute, and looks what is there.
 func (d *decoder) absolute(key string, path *string) (fs.FileInfo, error) {
+	src := d.place(key).src
 	if !filepath.IsAbs(*path) {
-		if d.read == nil {
+		if src.whole {
 			return nil, d.bad(key, "%q is not absolute", *path)
 		}
-		abs, err := filepath.Abs(filepath.Join(filepath.Dir(d.file), *path))
+		abs, err := filepath.Abs(src.beside(*path))
 		if err != nil {
 			return nil, err
 		}
 		*path = abs
 	}
-	if d.read == nil {
+	if src.whole {
 		return nil, nil
 	}
 	info, err := os.Stat(*path)
@@ -490,13 +554,14 @@ func (d *decoder) checkRootfs(path *string) error {
 // load replaces the name of a file by its text, which ends in a newline and so
 // cannot be taken for a name.
 func (d *decoder) load(key string, text *string, hint string) error {
-	if d.read == nil {
+	src := d.place(key).src
+	if src.whole {
 		return d.bad(key, "%q is the name of a file: here its text must stand in its place", *text)
 	}
-	data, err := d.read(*text)
+	data, err := src.read(*text)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return d.bad(key, "there is no %q beside %s: it takes %s", *text, d.file, hint)
+		return d.bad(key, "there is no %q beside %s: it takes %s", *text, src.file, hint)
 	case err != nil:
 		return d.bad(key, "reading %q: %w", *text, err)
 	case len(bytes.TrimSpace(data)) == 0:

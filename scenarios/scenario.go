@@ -2,6 +2,23 @@
 // counts as a pass or as the crash looked for. It reads and checks the YAML and
 // holds the built-in scenarios with their patches. It does not know how a
 // kernel is built, how a guest is booted, or what a layout is.
+//
+// A scenario file may take over another, the parent, by "from: boot" (a built-in one)
+// or "from: ../base.yaml" (a file, as seen from the one that says so). What it gives
+// itself is laid over that:
+//   - A value takes the place of the parent's. Name and description are never taken
+//     over.
+//   - Of kernel.set, kernel.try, kernel.patches and guest.append, an item takes the
+//     place of the parent's of the same name (symbol, file of the patch, parameter), or
+//     is added behind them. A symbol in set is no longer in the parent's try, nor the
+//     other way round. An empty list, and append: "", takes out all that the parent has.
+//   - The other lists, guest.qemu-args and guest.ablate, take the place of the parent's.
+//   - One of package, dir and build puts out the parent's, and build also its patches,
+//     config, set and try; init puts out rootfs, and the other way round.
+//
+// The files that the parent names are looked for beside it. It need not be whole
+// itself. Marshalled scenarios, as in seed files, hold all this resolved, and from is
+// refused there: a file of a stranger reads no other.
 package scenarios
 
 import (
@@ -113,49 +130,80 @@ var names = []string{"kcfi-seal", "kcfi-hash", "canary", "boot", "page-cross", "
 
 // Load reads a built-in scenario, by its name, or a scenario file.
 func Load(nameOrPath string) (Scenario, error) {
+	data, src, err := open(nameOrPath)
+	if err != nil {
+		return Scenario{}, err
+	}
+	return parse(data, src)
+}
+
+func open(nameOrPath string) ([]byte, *source, error) {
 	if slices.Contains(names, nameOrPath) {
-		data, err := Source(nameOrPath)
-		if err != nil {
-			return Scenario{}, err
-		}
-		return parse(data, nameOrPath+".yaml", readBuiltin)
+		return openBuiltin(nameOrPath)
 	}
 	data, err := readFile(nameOrPath)
-	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(nameOrPath, "/") &&
-		!slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(nameOrPath)) {
-		return Scenario{}, unknown(nameOrPath)
+	if errors.Is(err, fs.ErrNotExist) && !isPath(nameOrPath) {
+		return nil, nil, unknown(nameOrPath)
 	}
 	if err != nil {
-		return Scenario{}, fmt.Errorf("reading the scenario: %w", err)
+		return nil, nil, fmt.Errorf("reading the scenario: %w", err)
 	}
-	return Parse(data, nameOrPath)
+	return data, &source{file: nameOrPath}, nil
+}
+
+func openBuiltin(name string) ([]byte, *source, error) {
+	data, err := builtin.ReadFile("builtin/" + name + ".yaml")
+	return data, &source{file: name + ".yaml", builtin: true}, err
+}
+
+// isPath tells a name that can only be a file's from one that may be meant for a
+// built-in scenario's.
+func isPath(name string) bool {
+	return strings.Contains(name, "/") || slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(name))
+}
+
+// source is a file that a scenario, or a part of one, is read from.
+type source struct {
+	file    string // for messages; empty inside another document
+	builtin bool   // it names only files that are built in as well
+	whole   bool   // it names no file; no folder or rootfs need exist here
+	// The file that takes this one over, and in which line.
+	heir     *source
+	heirLine int
+}
+
+// beside is the path of a file that is named in this one.
+func (s *source) beside(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(s.file), name)
+}
+
+// read reads a file that is named in this one.
+func (s *source) read(name string) ([]byte, error) {
+	if s.builtin {
+		return readBuiltin(name)
+	}
+	data, err := readRegular(s.beside(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return readBuiltin(name)
+	}
+	return data, err
 }
 
 // Parse reads a scenario file. The files that it names are looked for beside
 // filename, and then among the built-in ones. An error names filename, the line
 // and the key.
 func Parse(data []byte, filename string) (Scenario, error) {
-	return parse(data, filename, func(name string) ([]byte, error) {
-		file := name
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(filepath.Dir(filename), name)
-		}
-		info, err := os.Stat(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return readBuiltin(name)
-		case err != nil:
-			return nil, err
-		case !info.Mode().IsRegular(): // a device or a pipe may never end
-			return nil, errors.New("not a regular file")
-		}
-		return readFile(file)
-	})
+	return parse(data, &source{file: filename})
 }
 
 // ParseWhole reads what Marshal has written, wherever that was: no file is read,
 // and the kernel and the rootfs that it names need not exist here.
-func ParseWhole(data []byte, filename string) (Scenario, error) { return parse(data, filename, nil) }
+func ParseWhole(data []byte, filename string) (Scenario, error) {
+	return parse(data, &source{file: filename, whole: true})
+}
 
 // maxFile bounds a scenario file and each that it names, in bytes: the .config of
 // a distribution's kernel has a fiftieth of it, and a rootfs is not read.
@@ -179,6 +227,18 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
+// readRegular reads a file that another names: a device or a pipe may never end.
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("not a regular file")
+	}
+	return readFile(path)
+}
+
 // readBuiltin reads a built-in patch or config.
 func readBuiltin(name string) ([]byte, error) {
 	if strings.Contains(name, "/") || path.Ext(name) == ".yaml" {
@@ -200,15 +260,6 @@ func Builtin() []Scenario {
 	return all
 }
 
-// Source is the YAML of a built-in scenario with its comments, to print, copy
-// and edit. The patches and the config that it names are found from anywhere.
-func Source(name string) ([]byte, error) {
-	if !slices.Contains(names, name) {
-		return nil, unknown(name)
-	}
-	return builtin.ReadFile("builtin/" + name + ".yaml")
-}
-
 func unknown(name string) error {
 	return fmt.Errorf("no scenario %q: built in are %s; or give a YAML file", name, strings.Join(names, ", "))
 }
@@ -226,7 +277,7 @@ func (s Scenario) MarshalYAML() (any, error) {
 // UnmarshalYAML reads a scenario inside another document, such as a saved seed.
 // It must be self-contained: no file is read, and a rootfs need not exist.
 func (s *Scenario) UnmarshalYAML(n *yaml.Node) error {
-	d := decoder{lines: map[string]int{}}
+	d := newDecoder(&source{whole: true})
 	got, err := d.scenario(n)
 	if err == nil {
 		*s = got

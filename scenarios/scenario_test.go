@@ -1,8 +1,11 @@
 package scenarios
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"gopkg.in/yaml.v3"
 )
@@ -227,6 +231,46 @@ func TestBuiltin(t *testing.T) {
 	}
 }
 
+// TestBuiltinGolden holds the built-in scenarios to testdata/builtin.txtar, byte by
+// byte: kernels in caches and seed files are found by them. The long texts stand
+// there as their digests.
+func TestBuiltinGolden(t *testing.T) {
+	const golden = "testdata/builtin.txtar"
+	digest := func(text string) string { return fmt.Sprintf("sha256 %x", sha256.Sum256([]byte(text))) }
+	got := &txtar.Archive{Comment: []byte("The built-in scenarios as Marshal writes them, long texts as digests. go test -run TestBuiltinGolden -update rewrites this.\n\n")}
+	for _, s := range Builtin() {
+		kernel, err := json.Marshal(s.Kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(s.Kernel.Config, "\n") {
+			s.Kernel.Config = digest(s.Kernel.Config)
+		}
+		s.Kernel.Patches = slices.Clone(s.Kernel.Patches)
+		for i := range s.Kernel.Patches {
+			s.Kernel.Patches[i].Text = digest(s.Kernel.Patches[i].Text)
+		}
+		data, err := s.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = fmt.Appendf(data, "# The kernel as JSON, of which its folder in the cache is named: %s\n", digest(string(kernel)))
+		got.Files = append(got.Files, txtar.File{Name: s.Name, Data: data})
+	}
+	if *update {
+		if err := os.WriteFile(golden, txtar.Format(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(txtar.Format(got))); diff != "" {
+		t.Errorf("the built-in scenarios are not what they were:\n%s", diff)
+	}
+}
+
 // TestPatches applies the patches of each built-in scenario to the source that
 // it names.
 func TestPatches(t *testing.T) {
@@ -362,11 +406,26 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(source)
 	}
+	cases, err := filepath.Glob("testdata/from/*.txtar")
+	if err != nil || len(cases) == 0 {
+		f.Fatalf("no scenarios with from: %v", err)
+	}
+	for _, name := range cases {
+		a, err := txtar.ParseFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range a.Files {
+			f.Add(file.Data)
+		}
+	}
 	for _, text := range []string{
 		`name: "x\ty"`, "a: &b c\nd: *b", "--- {}\n---\n{}\n", "!!binary aGk=",
 		edited(f, "echo good\n", "echo \"\u00e9\\x00\"  \n\n\n   \ttab \n"),
 		edited(f, "pass: good", "pass: '(?m)^good\\s'\n  crash: \"a|b\"\n  warnings: true\n  confirm: 0"),
 		edited(f, "config: tinyconfig", "config: \"\\nCONFIG_X=y\\r\\n \"\n  set: [A=y, 'B=\"c d\"', C=0x10]"),
+		edited(f, "init: |\n", "init: |\n\n    # first\n\n"),
+		edited(f, "verdict:", "  # why\n  append: >\n\n    a\n    b  # no comment\n\n    c\n  # what\nverdict: # that"),
 		edited(f, "verdict:", "  qemu-args: ['-x', ' y ', '# z', \"\\u2028\"]\n  append: '  a: b  '\n  limit: 1.5s\n  memory: 3G\nverdict:"),
 	} {
 		f.Add([]byte(text))
@@ -390,6 +449,18 @@ func FuzzParse(f *testing.F) {
 		}
 		if !reflect.DeepEqual(s, again) {
 			t.Fatalf("before %+v\nafter  %+v\n%s", s, again, text)
+		}
+		// Printed with its comments.
+		d := newDecoder(&source{file: file})
+		r, err := d.resolve(data, d.src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err = encode(r.whole); err != nil {
+			t.Fatal(err)
+		}
+		if again, err = Parse(text, file); err != nil || !reflect.DeepEqual(s, again) {
+			t.Fatalf("printed: %v\n%s", err, text)
 		}
 		// And as a part of another document.
 		in, out := map[string]Scenario{"s": s}, map[string]Scenario{}
