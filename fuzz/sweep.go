@@ -471,11 +471,11 @@ func machine(saved seeds.File, g *Guest) qemu.Machine {
 }
 
 // file is a saved seed without what its boots have shown.
-func SavedSeed(saved seeds.File, g *Guest, layout seeds.ID, strategy layout.Strategy, plan, image string) seeds.File {
+func SavedSeed(saved seeds.File, g *Guest, id seeds.ID, strategy layout.Strategy, plan, image string) seeds.File {
 	m := machine(saved, g)
 	f := saved
 	f.Version = seeds.Version
-	f.Layout, f.Strategy = layout, string(strategy)
+	f.Layout, f.Strategy = id, string(strategy)
 	f.Accel = m.Accel
 	f.Digests.Plan, f.Digests.Image = plan, image
 	f.Command = qemu.Quote(m.Argv())
@@ -491,8 +491,8 @@ type image struct {
 
 // link links one layout. One that does not link, or is that of another seed, has
 // its verdict, and is in the journal. An error is one of the machine, not of the layout.
-func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.ID, plan layout.Plan) (i image, err error) {
-	i.record = seeds.Record{Layout: layout, Plan: plan.Digest()}
+func (s *Sweep) link(ctx context.Context, l Linker, id seeds.ID, plan layout.Plan) (i image, err error) {
+	i.record = seeds.Record{Layout: id, Plan: plan.Digest()}
 	defer s.Guest.Share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
 	i.Image, err = l.Link(ctx, plan)
@@ -501,12 +501,12 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.ID, plan layout
 	switch {
 	case errors.As(err, &failed):
 		i.record.Kind, i.record.Note = qemu.LinkFailed, failed.Reason
-		if layout == seeds.Baseline {
+		if id == seeds.Baseline {
 			return i, nil // there is no journal yet
 		}
 		return i, s.tell(&i.record)
 	case err != nil:
-		return i, fmt.Errorf("linking %s: %w", layout.Name(), err)
+		return i, fmt.Errorf("linking %s: %w", id.Name(), err)
 	}
 	i.record.Image = i.Digest
 	s.took(evidence.Steps{Steps: i.Steps})
@@ -515,12 +515,12 @@ func (s *Sweep) link(ctx context.Context, l Linker, layout seeds.ID, plan layout
 		s.passes++
 		s.mu.Unlock()
 	}
-	same, err := s.first(layout, i.Digest)
-	if err != nil || same == layout {
+	same, err := s.first(id, i.Digest)
+	if err != nil || same == id {
 		return i, err
 	}
 	i.record.Kind, i.record.Note = qemu.Duplicate, "the layout of "+same.Name()
-	s.Say("%s: the layout of %s: counted once", layout.Name(), same.Name())
+	s.Say("%s: the layout of %s: counted once", id.Name(), same.Name())
 	return i, errors.Join(i.Remove(), s.tell(&i.record))
 }
 
@@ -671,17 +671,17 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 // takes up, or that come to the same, give two seeds one layout. Where most
 // layouts are the baseline's the padding does nothing, and a sweep of a thousand
 // seeds would be a test of one: that is the error.
-func (s *Sweep) first(layout seeds.ID, image string) (seeds.ID, error) {
+func (s *Sweep) first(id seeds.ID, image string) (seeds.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	same, ok := s.images[image]
-	if !ok || same == layout {
-		s.images[image] = layout
-		return layout, nil
+	if !ok || same == id {
+		s.images[image] = id
+		return id, nil
 	}
 	if same == seeds.Baseline {
 		if s.idle++; s.idle >= idleLayouts && s.idle >= len(s.images) {
-			return same, fmt.Errorf("layout of %s equals %s, as those of %d other seeds: the padding does nothing", layout.Name(), same.Name(), s.idle-1)
+			return same, fmt.Errorf("layout of %s equals %s, as those of %d other seeds: the padding does nothing", id.Name(), same.Name(), s.idle-1)
 		}
 	}
 	return same, nil
@@ -692,11 +692,11 @@ func (s *Sweep) first(layout seeds.ID, image string) (seeds.ID, error) {
 const idleLayouts = 4
 
 // infra turns a boot from which nothing was learnt into an error.
-func CheckInfra(layout seeds.ID, r qemu.Result) error {
+func CheckInfra(id seeds.ID, r qemu.Result) error {
 	if r.Kind != qemu.Infra {
 		return nil
 	}
-	return &InfraError{layout, r.Reason}
+	return &InfraError{id, r.Reason}
 }
 
 // InfraError is QEMU or KVM failing again and again: no verdict.
