@@ -28,7 +28,7 @@ short: install
 # Kernel trees that are at hand, each swept: make test-trees LINUX="DIR..."
 test-trees: install
 	@test -n "$(LINUX)" || { echo 'make test-trees LINUX="DIR..." sweeps these kernel trees'; exit 2; }
-	UNLUCKY_TREES="$(LINUX)" $(GO) test -v -timeout 0 -run '^TestTrees$$' .
+	UNLUCKY_TREES="$(LINUX)" $(GO) test -v -timeout 0 -run '^TestTrees$$' ./e2e
 
 # Layouts an hour: by hand, by a sweep, and the least that they can cost; before
 # that the parts, each by itself. Some 7 minutes, once the kernel is prepared.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -258,4 +259,21 @@ func (c *Coverage) Fixed() []layout.Section {
 		out = append(out, c.layout[i])
 	}
 	return out
+}
+
+// Covered is what all layouts of some results have covered; nil where it is not
+// counted. progress is told how many have been placed.
+func (r *Results) Covered(ctx context.Context, progress func(done, total int)) (*Totals, error) {
+	if r.Layout == nil {
+		return nil, r.LayoutErr
+	}
+	c, err := NewCoverage(r.Layout)
+	if err != nil {
+		return nil, nil // a kernel that has none
+	}
+	if _, err := c.Recall(ctx, r.All(), progress); err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(r.Dirs, ", "), err)
+	}
+	totals := c.Totals()
+	return &totals, nil
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/adrg/xdg"
 	"github.com/gofrs/flock"
 )
 
@@ -101,4 +103,14 @@ func DiskUsage(dir string) (int64, error) {
 		return err
 	})
 	return n, err
+}
+
+// CacheDir is where prepared kernels are kept. cron, systemd and containers set no
+// HOME: then it is below the account's.
+func CacheDir() string {
+	home := xdg.CacheHome
+	if account, err := user.Current(); err == nil && os.Getenv("HOME") == "" && os.Getenv("XDG_CACHE_HOME") == "" {
+		home = filepath.Join(account.HomeDir, ".cache")
+	}
+	return filepath.Join(home, "unlucky")
 }

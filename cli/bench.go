@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat"
+
+	"unlucky/fuzz"
+	"unlucky/fuzz/evidence"
+	"unlucky/host"
+	"unlucky/layout"
+	"unlucky/linker"
+	"unlucky/qemu"
+)
+
+// measured is what bench prints.
+type measured struct {
+	Machine string         `json:"machine"`
+	Kernel  string         `json:"kernel"`
+	ByHand  rates          `json:"by-hand"` // layouts an hour, one figure a repeat
+	Sweep   rates          `json:"sweep"`
+	Floor   rates          `json:"floor"`
+	Layouts int            `json:"layouts"` // of all sweeps
+	Steps   evidence.Steps `json:"steps"`   // of all sweeps
+}
+
+type rates []float64
+
+func (r rates) median() float64 {
+	return stat.Quantile(0.5, stat.Empirical, slices.Sorted(slices.Values(r)), nil)
+}
+
+func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	o := new(setup)
+	o.guest(f)
+	var (
+		repeats = f.Int("repeats", 5, "`N` times to measure each way, in turn")
+		layouts = f.Int("layouts", 80, "`N` layouts for one figure of the sweep and of the floor")
+		workers = f.Int("j", 0, "`layouts` at the same time, as in sweep")
+		asJSON  = f.Bool("json", false, "print the figures as JSON")
+	)
+	rest, err := parse(f, args, out, "bench [SCENARIO] [flags]", 0, 1)
+	if err != nil {
+		return err
+	}
+	if *repeats < 1 || *layouts < 1 || *workers < 0 {
+		return usageError{errors.New("-repeats and -layouts are at least 1, -j is not negative")}
+	}
+	// By default canary's kernel, with nothing in it that crashes: no boots to
+	// confirm that.
+	scenario, err := o.load(rest, "boot")
+	if err != nil {
+		return err
+	}
+	scr := newScreen(os.Stderr)
+	r, err := openSession(ctx, scenario, scr)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if *workers == 0 {
+		if *workers, err = r.workers(scr); err != nil {
+			return err
+		}
+	}
+	m, err := r.measure(ctx, *repeats, *layouts, *workers, scr)
+	scr.done()
+	if err != nil {
+		return r.advise(err)
+	}
+	if *asJSON {
+		return json.NewEncoder(out).Encode(m)
+	}
+	m.print(out)
+	return nil
+}
+
+// measure takes each way in turn, so that what else the machine does is shared
+// by all of them.
+func (b *session) measure(ctx context.Context, repeats, layouts, workers int, scr *screen) (m measured, err error) {
+	m.Machine = machineName()
+	// Decides the accelerator and learns the shortcut, as the first minute of
+	// a sweep does.
+	scr.progress("warming up", 0, 0)
+	if _, err := b.sweepFor(ctx, layout.Text, 2, workers, scr.note); err != nil {
+		return m, err
+	}
+	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.saved.Scenario.Name, b.Digest, b.LLD, b.saved.Tools.QEMU, b.guest.Machine.Accel)
+	scr.progress("making the first bzImage by hand (half a minute)", 0, 0)
+	hand, err := b.NewByHand(ctx, b.saved.Scenario.Kernel)
+	if err != nil {
+		return m, err
+	}
+	defer hand.Close()
+	step := fmt.Sprintf("measuring by hand, the sweep and the floor, %d times in turn", repeats)
+	for n := range repeats {
+		scr.progress(step, int64(n), int64(repeats))
+		rate, err := b.byHand(ctx, hand, uint32(n+1))
+		if err != nil {
+			return m, err
+		}
+		m.ByHand = append(m.ByHand, rate)
+		report, err := b.sweepFor(ctx, layout.Text, layouts, workers, func(string, ...any) {})
+		if err != nil {
+			return m, err
+		}
+		m.Sweep = append(m.Sweep, report.PerHour())
+		m.Layouts += report.Tried
+		m.Steps.Add(report.Steps)
+		if rate, err = b.floor(ctx, layouts); err != nil {
+			return m, err
+		}
+		m.Floor = append(m.Floor, rate)
+	}
+	return m, nil
+}
+
+// byHand is one layout by make and QEMU.
+func (b *session) byHand(ctx context.Context, hand *linker.ByHand, seed uint32) (float64, error) {
+	sections, err := b.Layout(ctx)
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	image, err := hand.Make(ctx, layout.Text.Plan(seed, sections))
+	if err != nil {
+		return 0, err
+	}
+	r, err := b.guest.Boot(ctx, image)
+	if err == nil && r.Kind == qemu.Infra {
+		err = errors.New(r.Reason)
+	}
+	return perHour(1, begin), err
+}
+
+// sweepFor is a sweep of the seeds from 1 on, with its results thrown away.
+func (b *session) sweepFor(ctx context.Context, strategy layout.Strategy, layouts, workers int, note func(string, ...any)) (*evidence.Report, error) {
+	dir, err := os.MkdirTemp("", "unlucky-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	s := fuzz.Sweep{
+		Kernel: b, Guest: b.guest, Saved: b.saved, Strategy: strategy, Dir: dir, First: 1, Last: uint32(layouts),
+		Workers: workers, Note: note, Step: func(fuzz.Tally) {},
+	}
+	r, err := s.Run(ctx)
+	if err == nil {
+		err = ctx.Err()
+	}
+	return r, err
+}
+
+// floor links and boots one layout again and again, on each CPU, with nothing
+// beside lld and QEMU.
+func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
+	sections, err := b.Layout(ctx)
+	if err != nil {
+		return 0, err
+	}
+	cpus := runtime.NumCPU()
+	workers := make(chan *linker.Worker, cpus)
+	for range cpus {
+		w, err := b.NewWorker()
+		if err != nil {
+			return 0, err
+		}
+		defer w.Close()
+		image, err := w.Link(ctx, layout.Text.Plan(1, sections))
+		if err == nil {
+			err = image.Remove()
+		}
+		if err != nil {
+			return 0, err
+		}
+		workers <- w
+	}
+	begin := time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(cpus)
+	for range layouts {
+		group.Go(func() error {
+			w := <-workers
+			defer func() { workers <- w }()
+			image, err := w.Pass(ctx)
+			if err != nil {
+				return err
+			}
+			m := b.guest.Machine
+			m.Kernel = image
+			r, err := m.Boot(ctx, b.guest.Expect)
+			if err == nil && r.Kind == qemu.Infra {
+				err = fmt.Errorf("booting %s: %s", image, r.Reason)
+			}
+			return err
+		})
+	}
+	err = group.Wait()
+	return perHour(layouts, begin), err
+}
+
+func perHour(layouts int, begin time.Time) float64 {
+	return float64(layouts) / time.Since(begin).Hours()
+}
+
+// machineName is what figures are to be compared by.
+func machineName() string {
+	name := runtime.GOARCH
+	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := modelName.FindSubmatch(data); m != nil {
+			name = string(m[1])
+		}
+	}
+	return fmt.Sprintf("%d CPUs, %s, %s of memory available", runtime.NumCPU(), name, humanize.IBytes(host.AvailableMemory()))
+}
+
+var modelName = regexp.MustCompile(`(?m)^model name\s*: (.*)$`)
+
+// print ends with the two figures that count.
+func (m measured) print(out io.Writer) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n%s\n\nlayouts an hour, median of %d (lowest to highest)\n", m.Kernel, m.Machine, len(m.Sweep))
+	for _, row := range []struct {
+		name, what string
+		r          rates
+	}{
+		{"by hand", "make bzImage, QEMU", m.ByHand},
+		{"sweep", "unlucky sweep", m.Sweep},
+		{"floor", "one pass of lld, QEMU, on each CPU", m.Floor},
+	} {
+		fmt.Fprintf(&b, "  %-8s %-36s %7.0f  (%.0f to %.0f)\n", row.name, row.what, row.r.median(), slices.Min(row.r), slices.Max(row.r))
+	}
+	steps := []struct {
+		name, what string
+		d          time.Duration
+	}{
+		{"pad", "the sections of vmlinux.o that change", m.Steps.Pad},
+		{"link", "one pass of lld; CPU time", m.Steps.Link},
+		{"kallsyms", "addresses into the image", m.Steps.Kallsyms},
+		{"image", "sorttable, SHA-256", m.Steps.Image},
+		{"start", "QEMU, until the guest's first byte", m.Steps.Start},
+		{"boot", "until QEMU's end", m.Steps.Boot},
+		{"verdict", "saved seeds, journal", m.Steps.Verdict},
+	}
+	var sum time.Duration
+	for _, s := range steps {
+		sum += s.d
+	}
+	fmt.Fprintf(&b, "\nthe steps of a layout in the sweep, in wall-clock time\n")
+	for _, s := range steps {
+		fmt.Fprintf(&b, "  %-8s %-40s %6.1f ms  %5.1f %%\n", s.name, s.what, 1e3*s.d.Seconds()/float64(m.Layouts), 100*float64(s.d)/float64(sum))
+	}
+	fmt.Fprintf(&b, "\n%.1fx by hand\n%.0f %% of the floor\n", m.Sweep.median()/m.ByHand.median(), 100*m.Sweep.median()/m.Floor.median())
+	io.WriteString(out, b.String())
+}

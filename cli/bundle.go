@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+
+	"unlucky/fuzz"
+	"unlucky/host"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/report"
+	"unlucky/seeds"
+)
+
+func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("bundle", flag.ContinueOnError)
+	o := new(setup)
+	o.source(f)
+	o.packed(f)
+	o.trusting(f)
+	var (
+		path   = f.String("o", "", "`file` of the bundle (default: SCENARIO-SEED.tar.zst in this folder)")
+		asJSON = f.Bool("json", false, "print what is in it as JSON")
+	)
+	rest, err := parse(f, args, out, "bundle SEEDFILE [flags]", 1, 1)
+	if err != nil {
+		return err
+	}
+	scr := newScreen(os.Stderr)
+	b, saved, image, err := relink(ctx, rest[0], o, scr)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if b.saved.Digests.Initrd != saved.Digests.Initrd {
+		return &host.HintError{
+			Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", rest[0], b.saved.Digests.Initrd, saved.Digests.Initrd),
+			Hint: "bundle it where it was found, or find it again here: a sweep of the same seed saves what is here",
+		}
+	}
+	if *path == "" {
+		*path = seeds.BundleName(saved) + ".tar.zst"
+	}
+	console, err := consoleOf(ctx, rest[0], saved, b, image, scr)
+	if err != nil {
+		return err
+	}
+	min, err := minimizedBeside(rest[0], saved, scr)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "unlucky-bundle-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := fillBundle(dir, saved, min, console, image, b.guest.Machine.Initrd); err != nil {
+		return err
+	}
+	packed, err := seeds.Pack(ctx, dir, saved, *path, func(done, total int64) {
+		scr.progress("packing "+filepath.Base(*path), done, total)
+	})
+	scr.done()
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return json.NewEncoder(out).Encode(packed)
+	}
+	printPacked(out, saved, packed)
+	return nil
+}
+
+// consoleOf is the console of a saved seed. Where there is none beside it, as in a
+// mail, the image is booted until it shows what was saved, and its console is put
+// there: the next bundle is the same.
+func consoleOf(ctx context.Context, path string, saved seeds.File, b *session, image linker.Image, scr *screen) ([]byte, error) {
+	console, err := seeds.Console(path)
+	if console != nil || err != nil {
+		return console, err
+	}
+	scr.note("there is no console beside %s: booting it", path)
+	const patience = 10 // boots of a flaky crash
+	want := saved.Title
+	if saved.Kind == qemu.Pass {
+		want = string(qemu.Pass)
+	}
+	for range patience {
+		r, err := fuzz.Replay(ctx, saved, b.guest, image.Path, 1, func(r qemu.Result) { console = r.Console })
+		if err != nil {
+			return nil, b.advise(err)
+		}
+		if r.Titles[want] == 1 {
+			return console, seeds.WriteConsole(path, console)
+		}
+	}
+	return nil, &host.HintError{
+		Err:  fmt.Errorf("%s did not show %q in %d boots", saved.Layout.Name(), want, patience),
+		Hint: fmt.Sprintf("unlucky replay %s tells what it shows", path),
+	}
+}
+
+// minimizedBeside is the answer that minimize has put beside a seed file; nil if
+// there is none.
+func minimizedBeside(path string, saved seeds.File, scr *screen) (*seeds.File, error) {
+	path = seeds.MinimizedPath(path)
+	min, err := seeds.Read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case min.Minimized == nil || min.Layout != saved.Layout || min.Digests.Object != saved.Digests.Object:
+		scr.note("%s is left out: it is not about %s of this vmlinux.o", path, saved.Layout.Name())
+		return nil, nil
+	}
+	return &min, nil
+}
+
+// fillBundle puts the members of a bundle into dir.
+func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, image linker.Image, initrd string) error {
+	if _, _, err := keepImage(dir, image, initrd); err != nil {
+		return err
+	}
+	if err := saved.Write(filepath.Join(dir, seeds.SeedFile), console); err != nil {
+		return err
+	}
+	answered := min
+	if saved.Minimized != nil {
+		answered = &saved
+	}
+	if min != nil {
+		if err := min.Write(filepath.Join(dir, seeds.MinFile), nil); err != nil {
+			return err
+		}
+	}
+	l, err := report.NewLetter(dir, saved, answered, console)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{seeds.ReportFile, seeds.RunFile} {
+		text, err := l.Text(name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contents says what the members of a bundle are for.
+var contents = map[string]string{
+	seeds.ReportFile:  "a mail or bug report, ready to send",
+	seeds.RunFile:     "boots it with QEMU alone",
+	seeds.SeedFile:    "the seed file",
+	seeds.MinFile:     "what minimize has made of it",
+	seeds.ConsoleFile: "the console of a boot that shows it",
+	seeds.MapFile:     "the addresses of the image's symbols",
+	seeds.InitrdFile:  "its user space",
+	seeds.BzImageFile: "the image that is booted",
+	seeds.VMLinuxFile: "the image, for QEMU and for debuggers",
+}
+
+func printPacked(out io.Writer, saved seeds.File, p seeds.Packed) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s: %s of %s, %s\n\n", p.Path, saved.Layout.Name(), saved.Scenario.Name, report.Seen(saved))
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, m := range p.Members {
+		fmt.Fprintf(w, "%s\t  %s\n", humanize.IBytes(uint64(m.Bytes)), fmt.Sprintf("%-13s %s", m.Name, contents[m.Name]))
+	}
+	w.Flush()
+	name := seeds.BundleName(saved)
+	fmt.Fprintf(&b, "\n%s, sha256 %s\n", humanize.IBytes(uint64(p.Bytes)), p.SHA256)
+	fmt.Fprintf(&b, "next, for example:\n  unlucky replay %s%s\n  tar -xOf %s %s/%s\n", p.Path, report.TrustFlag(saved.Scenario), p.Path, name, seeds.ReportFile)
+	io.WriteString(out, report.Printable(b.String()))
+}
+
+// unbundle makes ready to boot what is in a bundle. The image is there until the
+// rig is closed.
+func unbundle(ctx context.Context, path string, o *setup, scr *screen) (_ *session, saved seeds.File, _ linker.Image, err error) {
+	fail := func(err error) (*session, seeds.File, linker.Image, error) { return nil, saved, linker.Image{}, err }
+	if o.linux != "" || o.build != "" {
+		return fail(usageError{fmt.Errorf("-linux and -build: %s has its kernel in it; unpack it, and replay the %s in it to link it again", path, seeds.SeedFile)})
+	}
+	dir, err := os.MkdirTemp("", "unlucky-replay-")
+	if err != nil {
+		return fail(err)
+	}
+	free := func() error { return os.RemoveAll(dir) }
+	fail = func(err error) (*session, seeds.File, linker.Image, error) {
+		return nil, saved, linker.Image{}, errors.Join(err, free())
+	}
+	step := scr.later("unpacking " + filepath.Base(path))
+	saved, err = seeds.Unpack(ctx, path, dir, func(done, total int64) { step(int(done), int(total)) })
+	scr.done()
+	if err != nil {
+		return fail(err)
+	}
+	s := saved.Scenario
+	s.Guest.Accel = saved.Accel
+	if err := o.apply(&s); err != nil {
+		return fail(err)
+	}
+	if err := o.checkGuest(path, saved.Scenario); err != nil {
+		return fail(err)
+	}
+	b := &session{guest: fuzz.NewGuest(s, filepath.Join(dir, seeds.InitrdFile)), saved: saved, free: free}
+	if b.saved.Tools.QEMU, err = qemu.Version(ctx, b.guest.Machine.Binary); err != nil {
+		return fail(err)
+	}
+	if err := b.accelerate(o.accel, scr); err != nil {
+		return fail(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	return b, saved, linker.Image{
+		Path: at(s.Kernel.Image), Digest: saved.Digests.Image, VMLinux: at(seeds.VMLinuxFile), SystemMap: at(seeds.MapFile),
+	}, nil
+}

@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+
+	"unlucky/host"
+	"unlucky/layout"
+	"unlucky/linker/kbuild"
+	"unlucky/qemu"
+	"unlucky/qemu/oops"
+	"unlucky/report"
+	"unlucky/scenarios"
+)
+
+func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := f.Bool("json", false, "print it as JSON")
+	o := new(setup)
+	o.source(f)
+	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR] [flags]", 0, 1)
+	if err != nil {
+		return err
+	}
+	name := "kcfi-seal"
+	if o.linux+o.build != "" {
+		name = "kcfi-hash" // which takes any tree
+	}
+	if len(rest) == 1 {
+		name = rest[0]
+	}
+	scenario, err := o.load([]string{name})
+	if err != nil {
+		return err
+	}
+	var missing []string
+	type finding struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	}
+	var all []finding
+	row := func(name, state string) {
+		all = append(all, finding{name, state})
+		fmt.Fprintf(out, "  %-34s %s\n", name, report.Printable(state))
+	}
+	asked := out
+	if *asJSON {
+		out = io.Discard
+	}
+
+	fmt.Fprintln(out, "tools:")
+	tools, err := kbuild.FindToolchain(ctx)
+	if err != nil {
+		row("clang, lld", "missing: "+err.Error())
+		missing = append(missing, "llvm")
+	} else {
+		row("clang", tools.Clang+" in "+tools.Dir)
+		row("ld.lld", tools.LLD+", "+map[bool]string{
+			true:  "has --randomize-section-padding",
+			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
+		}[tools.Randomizes()])
+	}
+	needs := append([]kbuild.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, kbuild.Needs...)
+	for _, n := range needs {
+		path, err := n.Find()
+		switch {
+		case err != nil:
+			missing = append(missing, n.Package)
+			row(n.Name, "missing")
+		case strings.HasPrefix(n.Name, "/"):
+			row(n.Name, "there")
+		default:
+			row(n.Name, toolVersion(ctx, path))
+		}
+	}
+	if path, err := qemu.FindBusybox(); err != nil {
+		missing = append(missing, "busybox")
+		row("busybox", err.Error())
+	} else {
+		row("busybox", "there, statically linked, "+path)
+	}
+
+	fmt.Fprintln(out, "\ncache:")
+	row("prepared kernels", kbuild.CacheDir())
+
+	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
+	scr := newScreen(os.Stderr)
+	facts := kbuild.Foresee(ctx, kbuild.CacheDir(), scenario.Kernel, scr.progress)
+	stopped := foretell(out, facts)
+	scr.done()
+
+	fmt.Fprintln(out, "\naccelerator:")
+	row("kvm", tryKVM(ctx, scenario))
+	for _, accel := range []string{"tcg", "kvm"} {
+		row("QEMU under "+accel+" runs as", runsAs(accel))
+	}
+	if *asJSON {
+		for _, f := range facts {
+			if f.Err != nil {
+				f.Text = "will stop: " + f.Err.Error()
+			}
+			all = append(all, finding{f.Name, f.Text})
+		}
+		if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
+			return err
+		}
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
+	}
+	if len(missing) > 0 || stopped {
+		return exit(ExitFailed)
+	}
+	fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s%s\n", name, o.kernelFlags())
+	return nil
+}
+
+// foretell prints what is known of a kernel before it is built, and tells whether
+// something of that will stop it.
+func foretell(out io.Writer, facts []kbuild.Fact) (stopped bool) {
+	const column = 17
+	for _, f := range facts {
+		if f.Err == nil {
+			text := report.Wrap(fmt.Sprintf("  %-*s", column, f.Name), strings.Repeat(" ", 2+column), report.Printable(f.Text))
+			fmt.Fprint(out, text, "\n")
+			continue
+		}
+		stopped = true
+		fmt.Fprintf(out, "  %-*s WILL STOP: %s\n", column, f.Name, report.Printable(f.Err.Error()))
+		if h := new(host.HintError); errors.As(f.Err, &h) {
+			fmt.Fprintf(out, "  %-*s hint: %s\n", column, "", report.Printable(h.Hint))
+		}
+	}
+	return stopped
+}
+
+var versionNumber = regexp.MustCompile(`\d+\.\d+(\.\d+)*`)
+
+// toolVersion is the version that a program tells of itself.
+func toolVersion(ctx context.Context, path string) string {
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "does not run: " + err.Error()
+	}
+	return versionNumber.FindString(string(out))
+}
+
+// runsAs says whose QEMU's rights are.
+func runsAs(accel string) string {
+	who, err := qemu.Machine{Accel: accel}.User()
+	switch {
+	case err != nil:
+		return who + ": " + err.Error()
+	case who == "":
+		return "you, not as root"
+	}
+	return who + ", not as root"
+}
+
+// tryKVM says whether KVM truly works, which only a kernel that reaches user
+// space on it shows: nested and partial KVM run small guests and fail there.
+func tryKVM(ctx context.Context, s scenarios.Scenario) string {
+	if err := qemu.KVM(); err != nil {
+		return "no: " + err.Error() + "; TCG is used"
+	}
+	if s.Kernel.Dir != "" || !kbuild.Prepared(ctx, kbuild.CacheDir(), s.Kernel) { // a tree would be built
+		return "/dev/kvm answers; whether a kernel runs on it is seen once " + s.Name + " has been prepared (unlucky sweep does it)"
+	}
+	b, err := openSession(ctx, s, newScreen(os.Stderr))
+	if err != nil {
+		return "/dev/kvm answers; trying a kernel failed: " + err.Error()
+	}
+	defer b.Close()
+	b.guest.Machine.Accel = "kvm"
+	l, err := b.NewWorker()
+	if err != nil {
+		return err.Error()
+	}
+	defer l.Close()
+	image, err := l.Link(ctx, layout.Plan{})
+	if err != nil {
+		return err.Error()
+	}
+	r, err := b.guest.Boot(ctx, image.Path)
+	switch {
+	case err != nil:
+		return err.Error()
+	case r.Kind == qemu.Infra:
+		return "/dev/kvm is there but does not run a kernel (" + r.Reason + "); TCG is used"
+	case r.Kind == qemu.Pass || r.Report != (oops.Report{}):
+		return "works: " + s.Name + " runs on it"
+	}
+	return "unclear: " + s.Name + " shows " + r.Title
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+
+	"unlucky/linker"
+	"unlucky/linker/kbuild"
+	"unlucky/qemu"
+	"unlucky/scenarios"
+)
+
+// packed adds the flag that takes a kernel file in place of a build.
+func (o *setup) packed(f *flag.FlagSet) {
+	f.StringVar(&o.kernel, "kernel", "", "kernel `file`, as unlucky prepare writes it, to use instead of a build: it takes lld and QEMU and nothing else. "+
+		"A program in it is run: trust it as you trust a kernel tree")
+}
+
+// again is what a command must have added to use the same kernel file.
+func (o *setup) again() string {
+	if o.kernel == "" {
+		return ""
+	}
+	return " -kernel " + qemu.Quote([]string{o.kernel})
+}
+
+// prepare is prepare for a scenario or, with -kernel, for the one that the kernel
+// file has.
+func (o *setup) session(ctx context.Context, s scenarios.Scenario, scr *screen) (*session, error) {
+	if o.kernel == "" {
+		return openSession(ctx, s, scr)
+	}
+	return o.open(ctx, nil, scr)
+}
+
+// open makes a rig of a kernel file, for its own scenario or that of a saved
+// layout.
+func (o *setup) open(ctx context.Context, saved *scenarios.Scenario, scr *screen) (*session, error) {
+	kernel, err := linker.Unpack(ctx, kbuild.CacheDir(), o.kernel, scr.progress)
+	scr.done()
+	if err != nil {
+		return nil, err
+	}
+	s, initrd, err := o.contents(kernel, saved)
+	if err != nil {
+		return nil, errors.Join(err, kernel.Close())
+	}
+	return newSession(ctx, kernel, s, initrd, scr)
+}
+
+// contents are the scenario and the initrd of a kernel file, or those of a saved
+// layout.
+func (o *setup) contents(kernel *linker.Kernel, saved *scenarios.Scenario) (s scenarios.Scenario, initrd []byte, err error) {
+	data, err := kernel.More(packedScenario)
+	if err != nil {
+		return s, nil, err
+	}
+	if s, err = scenarios.ParseWhole(data, o.kernel+": "+packedScenario); err != nil {
+		return s, nil, err
+	}
+	if initrd, err = kernel.More(packedInitrd); err != nil {
+		return s, nil, err
+	}
+	if saved == nil {
+		err = o.apply(&s)
+		return s, initrd, err
+	}
+	if s.Guest.Init != saved.Guest.Init || s.Guest.Rootfs != saved.Guest.Rootfs {
+		initrd, err = initrdOf(saved.Guest)
+	}
+	return *saved, initrd, err
+}

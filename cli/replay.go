@@ -1,0 +1,253 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"unlucky/fuzz"
+	"unlucky/host"
+	"unlucky/linker"
+	"unlucky/qemu"
+	"unlucky/report"
+	"unlucky/seeds"
+)
+
+func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	f := flag.NewFlagSet("replay", flag.ContinueOnError)
+	o := newSetup(f)
+	o.packed(f)
+	o.trusting(f)
+	var (
+		boots  = f.Int("boots", 3, "`N` times to boot the image")
+		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
+		show   = f.Bool("print", false, "print the QEMU command, ready to paste, and do not boot")
+		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
+		asJSON = f.Bool("json", false, "print the result as JSON")
+	)
+	rest, err := parse(f, args, out, "replay SEEDFILE|BUNDLE [flags]", 1, 1)
+	if err != nil {
+		return err
+	}
+	if *boots < 1 {
+		return usageError{fmt.Errorf("-boots %d: boot it at least once", *boots)}
+	}
+	if *gdb && *show {
+		return usageError{errors.New("-gdb and -print exclude each other")}
+	}
+	if err := notFolder(rest[0]); err != nil {
+		return err
+	}
+	scr := newScreen(os.Stderr)
+	packed, err := seeds.IsBundle(rest[0])
+	if err != nil {
+		return err
+	}
+	again := relink
+	if packed {
+		again = unbundle
+	}
+	b, saved, image, err := again(ctx, rest[0], o, scr)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if b.saved.Tools.QEMU != saved.Tools.QEMU {
+		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
+	}
+	if b.saved.Digests.Initrd != saved.Digests.Initrd {
+		scr.note("warning: the initrd is another one than was saved (another busybox?)")
+	}
+	if *keep == "" && *show {
+		// The command is for later: its files must outlive this program.
+		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
+			return err
+		}
+		scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
+	}
+	m := b.guest.Machine
+	m.Kernel = image.Path
+	if *keep != "" {
+		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+			return err
+		}
+		if packed { // without the kernel the plan can't be told
+			err = saved.Write(filepath.Join(*keep, seeds.SeedFile), nil)
+		} else {
+			err = keepPlan(ctx, *keep, saved, b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	switch {
+	case *show:
+		_, err := fmt.Fprintln(out, report.Printable(qemu.Quote(m.Argv())))
+		return err
+	case *gdb:
+		symbols := image.VMLinux
+		if *keep != "" {
+			symbols = filepath.Join(*keep, "vmlinux")
+		}
+		return debug(ctx, m, symbols, in, out)
+	}
+	each := func(n int, r qemu.Result) error {
+		title := r.Title
+		if r.Kind == qemu.Pass {
+			title = "pass"
+		}
+		scr.note("boot %d of %d: %s", n, *boots, title)
+		if *keep == "" {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
+	}
+	n := 0
+	var keepErr error
+	result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
+		n++
+		keepErr = errors.Join(keepErr, each(n, r))
+	})
+	if err := errors.Join(b.advise(err), keepErr); err != nil {
+		return err
+	}
+	if *asJSON {
+		if err := json.NewEncoder(out).Encode(struct {
+			File     string   `json:"file"`
+			Scenario string   `json:"scenario"`
+			Seed     seeds.ID `json:"seed"`
+			Title    string   `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
+			fuzz.Replayed
+		}{rest[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
+			return err
+		}
+	} else {
+		printReplayed(out, saved, result)
+	}
+	if result.Shown == 0 {
+		return exit(ExitNo)
+	}
+	return nil
+}
+
+// notFolder refuses a folder in place of a seed file.
+func notFolder(path string) error {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return nil // whoever reads it says what is wrong with it
+	}
+	return &host.HintError{
+		Err:  fmt.Errorf("%s is a folder: give one of the seed files in it", path),
+		Hint: "unlucky list " + qemu.Quote([]string{path}),
+	}
+}
+
+// relink links the image of a seed file again. The image is there until the rig
+// is closed.
+func relink(ctx context.Context, path string, o *setup, scr *screen) (_ *session, saved seeds.File, _ linker.Image, err error) {
+	if err = notFolder(path); err != nil {
+		return nil, saved, linker.Image{}, err
+	}
+	if saved, err = seeds.Read(path); err != nil {
+		return nil, saved, linker.Image{}, err
+	}
+	b, err := savedSession(ctx, path, saved, o, scr)
+	if err != nil {
+		return nil, saved, linker.Image{}, err
+	}
+	b.FullScript = true // one link: nothing to save, and there is a System.map
+	l, err := b.NewWorker()
+	if err != nil {
+		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+	}
+	free := b.free
+	b.free = func() error { return errors.Join(l.Close(), free()) }
+	scr.progress("linking "+saved.Layout.Name(), 0, 0)
+	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
+	scr.done()
+	if err != nil {
+		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+	}
+	return b, saved, image, nil
+}
+
+// savedAs is what a seed file says that its layout showed.
+func savedAs(f seeds.File) string {
+	if f.Kind == qemu.Pass {
+		return string(qemu.Pass)
+	}
+	return f.Title
+}
+
+func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
+	fmt.Fprintf(out, "%s of %s: reproduced in %d of %d boots\n  saved as  %s\n", f.Layout.Name(), report.Printable(f.Scenario.Name), r.Shown, r.Boots, report.Printable(savedAs(f)))
+	for _, title := range slices.Sorted(maps.Keys(r.Titles)) {
+		fmt.Fprintf(out, "  %d of %d    %s\n", r.Titles[title], r.Boots, report.Printable(title))
+	}
+}
+
+// keepImage copies what a boot needs, and what a debugger wants, into dir.
+func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", "", err
+	}
+	kernel, keptInitrd = filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
+	files := map[string]string{image.VMLinux: kernel, initrd: keptInitrd, image.SystemMap: filepath.Join(dir, "System.map")}
+	if image.Path != image.VMLinux {
+		kernel = filepath.Join(dir, "bzImage")
+		files[image.Path] = kernel
+	}
+	for from, to := range files {
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(to, data, 0o644)
+		}
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return kernel, keptInitrd, nil
+}
+
+// keepPlan saves the layout once more with all that its seed stands for.
+func keepPlan(ctx context.Context, dir string, saved seeds.File, b *session) error {
+	plan, err := fuzz.PlanOf(ctx, saved, b)
+	if err != nil {
+		return err
+	}
+	saved.Plan = &plan
+	return saved.Write(filepath.Join(dir, "plan.yaml"), nil)
+}
+
+// debug runs QEMU in the foreground, stopped until gdb tells it to go on.
+func debug(ctx context.Context, m qemu.Machine, vmlinux string, in io.Reader, out io.Writer) error {
+	m.GDB = true
+	cmd, err := m.Command(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}()
+	fmt.Fprintf(out, "QEMU waits for gdb; in another terminal:\n  gdb %s -ex 'target remote :1234'\nthe console follows; ^C ends QEMU\n", qemu.Quote([]string{vmlinux}))
+	runtime.LockOSThread() // the death signal is the thread's
+	defer runtime.UnlockOSThread()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, printer{out}, printer{os.Stderr}
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
