@@ -99,9 +99,9 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 	if _, err := b.sweepFor(ctx, layout.Text, 2, workers, scr.note); err != nil {
 		return m, err
 	}
-	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.saved.Scenario.Name, b.Digest, b.LLD, b.saved.Tools.QEMU, b.guest.Machine.Accel)
+	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.template.Scenario.Name, b.Digest, b.LLD, b.template.Tools.QEMU, b.guest.Machine.Accel)
 	scr.progress("making the first bzImage by hand (half a minute)", 0, 0)
-	hand, err := b.NewByHand(ctx, b.saved.Scenario.Kernel)
+	hand, err := b.NewByHand(ctx, b.template.Scenario.Kernel)
 	if err != nil {
 		return m, err
 	}
@@ -155,7 +155,7 @@ func (b *session) sweepFor(ctx context.Context, strategy layout.Strategy, layout
 	}
 	defer os.RemoveAll(dir)
 	s := fuzz.Sweep{
-		Kernel: b, Guest: b.guest, Saved: b.saved, Strategy: strategy, Dir: dir, First: 1, Last: uint32(layouts),
+		Kernel: b, Guest: b.guest, Template: b.template, Strategy: strategy, Dir: dir, First: 1, Last: uint32(layouts),
 		Workers: workers, Note: note, Step: func(fuzz.Tally) {},
 	}
 	r, err := s.Run(ctx)

@@ -38,21 +38,22 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		return err
 	}
 	scr := newScreen(os.Stderr)
-	b, saved, image, err := relink(ctx, rest[0], o, scr)
+	b, err := relink(ctx, rest[0], o, scr)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if b.saved.Digests.Initrd != saved.Digests.Initrd {
+	saved := b.saved
+	if b.template.Initrd != saved.Digests.Initrd {
 		return &host.HintError{
-			Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", rest[0], b.saved.Digests.Initrd, saved.Digests.Initrd),
+			Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", rest[0], b.template.Initrd, saved.Digests.Initrd),
 			Hint: "bundle it where it was found, or find it again here: a sweep of the same seed saves what is here",
 		}
 	}
 	if *path == "" {
 		*path = seeds.BundleName(saved) + ".tar.zst"
 	}
-	console, err := consoleOf(ctx, rest[0], saved, b, image, scr)
+	console, err := consoleOf(ctx, rest[0], b, scr)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := fillBundle(dir, saved, min, console, image, b.guest.Machine.Initrd); err != nil {
+	if err := fillBundle(dir, saved, min, console, b.image, b.guest.Machine.Initrd); err != nil {
 		return err
 	}
 	packed, err := seeds.Pack(ctx, dir, saved, *path, func(done, total int64) {
@@ -85,7 +86,8 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 // consoleOf is the console of a saved seed. Where there is none beside it, as in a
 // mail, the image is booted until it shows what was saved, and its console is put
 // there: the next bundle is the same.
-func consoleOf(ctx context.Context, path string, saved seeds.File, b *session, image linker.Image, scr *screen) ([]byte, error) {
+func consoleOf(ctx context.Context, path string, b *replayable, scr *screen) ([]byte, error) {
+	saved := b.saved
 	console, err := seeds.Console(path)
 	if console != nil || err != nil {
 		return console, err
@@ -97,7 +99,7 @@ func consoleOf(ctx context.Context, path string, saved seeds.File, b *session, i
 		want = string(qemu.Pass)
 	}
 	for range patience {
-		r, err := fuzz.Replay(ctx, saved, b.guest, image.Path, 1, func(r qemu.Result) { console = r.Console })
+		r, err := fuzz.Replay(ctx, saved, b.guest, b.image.Path, 1, func(r qemu.Result) { console = r.Console })
 		if err != nil {
 			return nil, b.advise(err)
 		}
@@ -188,44 +190,47 @@ func printPacked(out io.Writer, saved seeds.File, p seeds.Packed) {
 	io.WriteString(out, report.Printable(b.String()))
 }
 
-// unbundle makes ready to boot what is in a bundle. The image is there until the
-// rig is closed.
-func unbundle(ctx context.Context, path string, o *setup, scr *screen) (_ *session, saved seeds.File, _ linker.Image, err error) {
-	fail := func(err error) (*session, seeds.File, linker.Image, error) { return nil, saved, linker.Image{}, err }
+// unbundle makes ready to boot what is in a bundle.
+func unbundle(ctx context.Context, path string, o *setup, scr *screen) (_ *replayable, err error) {
 	if o.linux != "" || o.build != "" {
-		return fail(usageError{fmt.Errorf("-linux and -build: %s has its kernel in it; unpack it, and replay the %s in it to link it again", path, seeds.SeedFile)})
+		return nil, usageError{fmt.Errorf("-linux and -build: %s has its kernel in it; unpack it, and replay the %s in it to link it again", path, seeds.SeedFile)}
 	}
 	dir, err := os.MkdirTemp("", "unlucky-replay-")
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	free := func() error { return os.RemoveAll(dir) }
-	fail = func(err error) (*session, seeds.File, linker.Image, error) {
-		return nil, saved, linker.Image{}, errors.Join(err, free())
-	}
+	r := &replayable{bootable: bootable{free: func() error { return os.RemoveAll(dir) }}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
 	step := scr.later("unpacking " + filepath.Base(path))
-	saved, err = seeds.Unpack(ctx, path, dir, func(done, total int64) { step(int(done), int(total)) })
+	r.saved, err = seeds.Unpack(ctx, path, dir, func(done, total int64) { step(int(done), int(total)) })
 	scr.done()
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	s := saved.Scenario
-	s.Guest.Accel = saved.Accel
+	r.explicit = r.saved
+	s := r.saved.Scenario
+	s.Guest.Accel = r.saved.Accel
 	if err := o.apply(&s); err != nil {
-		return fail(err)
+		return nil, err
 	}
-	if err := o.checkGuest(path, saved.Scenario); err != nil {
-		return fail(err)
-	}
-	b := &session{guest: fuzz.NewGuest(s, filepath.Join(dir, seeds.InitrdFile)), saved: saved, free: free}
-	if b.saved.Tools.QEMU, err = qemu.Version(ctx, b.guest.Machine.Binary); err != nil {
-		return fail(err)
-	}
-	if err := b.accelerate(o.accel, scr); err != nil {
-		return fail(err)
+	if err := o.checkGuest(path, r.saved.Scenario); err != nil {
+		return nil, err
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
-	return b, saved, linker.Image{
-		Path: at(s.Kernel.Image), Digest: saved.Digests.Image, VMLinux: at(seeds.VMLinuxFile), SystemMap: at(seeds.MapFile),
-	}, nil
+	r.guest = fuzz.NewGuest(s, at(seeds.InitrdFile))
+	r.template = seeds.Template{Scenario: s, Object: r.saved.Digests.Object, Initrd: r.saved.Digests.Initrd, Tools: r.saved.Tools}
+	if r.template.Tools.QEMU, err = qemu.Version(ctx, r.guest.Machine.Binary); err != nil {
+		return nil, err
+	}
+	if err := r.accelerate(o.accel, scr); err != nil {
+		return nil, err
+	}
+	r.image = linker.Image{
+		Path: at(s.Kernel.Image), Digest: r.saved.Digests.Image, VMLinux: at(seeds.VMLinuxFile), SystemMap: at(seeds.MapFile),
+	}
+	return r, nil
 }

@@ -20,7 +20,7 @@ func TestMergeOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := seeds.Record{Layout: seeds.Baseline, Kind: qemu.Crash, Title: "t", Boots: 1, Crashes: 1, Plan: layout.Plan{}.Digest(), Path: "../../secret.yaml"}
+	r := seeds.Record{Layout: seeds.Baseline, Verdict: seeds.Verdict{Kind: qemu.Crash, Title: "t", Boots: 1, Crashes: 1}, Plan: layout.Plan{}.Digest(), Path: "../../secret.yaml"}
 	if err := j.Append(r); err != nil {
 		t.Fatal(err)
 	}

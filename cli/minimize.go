@@ -68,13 +68,17 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
 	}
 	scr := newScreen(os.Stderr)
-	b, err := savedSession(ctx, rest[0], m.Failed, o, scr)
+	scenario, err := savedScenario(ctx, rest[0], m.Failed, o)
+	if err != nil {
+		return err
+	}
+	b, err := savedSession(ctx, scenario, o, scr)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	scenario := b.saved.Scenario
-	m.Kernel, m.Guest, m.Now = b, b.guest, b.saved
+	scenario = b.template.Scenario
+	m.Kernel, m.Guest, m.Template = b, b.guest, b.template
 	if m.Workers == 0 {
 		if m.Workers, err = b.workers(scr); err != nil {
 			return err

@@ -77,7 +77,7 @@ func prepare(ctx context.Context, args []string, _ io.Reader, out io.Writer) err
 // same images, and returns its size in bytes.
 func (b *session) pack(ctx context.Context, path string, scr *screen) (int64, error) {
 	b.FullScript = true // to compare with
-	scenario, err := b.saved.Scenario.Marshal()
+	scenario, err := b.template.Scenario.Marshal()
 	if err != nil {
 		return 0, err
 	}

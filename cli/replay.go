@@ -55,15 +55,16 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	if packed {
 		again = unbundle
 	}
-	b, saved, image, err := again(ctx, rest[0], o, scr)
+	b, err := again(ctx, rest[0], o, scr)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if b.saved.Tools.QEMU != saved.Tools.QEMU {
-		scr.note("QEMU is %s and was %s", b.saved.Tools.QEMU, saved.Tools.QEMU)
+	saved, image := b.saved, b.image
+	if b.template.Tools.QEMU != saved.Tools.QEMU {
+		scr.note("QEMU is %s and was %s", b.template.Tools.QEMU, saved.Tools.QEMU)
 	}
-	if b.saved.Digests.Initrd != saved.Digests.Initrd {
+	if b.template.Initrd != saved.Digests.Initrd {
 		scr.note("warning: the initrd is another one than was saved (another busybox?)")
 	}
 	if *keep == "" && *show {
@@ -79,12 +80,11 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
 			return err
 		}
+		name := "plan.yaml"
 		if packed { // without the kernel the plan can't be told
-			err = saved.Write(filepath.Join(*keep, seeds.SeedFile), nil)
-		} else {
-			err = keepPlan(ctx, *keep, saved, b)
+			name = seeds.SeedFile
 		}
-		if err != nil {
+		if err := b.explicit.Write(filepath.Join(*keep, name), nil); err != nil {
 			return err
 		}
 	}
@@ -149,33 +149,50 @@ func notFolder(path string) error {
 	}
 }
 
-// relink links the image of a seed file again. The image is there until the rig
-// is closed.
-func relink(ctx context.Context, path string, o *setup, scr *screen) (_ *session, saved seeds.File, _ linker.Image, err error) {
-	if err = notFolder(path); err != nil {
-		return nil, saved, linker.Image{}, err
+// replayable is a saved layout that can be booted again.
+type replayable struct {
+	bootable
+	saved    seeds.File
+	explicit seeds.File   // the same with its plan, where that can be told
+	image    linker.Image // there until Close
+}
+
+// relink links the image of a seed file again.
+func relink(ctx context.Context, path string, o *setup, scr *screen) (*replayable, error) {
+	if err := notFolder(path); err != nil {
+		return nil, err
 	}
-	if saved, err = seeds.Read(path); err != nil {
-		return nil, saved, linker.Image{}, err
-	}
-	b, err := savedSession(ctx, path, saved, o, scr)
+	saved, err := seeds.Read(path)
 	if err != nil {
-		return nil, saved, linker.Image{}, err
+		return nil, err
+	}
+	s, err := savedScenario(ctx, path, saved, o)
+	if err != nil {
+		return nil, err
+	}
+	b, err := savedSession(ctx, s, o, scr)
+	if err != nil {
+		return nil, err
 	}
 	b.FullScript = true // one link: nothing to save, and there is a System.map
 	l, err := b.NewWorker()
 	if err != nil {
-		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+		return nil, errors.Join(err, b.Close())
 	}
-	free := b.free
-	b.free = func() error { return errors.Join(l.Close(), free()) }
+	r := &replayable{bootable: b.bootable, saved: saved, explicit: saved}
+	r.free = func() error { return errors.Join(l.Close(), b.Close()) }
 	scr.progress("linking "+saved.Layout.Name(), 0, 0)
-	image, err := fuzz.Relink(ctx, saved, b, l, b.Digest, b.saved.Tools)
+	r.image, err = fuzz.Relink(ctx, saved, b, l, b.Digest, b.template.Tools)
 	scr.done()
 	if err != nil {
-		return nil, saved, linker.Image{}, errors.Join(err, b.Close())
+		return nil, errors.Join(err, r.Close())
 	}
-	return b, saved, image, nil
+	plan, err := fuzz.PlanOf(ctx, saved, b)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	r.explicit.Plan = &plan
+	return r, nil
 }
 
 // savedAs is what a seed file says that its layout showed.
@@ -217,16 +234,6 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 		}
 	}
 	return kernel, keptInitrd, nil
-}
-
-// keepPlan saves the layout once more with all that its seed stands for.
-func keepPlan(ctx context.Context, dir string, saved seeds.File, b *session) error {
-	plan, err := fuzz.PlanOf(ctx, saved, b)
-	if err != nil {
-		return err
-	}
-	saved.Plan = &plan
-	return saved.Write(filepath.Join(dir, "plan.yaml"), nil)
 }
 
 // debug runs QEMU in the foreground, stopped until gdb tells it to go on.

@@ -24,24 +24,25 @@ import (
 // kernels, or four of a distribution's size.
 const cacheLimit = 20 << 30
 
-// rig is all that is needed to link and boot layouts of one scenario.
-type session struct {
-	*linker.Kernel // nil for a bundle, which is only booted
-	guest          *fuzz.Guest
-	saved          seeds.File   // what every saved seed has in common
-	free           func() error // removes the initrd
+// bootable is all that is needed to boot images of one scenario.
+type bootable struct {
+	guest    *fuzz.Guest
+	template seeds.Template // of its saved seeds
+	free     func() error   // removes its files
 }
 
-// Linker makes a rig a fuzz.Kernel.
+func (b *bootable) Close() error { return b.free() }
+
+// session is all that is needed to link and boot layouts of one scenario.
+type session struct {
+	*linker.Kernel
+	bootable
+}
+
+// Linker makes a session a fuzz.Kernel.
 func (b *session) Linker() (fuzz.Linker, error) { return b.NewWorker() }
 
-func (b *session) Close() error {
-	err := b.free()
-	if b.Kernel != nil {
-		err = errors.Join(err, b.Kernel.Close())
-	}
-	return err
-}
+func (b *session) Close() error { return errors.Join(b.free(), b.Kernel.Close()) }
 
 // qemuMemory is what QEMU takes beside the guest's memory: 84 MB were measured.
 const qemuMemory = 96 << 20
@@ -63,7 +64,7 @@ func (b *session) workers(scr *screen) (int, error) {
 	return min(cpus, fit), nil
 }
 
-// prepare makes the kernel and the initrd of a scenario.
+// openSession makes the kernel and the initrd of a scenario.
 func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *session, err error) {
 	if _, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch); err != nil {
 		return nil, err // before minutes have gone into a build
@@ -89,7 +90,7 @@ func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *ses
 	return newSession(ctx, kernel, s, initrd, scr)
 }
 
-// newRig makes a rig of a kernel, which it closes if it fails.
+// newSession makes a session of a kernel, which it closes if it fails.
 func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, initrd []byte, scr *screen) (_ *session, err error) {
 	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
 	if err != nil {
@@ -107,36 +108,33 @@ func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	b := &session{Kernel: kernel, free: free}
+	b := &session{Kernel: kernel, bootable: bootable{free: free}}
 	path := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(path, initrd, 0o644); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	b.guest = fuzz.NewGuest(s, path)
 	sum := sha256.Sum256(initrd)
-	b.saved = seeds.File{
-		Scenario: s,
-		Digests:  seeds.Digests{Object: kernel.Digest, Initrd: hex.EncodeToString(sum[:])},
-		Tools:    seeds.Tools{Clang: kernel.Clang, LLD: kernel.LLD, QEMU: version},
+	b.template = seeds.Template{
+		Scenario: s, Object: kernel.Digest, Initrd: hex.EncodeToString(sum[:]),
+		Tools: seeds.Tools{Clang: kernel.Clang, LLD: kernel.LLD, QEMU: version},
 	}
 	return b, nil
 }
 
-// prepareSaved makes what a saved layout was booted with, with what the command
-// line changes in that. path is the seed file's, for messages.
-func savedSession(ctx context.Context, path string, saved seeds.File, o *setup, scr *screen) (_ *session, err error) {
+// savedScenario is what a saved layout was booted with, with what the command line
+// changes in that, once it is trusted. path is the seed file's, for messages.
+func savedScenario(ctx context.Context, path string, saved seeds.File, o *setup) (scenarios.Scenario, error) {
 	s := saved.Scenario
 	s.Guest.Accel = saved.Accel
 	if err := o.apply(&s); err != nil {
-		return nil, err
+		return s, err
 	}
-	if err := o.checkTrust(ctx, path, saved.Scenario, s); err != nil {
-		return nil, err
-	}
-	if o.mend != nil {
-		o.mend(&s.Kernel)
-	}
-	var b *session
+	return s, o.checkTrust(ctx, path, saved.Scenario, s)
+}
+
+// savedSession makes a session of savedScenario's.
+func savedSession(ctx context.Context, s scenarios.Scenario, o *setup, scr *screen) (b *session, err error) {
 	if o.kernel != "" {
 		b, err = o.open(ctx, &s, scr)
 	} else {
@@ -152,7 +150,7 @@ func savedSession(ctx context.Context, path string, saved seeds.File, o *setup, 
 }
 
 // advise says what may help where QEMU failed under KVM.
-func (b *session) advise(err error) error {
+func (b *bootable) advise(err error) error {
 	if failed := new(fuzz.InfraError); errors.As(err, &failed) && failed.KVM() && b.guest.Machine.Accel == "kvm" {
 		return &host.HintError{Err: err, Hint: "give -accel tcg if KVM does not work here"}
 	}
@@ -161,7 +159,7 @@ func (b *session) advise(err error) error {
 
 // accelerate settles the accelerator for a saved layout, unless it was given.
 // The baseline decided between KVM and TCG; this image may be silent on both.
-func (b *session) accelerate(given string, scr *screen) error {
+func (b *bootable) accelerate(given string, scr *screen) error {
 	accel := b.guest.Machine.Accel
 	if err := qemu.KVM(); accel != "tcg" && err != nil {
 		if given == "kvm" {

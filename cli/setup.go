@@ -16,8 +16,7 @@ type setup struct {
 	linux, build, kernel, append, cpu, accel string
 	smp                                      int
 	qemuArgs                                 []string
-	trust                                    bool                    // a seed file
-	mend                                     func(*scenarios.Kernel) // once that is trusted; nil but for verify
+	trust                                    bool // a seed file
 }
 
 func newSetup(f *flag.FlagSet) *setup {

@@ -126,7 +126,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
-	if *bisect && report != nil && report.Idle && s.Saved.Scenario.Verdict.Crash.Regexp == nil {
+	if *bisect && report != nil && report.Idle && s.Template.Scenario.Verdict.Crash.Regexp == nil {
 		unlucky = false // all fail alike, and nothing says that it is the bug
 	}
 	switch {
@@ -188,7 +188,7 @@ func (b *session) sweeps(s *fuzz.Sweep, scr *screen) (err error) {
 			return err
 		}
 	}
-	s.Kernel, s.Guest, s.Saved = b, b.guest, b.saved
+	s.Kernel, s.Guest, s.Template = b, b.guest, b.template
 	s.Note = scr.note
 	begin := time.Now()
 	s.Step = func(t fuzz.Tally) {
@@ -316,7 +316,7 @@ func printNext(out io.Writer, r *evidence.Report, s *fuzz.Sweep, again string) {
 	all := append(slices.Clone(r.Layouts), r.Baseline) // a seed rather than the baseline
 	if i := slices.IndexFunc(all, func(l seeds.Record) bool { return l.Found && l.Path != "" }); i >= 0 {
 		path := filepath.Join(r.Dir, all[i].Path)
-		again := report.TrustFlag(s.Saved.Scenario) + again
+		again := report.TrustFlag(s.Template.Scenario) + again
 		fmt.Fprintf(&b, "\nnext, for example:\n  unlucky replay %s%s\n", path, again)
 		if passed := r.Baseline.Kind == qemu.Pass || r.Count(qemu.Pass) > 0; passed && r.Strategy != layout.LLD {
 			fmt.Fprintf(&b, "  unlucky minimize %s%s\n", path, again)

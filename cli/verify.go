@@ -79,18 +79,20 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	if err != nil {
 		return err
 	}
-	o.mend = func(k *scenarios.Kernel) {
-		var kept []scenarios.Patch
-		for _, p := range k.Patches {
-			if o.linux != "" && p.Want == scenarios.Absent {
-				scr.note("%s, which %s wants absent, is left in %s", p.File, saved.Scenario.Name, o.linux)
-				continue
-			}
-			kept = append(kept, p)
-		}
-		k.Patches = append(kept, patches...)
+	mended, err := savedScenario(ctx, path, saved, o)
+	if err != nil {
+		return err
 	}
-	b, err := savedSession(ctx, path, saved, o, scr)
+	var kept []scenarios.Patch
+	for _, p := range mended.Kernel.Patches {
+		if o.linux != "" && p.Want == scenarios.Absent {
+			scr.note("%s, which %s wants absent, is left in %s", p.File, saved.Scenario.Name, o.linux)
+			continue
+		}
+		kept = append(kept, p)
+	}
+	mended.Kernel.Patches = append(kept, patches...)
+	b, err := savedSession(ctx, mended, o, scr)
 	if err != nil {
 		return err
 	}
@@ -217,7 +219,7 @@ func savedOf(v *search.Verify, scr *screen) (path string, saved seeds.File, err 
 // printVerified prints whether a fix is one, and why.
 func printVerified(out io.Writer, r *search.Verified, v *search.Verify, b *session) {
 	var text bytes.Buffer
-	scenario := b.saved.Scenario
+	scenario := b.template.Scenario
 	fmt.Fprintf(&text, "%s, mended: vmlinux.o %.12s, was %.12s\n", scenario.Name, r.Object, v.Found.Header.Object)
 	fmt.Fprintf(&text, "\n  %-10s %d of %d layouts%s were unlucky: with 90 %% confidence at least %.3g %%\n", "before", r.Before.Unlucky, r.Before.Of, withBaseline(v.Found.Baseline != nil), 100*r.Before.Least)
 	for i, c := range r.Culprits {

@@ -319,7 +319,7 @@ func TestReportOfMuch(t *testing.T) {
 	}
 	line(seeds.Header{Scenario: attack, Strategy: string(layout.Cover), Accel: "tcg", QEMU: "7.2", LLD: "22", Object: digest, Initrd: digest, Argv: digest, Rules: digest})
 	for i := range layouts {
-		r := seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, Boots: 1, Plan: fmt.Sprintf("%064x", i), At: begin.Add(time.Duration(i) * 3 * time.Second)}
+		r := seeds.Record{Layout: seeds.Seed(uint32(i)), Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}, Plan: fmt.Sprintf("%064x", i), At: begin.Add(time.Duration(i) * 3 * time.Second)}
 		if n := i / 10; i%10 == 0 {
 			r.Kind, r.Found, r.Crashes, r.Title = qemu.Crash, true, 1, fmt.Sprintf("%s in f%d", attack, max(0, n-100)%titles)
 			r.Path = []string{"link.yaml", "../../secret.yaml", "none.yaml"}[n%titles%3]

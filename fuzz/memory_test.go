@@ -73,9 +73,8 @@ func TestSweepMemory(t *testing.T) {
 		return r, nil
 	}
 	s := &fuzz.Sweep{Kernel: k, Guest: g, Strategy: layout.Cover, Dir: dir, First: 1, Last: layouts, Workers: 1,
-		Saved: seeds.File{Scenario: sc, Tools: seeds.Tools{Clang: "22", LLD: "22", QEMU: "7.2"},
-			Digests: seeds.Digests{Object: strings.Repeat("0", 64), Initrd: strings.Repeat("0", 64)}},
-		Note: func(string, ...any) {}}
+		Template: seeds.Template{Scenario: sc, Tools: seeds.Tools{Clang: "22", LLD: "22", QEMU: "7.2"}, Object: strings.Repeat("0", 64), Initrd: strings.Repeat("0", 64)},
+		Note:     func(string, ...any) {}}
 	heap := map[int]int64{}
 	s.Step = func(tally fuzz.Tally) {
 		if tally.Tried == from || tally.Tried == int(layouts) {

@@ -51,8 +51,8 @@ func unluckySeed(t *testing.T, k kernel, s scenarios.Scenario, dir string) seeds
 func minimize(t *testing.T, k kernel, f seeds.File, path string) *search.Minimize {
 	return &search.Minimize{
 		Kernel: k, Guest: fuzz.NewGuest(f.Scenario, ""), Failed: f, Path: path, Workers: 2,
-		Now:  seeds.File{Scenario: f.Scenario, Tools: f.Tools, Digests: seeds.Digests{Object: k.Digest, Initrd: f.Digests.Initrd}},
-		Note: func(format string, a ...any) { t.Logf(format, a...) }, Step: func(search.Progress) {},
+		Template: seeds.Template{Scenario: f.Scenario, Tools: f.Tools, Object: k.Digest, Initrd: f.Digests.Initrd},
+		Note:     func(format string, a ...any) { t.Logf(format, a...) }, Step: func(search.Progress) {},
 	}
 }
 
@@ -368,7 +368,7 @@ func TestMinimizeErrors(t *testing.T) {
 		{"does not fail", func(m *search.Minimize) { m.Guest = fuzz.NewGuest(scenario(""), "") }, "the failing end is missing: seed"},
 		{"never passes", func(m *search.Minimize) { m.Guest.Expect.Pass = regexp.MustCompile("never") }, "the passing end is missing"},
 		{"a twin", func(m *search.Minimize) { m.Failed.Kind = qemu.Pass }, "there is nothing to minimize"},
-		{"another kernel", func(m *search.Minimize) { m.Now.Digests.Object = strings.Repeat("1", 64) }, "vmlinux.o is not the one of the saved seed"},
+		{"another kernel", func(m *search.Minimize) { m.Template.Object = strings.Repeat("1", 64) }, "vmlinux.o is not the one of the saved seed"},
 		{"lld's padding", func(m *search.Minimize) { m.Failed.Strategy = string(layout.LLD) }, "strategy lld"},
 	} {
 		m := minimize(t, k, f, path)

@@ -21,18 +21,16 @@ import (
 
 // Sweep tries the layouts of a range of seeds, the baseline first.
 type Sweep struct {
-	Kernel   Kernel
-	Guest    *Guest
-	Strategy layout.Strategy // may be Auto
-	// Saved is what every saved seed of this sweep has in common: the
-	// scenario, the digests of vmlinux.o and initrd, the tools' versions.
-	Saved       seeds.File
-	Dir         string        // the folder of all results; this sweep's are in one named by the scenario
-	First, Last uint32        // seeds, both included
-	Shard       seeds.Shard   // which of them are this process's; those of the others count for nothing here
-	Workers     int           // layouts booted at the same time; as many are linked
-	StopAfter   int           // finds, in the order of seeds, after which to stop; 0 for never
-	For         time.Duration // after which no further layout is begun; 0 for never
+	Kernel      Kernel
+	Guest       *Guest
+	Strategy    layout.Strategy // may be Auto
+	Template    seeds.Template  // of its saved seeds
+	Dir         string          // the folder of all results; this sweep's are in one named by the scenario
+	First, Last uint32          // seeds, both included
+	Shard       seeds.Shard     // which of them are this process's; those of the others count for nothing here
+	Workers     int             // layouts booted at the same time; as many are linked
+	StopAfter   int             // finds, in the order of seeds, after which to stop; 0 for never
+	For         time.Duration   // after which no further layout is begun; 0 for never
 
 	// Note is told what a person would want to know, in lines, one at a time.
 	Note func(format string, a ...any)
@@ -83,18 +81,18 @@ const alike = 16
 // been saved when Run returns, with or without an error.
 func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	var err error
-	if s.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
+	if s.store, err = seeds.Open(s.Dir, s.Template.Scenario.Name); err != nil {
 		return nil, err
 	}
 	report := &evidence.Report{Dir: s.store.Dir(), Shard: s.Shard}
-	baseline, err := s.begin(ctx)
-	if err != nil {
+	s.images = map[string]seeds.ID{}
+	if report.Baseline, err = s.start(ctx); err != nil {
 		return nil, err
 	}
 	defer s.journal.Close()
-	report.Header, report.Strategy, report.Baseline = HeaderOf(s.Saved, s.Guest, s.Strategy), s.Strategy, baseline
+	report.Header, report.Strategy = HeaderOf(s.Template, s.Guest, s.Strategy), s.Strategy
 
-	doubts, _ := report.Weigh(s.Saved.Scenario)
+	doubts, _ := report.Weigh(s.Template.Scenario)
 	for _, doubt := range doubts {
 		s.Say("warning: %s", doubt)
 	}
@@ -126,7 +124,7 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	}
 	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
-	report.Doubts, report.Idle = report.Weigh(s.Saved.Scenario)
+	report.Doubts, report.Idle = report.Weigh(s.Template.Scenario)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -232,7 +230,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.ID]seeds.Record, repor
 			l.Close()
 		}
 	}()
-	images := make(chan image)
+	images := make(chan linked)
 	var linking, booting sync.WaitGroup
 	for range max(1, s.Workers) {
 		l, err := s.Kernel.Linker()
@@ -264,7 +262,7 @@ func (s *Sweep) sweep(ctx context.Context, done map[seeds.ID]seeds.Record, repor
 		})
 		booting.Go(func() {
 			for i := range images {
-				r, err := s.judge(ctx, i, s.Guest.Boot)
+				r, err := s.judge(ctx, i)
 				outcomes <- outcome{r, err}
 			}
 		})
@@ -314,13 +312,31 @@ func (s *Sweep) compare(baseline seeds.Record, fails int) {
 	}
 }
 
-// begin decides the strategy and the accelerator, opens the journal, and
-// tries the baseline unless the journal has it.
-func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
-	path := filepath.Join(s.store.Dir(), s.Shard.Journal())
-	s.images = map[string]seeds.ID{}
-	// An earlier run has decided what auto stands for.
-	earlier, _, _, err := seeds.ReadJournal(path)
+// start is all that comes before the first seed.
+func (s *Sweep) start(ctx context.Context) (baseline seeds.Record, err error) {
+	l, err := s.Kernel.Linker()
+	if err != nil {
+		return baseline, err
+	}
+	defer l.Close()
+	i, err := s.decide(ctx, l)
+	if err != nil {
+		return baseline, err
+	}
+	if err := s.open(ctx); err != nil {
+		return baseline, err
+	}
+	if baseline, err = s.baseline(ctx, l, i); err != nil {
+		s.journal.Close()
+	}
+	return baseline, err
+}
+
+// decide settles what auto stands for: the strategy, by linking a seed, and the
+// accelerator, by booting the baseline. An earlier run has decided for this one. The
+// baseline that was booted for it keeps what that has shown.
+func (s *Sweep) decide(ctx context.Context, l Linker) (baseline linked, err error) {
+	earlier, _, _, err := seeds.ReadJournal(s.journalPath())
 	if err != nil {
 		return baseline, err
 	}
@@ -343,36 +359,35 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	default:
 		s.Say("coverage is not counted: %v", err)
 	}
-	l, err := s.Kernel.Linker()
-	if err != nil {
+	if s.Guest.Machine.Accel != "auto" {
+		return baseline, nil
+	}
+	if baseline, err = s.linkBaseline(ctx, l); err != nil {
 		return baseline, err
 	}
-	defer l.Close()
+	shown, err := s.Guest.Settle(ctx, baseline.Path, s.Say)
+	baseline.shown = &shown
+	return baseline, err
+}
 
-	var linked image
-	link := func() (err error) {
-		if linked, err = s.link(ctx, l, seeds.Baseline, layout.Plan{}); err == nil && linked.record.Kind == qemu.LinkFailed {
-			err = fmt.Errorf("the baseline does not link: %s", linked.record.Note)
-		}
-		return err
+// linkBaseline links it; that it must is no verdict.
+func (s *Sweep) linkBaseline(ctx context.Context, l Linker) (linked, error) {
+	i, err := s.link(ctx, l, seeds.Baseline, layout.Plan{})
+	if err == nil && i.record.Kind == qemu.LinkFailed {
+		err = fmt.Errorf("the baseline does not link: %s", i.record.Note)
 	}
-	boot := s.Guest.Boot
-	if s.Guest.Machine.Accel == "auto" {
-		// Its verdict is needed before the journal can be opened.
-		if err := link(); err != nil {
-			return baseline, err
-		}
-		first, err := s.Guest.Settle(ctx, linked.Path, s.Say)
-		if err != nil {
-			return baseline, err
-		}
-		boot = func(ctx context.Context, image string) (qemu.Result, error) { return first, nil }
-	}
+	return i, err
+}
+
+func (s *Sweep) journalPath() string { return filepath.Join(s.store.Dir(), s.Shard.Journal()) }
+
+// open opens the journal, and takes in what it has.
+func (s *Sweep) open(ctx context.Context) (err error) {
 	if _, err := s.Guest.Machine.User(); err != nil {
 		s.Say("QEMU runs as root: %v", err)
 	}
-	if s.journal, err = seeds.OpenJournal(path, HeaderOf(s.Saved, s.Guest, s.Strategy)); err != nil {
-		return baseline, err
+	if s.journal, err = seeds.OpenJournal(s.journalPath(), HeaderOf(s.Template, s.Guest, s.Strategy)); err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -387,7 +402,7 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 	}
 	switch text, err := s.Shard.SharedOtherwise(s.store.Dir()); {
 	case err != nil:
-		return baseline, err
+		return err
 	case text != "":
 		s.Say("warning: %s", text)
 	}
@@ -395,22 +410,26 @@ func (s *Sweep) begin(ctx context.Context) (baseline seeds.Record, err error) {
 		seed, ok := l.Seed()
 		return ok && s.Shard.Owns(seed, s.First) || !ok && s.Shard.First()
 	}); err != nil {
-		return baseline, err
+		return err
 	}
-	if err := s.recall(ctx); err != nil {
-		return baseline, err
-	}
+	return s.recall(ctx)
+}
+
+// baseline is the record of the baseline: the journal's, or else it is tried, like
+// any layout. It may be linked already.
+func (s *Sweep) baseline(ctx context.Context, l Linker, i linked) (seeds.Record, error) {
 	for _, r := range s.journal.Records() {
 		if r.Layout == seeds.Baseline {
 			return r, nil
 		}
 	}
-	if linked.Path == "" {
-		if err := link(); err != nil {
-			return baseline, err
+	if i.Path == "" {
+		var err error
+		if i, err = s.linkBaseline(ctx, l); err != nil {
+			return seeds.Record{}, err
 		}
 	}
-	return s.judge(ctx, linked, boot)
+	return s.judge(ctx, i)
 }
 
 // recall counts the layouts that earlier runs have booted. The journal is all
@@ -420,7 +439,7 @@ func (s *Sweep) recall(ctx context.Context) error {
 		return nil
 	}
 	if s.Strategy != layout.LLD {
-		if err := s.store.SaveBaseline(s.Saved.Digests.Object, s.layout); err != nil {
+		if err := s.store.SaveBaseline(s.Template.Object, s.layout); err != nil {
 			return err
 		}
 	}
@@ -444,54 +463,53 @@ func (s *Sweep) covered() *evidence.Totals {
 	return &t
 }
 
-// header identifies a sweep: what must be the same for its verdicts to stand
+// HeaderOf identifies a sweep: what must be the same for its verdicts to stand
 // in one journal.
-func HeaderOf(saved seeds.File, g *Guest, strategy layout.Strategy) seeds.Header {
-	m := machine(saved, g)
+func HeaderOf(t seeds.Template, g *Guest, strategy layout.Strategy) seeds.Header {
+	m := machine(t, g)
 	h := seeds.Header{
-		Scenario: saved.Scenario.Name,
+		Scenario: t.Scenario.Name,
 		Strategy: string(strategy),
 		Accel:    m.Accel,
-		QEMU:     saved.Tools.QEMU,
-		LLD:      saved.Tools.LLD,
-		Object:   saved.Digests.Object,
-		Initrd:   saved.Digests.Initrd,
+		QEMU:     t.Tools.QEMU,
+		LLD:      t.Tools.LLD,
+		Object:   t.Object,
+		Initrd:   t.Initrd,
 		Argv:     seeds.Digest(m.Argv()...),
 		Command:  qemu.Quote(m.Argv()),
 	}
-	h.Rules, h.Verdict = seeds.Rules(saved.Scenario.Verdict, g.Expect.Limit)
+	h.Rules, h.Verdict = seeds.Rules(t.Scenario.Verdict, g.Expect.Limit)
 	return h
 }
 
 // machine is the guest with the names of its files, without where they are.
-func machine(saved seeds.File, g *Guest) qemu.Machine {
+func machine(t seeds.Template, g *Guest) qemu.Machine {
 	m := g.Machine
-	m.Kernel, m.Initrd = saved.Scenario.Kernel.Image, "initrd"
+	m.Kernel, m.Initrd = t.Scenario.Kernel.Image, "initrd"
 	return m
 }
 
-// file is a saved seed without what its boots have shown.
-func SavedSeed(saved seeds.File, g *Guest, id seeds.ID, strategy layout.Strategy, plan, image string) seeds.File {
-	m := machine(saved, g)
-	f := saved
-	f.Version = seeds.Version
-	f.Layout, f.Strategy = id, string(strategy)
-	f.Accel = m.Accel
-	f.Digests.Plan, f.Digests.Image = plan, image
-	f.Command = qemu.Quote(m.Argv())
-	f.Found = time.Now().UTC().Truncate(time.Second)
-	return f
+// SavedSeed is a saved seed without what its boots have shown.
+func SavedSeed(t seeds.Template, g *Guest, id seeds.ID, strategy layout.Strategy, plan, image string) seeds.File {
+	m := machine(t, g)
+	return seeds.File{
+		Version: seeds.Version, Layout: id, Strategy: string(strategy), Accel: m.Accel,
+		Digests: seeds.Digests{Object: t.Object, Plan: plan, Image: image, Initrd: t.Initrd},
+		Tools:   t.Tools, Command: qemu.Quote(m.Argv()), At: time.Now().UTC().Truncate(time.Second), Scenario: t.Scenario,
+	}
 }
 
-// image is a layout that is linked, with its record so far.
-type image struct {
+// linked is a layout that is linked.
+type linked struct {
 	linker.Image
-	record seeds.Record
+	record seeds.Record  // so far
+	shown  *qemu.Result  // by a first boot that it has had already, to settle the accelerator
+	booted time.Duration // that its boots have taken
 }
 
 // link links one layout. One that does not link, or is that of another seed, has
 // its verdict, and is in the journal. An error is one of the machine, not of the layout.
-func (s *Sweep) link(ctx context.Context, l Linker, id seeds.ID, plan layout.Plan) (i image, err error) {
+func (s *Sweep) link(ctx context.Context, l Linker, id seeds.ID, plan layout.Plan) (i linked, err error) {
 	i.record = seeds.Record{Layout: id, Plan: plan.Digest()}
 	defer s.Guest.Share()() // a boot that must be alone is not disturbed by links
 	begin := time.Now()
@@ -526,38 +544,37 @@ func (s *Sweep) link(ctx context.Context, l Linker, id seeds.ID, plan layout.Pla
 
 // judge boots an image, saves it if it is unlucky, confirms that, writes it
 // into the journal, and removes the image.
-func (s *Sweep) judge(ctx context.Context, i image, boot func(context.Context, string) (qemu.Result, error)) (seeds.Record, error) {
+func (s *Sweep) judge(ctx context.Context, i linked) (seeds.Record, error) {
 	begin := time.Now()
-	r := i.record
-	first, err := s.boot(ctx, &r, i.Path, boot)
+	r := &i.record
+	first, err := s.firstBoot(ctx, &i)
 	if err != nil {
-		return r, errors.Join(err, i.Remove())
+		return *r, errors.Join(err, i.Remove())
 	}
 	r.Kind, r.Title, r.Boots = first.Kind, first.Title, 1
 	if r.Layout == seeds.Baseline && first.Early {
-		s.Say("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Saved.Scenario.Verdict.Pass)
+		s.Say("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Template.Scenario.Verdict.Pass)
 	}
 	if r.Kind == qemu.Pass {
-		err = s.keepTwin(&r, first)
+		err = s.keepTwin(r, first)
 	} else {
-		r.Found = evidence.Shows(s.Saved.Scenario.Verdict, first)
+		r.Found = evidence.Shows(s.Template.Scenario.Verdict, first)
 		if r.Kind == qemu.Hang {
 			r.Boots = 2 // it took two boots to be believed
 		}
 		r.Crashes, r.Titles = r.Boots, map[string]int{r.Title: r.Boots}
-		err = s.keep(ctx, &r, i.Path, first)
+		err = s.keep(ctx, &i, first)
 	}
 	if err = errors.Join(err, i.Remove()); err != nil {
-		return r, err
+		return *r, err
 	}
-	took := time.Since(begin)
-	r.Millis += took.Milliseconds()
-	err = s.tell(&r)
+	r.Millis += time.Since(begin).Milliseconds()
+	err = s.tell(r)
 	if err == nil && s.coverage != nil {
 		s.coverage.Add(i.Addresses)
 	}
-	s.took(evidence.Steps{Verdict: time.Since(begin)})
-	return r, err
+	s.took(evidence.Steps{Verdict: time.Since(begin) - i.booted})
+	return *r, err
 }
 
 // tell writes a verdict into the journal.
@@ -566,19 +583,28 @@ func (s *Sweep) tell(r *seeds.Record) error {
 	return s.journal.Append(*r)
 }
 
+// firstBoot is the boot that gives a layout its verdict, unless it has had it.
+func (s *Sweep) firstBoot(ctx context.Context, i *linked) (qemu.Result, error) {
+	if i.shown == nil {
+		return s.boot(ctx, i, s.Guest.Boot)
+	}
+	return *i.shown, CheckInfra(i.record.Layout, *i.shown)
+}
+
 // boot is one boot of a layout that teaches something.
-func (s *Sweep) boot(ctx context.Context, r *seeds.Record, image string, boot func(context.Context, string) (qemu.Result, error)) (qemu.Result, error) {
+func (s *Sweep) boot(ctx context.Context, i *linked, boot func(context.Context, string) (qemu.Result, error)) (qemu.Result, error) {
 	begin := time.Now()
-	result, err := boot(ctx, image)
+	result, err := boot(ctx, i.Path)
 	if err == nil {
-		err = CheckInfra(r.Layout, result)
+		err = CheckInfra(i.record.Layout, result)
 	}
 	took := time.Since(begin)
-	s.took(evidence.Steps{Start: result.Started, Boot: took - result.Started, Verdict: -took})
+	i.booted += took
+	s.took(evidence.Steps{Start: result.Started, Boot: took - result.Started})
 	return result, err
 }
 
-// note is called where several layouts are judged at once.
+// Say is Note, called where several layouts are judged at once.
 func (s *Sweep) Say(format string, a ...any) {
 	s.noting.Lock()
 	defer s.noting.Unlock()
@@ -593,7 +619,8 @@ func (s *Sweep) took(t evidence.Steps) {
 
 // keep saves a layout that failed, as soon as it has, and again with the rate
 // that its confirming boots show.
-func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first qemu.Result) error {
+func (s *Sweep) keep(ctx context.Context, i *linked, first qemu.Result) error {
+	r := &i.record
 	if err := s.save(r, first); err != nil {
 		return err
 	}
@@ -605,17 +632,17 @@ func (s *Sweep) keep(ctx context.Context, r *seeds.Record, image string, first q
 	if tell && s.Found != nil {
 		s.told.Go(func() { s.Found(path) })
 	}
-	for r.Boots < 1+s.Saved.Scenario.Verdict.Confirm {
+	for r.Boots < 1+s.Template.Scenario.Verdict.Confirm {
 		again := s.Guest.Boot // which may still prove slow
 		if r.Kind == qemu.Hang {
 			again = s.Guest.Again
 		}
-		next, err := s.boot(ctx, r, image, again)
+		next, err := s.boot(ctx, i, again)
 		if err != nil {
 			return err
 		}
 		r.Boots++
-		if next.Kind == qemu.Pass || r.Found && !evidence.Shows(s.Saved.Scenario.Verdict, next) {
+		if next.Kind == qemu.Pass || r.Found && !evidence.Shows(s.Template.Scenario.Verdict, next) {
 			continue
 		}
 		r.Crashes++
@@ -656,9 +683,8 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 	if r.Layout == seeds.Baseline && !s.Shard.First() {
 		return nil
 	}
-	f := SavedSeed(s.Saved, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
-	f.Kind, f.Title, f.Titles = r.Kind, r.Title, r.Titles
-	f.Boots, f.Crashes = r.Boots, r.Crashes
+	f := SavedSeed(s.Template, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
+	f.Verdict = r.Verdict
 	path, err := s.store.Save(f, first.Console)
 	if err != nil {
 		return err
@@ -691,7 +717,7 @@ func (s *Sweep) first(id seeds.ID, image string) (seeds.ID, error) {
 // its padding.
 const idleLayouts = 4
 
-// infra turns a boot from which nothing was learnt into an error.
+// CheckInfra turns a boot from which nothing was learnt into an error.
 func CheckInfra(id seeds.ID, r qemu.Result) error {
 	if r.Kind != qemu.Infra {
 		return nil

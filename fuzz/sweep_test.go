@@ -100,9 +100,8 @@ func sweep(k kernel, s scenarios.Scenario, dir string, first, last uint32, worke
 	g := fuzz.NewGuest(s, "")
 	return &fuzz.Sweep{
 		Kernel: k, Guest: g, Strategy: layout.Text, Dir: dir, First: first, Last: last, Workers: workers,
-		Saved: seeds.File{Scenario: s, Tools: seeds.Tools{Clang: k.Clang, LLD: k.LLD, QEMU: "7.2"},
-			Digests: seeds.Digests{Object: k.Digest, Initrd: strings.Repeat("0", 64)}},
-		Note: func(string, ...any) {}, Step: func(fuzz.Tally) {},
+		Template: seeds.Template{Scenario: s, Tools: seeds.Tools{Clang: k.Clang, LLD: k.LLD, QEMU: "7.2"}, Object: k.Digest, Initrd: strings.Repeat("0", 64)},
+		Note:     func(string, ...any) {}, Step: func(fuzz.Tally) {},
 	}
 }
 
@@ -183,7 +182,7 @@ func TestSweep(t *testing.T) {
 			t.Errorf("seed %d: its console is %q, %v", seed, console, err)
 		}
 		// Each saved seed is linked again to the same image, and shows the same.
-		image, err = fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Saved.Tools)
+		image, err = fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Template.Tools)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -558,7 +557,7 @@ func TestRelinkExplains(t *testing.T) {
 	} {
 		f := saved
 		test.edit(&f)
-		if _, err := fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Saved.Tools); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := fuzz.Relink(t.Context(), f, k, l, k.Digest, s.Template.Tools); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", test.name, err, test.want)
 		}
 	}
@@ -584,7 +583,7 @@ func TestRelinkExplains(t *testing.T) {
 	if !reflect.DeepEqual(back.Plan, &plan) {
 		t.Error("the plan changed on its way through the file")
 	}
-	if _, err := fuzz.Relink(t.Context(), back, k, l, k.Digest, s.Saved.Tools); err != nil {
+	if _, err := fuzz.Relink(t.Context(), back, k, l, k.Digest, s.Template.Tools); err != nil {
 		t.Error(err)
 	}
 }

@@ -21,13 +21,13 @@ import (
 func results(unlucky, of int) *evidence.Results {
 	r := &evidence.Results{}
 	for n := range of {
-		t := evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(n)), Kind: qemu.Pass, Boots: 1}}
+		t := evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(n)), Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}}}
 		if n < unlucky {
 			t.Kind, t.Found, t.Title = qemu.Crash, true, "int3 in f"
 		}
 		r.Layouts = append(r.Layouts, t)
 	}
-	r.Layouts = append(r.Layouts, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(of)), Kind: qemu.LinkFailed}})
+	r.Layouts = append(r.Layouts, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(of)), Verdict: seeds.Verdict{Kind: qemu.LinkFailed}}})
 	return r
 }
 

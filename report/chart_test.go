@@ -17,7 +17,7 @@ func TestChart(t *testing.T) {
 			var tried []evidence.Tried
 			for i := range n {
 				at := time.Date(2026+years*i/n, 1, 1, 0, 0, i, 0, time.UTC)
-				tried = append(tried, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(i)), Kind: qemu.Pass, At: at}})
+				tried = append(tried, evidence.Tried{Record: seeds.Record{Layout: seeds.Seed(uint32(i)), Verdict: seeds.Verdict{Kind: qemu.Pass}, At: at}})
 			}
 			for _, timed := range []bool{true, false} {
 				if !timed {

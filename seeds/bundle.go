@@ -142,7 +142,7 @@ func (p Packed) write(ctx context.Context, dir string, f File, out io.Writer, st
 			continue
 		}
 		header := &tar.Header{
-			Typeflag: tar.TypeReg, Name: BundleName(f) + "/" + m.name, Mode: m.mode, Size: p.Members[i].Bytes, ModTime: f.Found,
+			Typeflag: tar.TypeReg, Name: BundleName(f) + "/" + m.name, Mode: m.mode, Size: p.Members[i].Bytes, ModTime: f.At,
 		}
 		if err := w.WriteHeader(header); err != nil {
 			return err

@@ -171,7 +171,7 @@ func TestPack(t *testing.T) {
 		if strings.HasSuffix(e.Name, "/"+RunFile) {
 			mode = 0o755
 		}
-		if !e.ModTime.Equal(f.Found) || e.Mode != mode || e.Uid != 0 || e.Gid != 0 || e.Uname != "" || e.Gname != "" {
+		if !e.ModTime.Equal(f.At) || e.Mode != mode || e.Uid != 0 || e.Gid != 0 || e.Uname != "" || e.Gname != "" {
 			t.Errorf("%+v", e.Header)
 		}
 	}

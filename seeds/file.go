@@ -34,19 +34,15 @@ const Version = 1
 // File is one saved seed: all that a replay needs. Its digests are SHA-256 in
 // hex.
 type File struct {
-	Version  int            `yaml:"unlucky"` // first in the file
-	Layout   ID             `yaml:"seed"`
-	Strategy string         `yaml:"strategy"`         // with its version, "text/1"; never auto
-	Kind     qemu.Kind      `yaml:"kind"`             // crash or hang; pass for a twin
-	Title    string         `yaml:"title,omitempty"`  // of the first boot; printable ASCII
-	Boots    int            `yaml:"boots"`            // how often it was booted, at least 1
-	Crashes  int            `yaml:"crashes"`          // how many of the boots did not pass
-	Titles   map[string]int `yaml:"titles,omitempty"` // the faces met, and in how many boots
-	Accel    string         `yaml:"accel"`            // kvm or tcg
-	Digests  Digests        `yaml:"digests"`
-	Tools    Tools          `yaml:"tools"`
-	Command  string         `yaml:"command"` // QEMU's command line, ready to paste
-	Found    time.Time      `yaml:"found"`   // UTC, whole seconds
+	Version  int    `yaml:"unlucky"` // first in the file
+	Layout   ID     `yaml:"seed"`
+	Strategy string `yaml:"strategy"` // with its version, "text/1"; never auto
+	Verdict  `yaml:",inline"`
+	Accel    string    `yaml:"accel"` // kvm or tcg
+	Digests  Digests   `yaml:"digests"`
+	Tools    Tools     `yaml:"tools"`
+	Command  string    `yaml:"command"` // QEMU's command line, ready to paste
+	At       time.Time `yaml:"found"`   // UTC, whole seconds
 	// Plan, where set, is linked instead of the seed's own: a minimized
 	// layout.
 	Plan *layout.Plan `yaml:"plan,omitempty"`
@@ -55,6 +51,14 @@ type File struct {
 	// Scenario is whole, so that the file can be mailed by itself. It is the
 	// longest part and comes last.
 	Scenario scenarios.Scenario `yaml:"scenario"`
+}
+
+// Template is what all saved seeds of one kernel in one guest have in common.
+type Template struct {
+	Scenario scenarios.Scenario
+	Object   string // digest of vmlinux.o
+	Initrd   string // digest
+	Tools    Tools
 }
 
 // Digests tell whether a replay boots the same layout of the same kernel.
@@ -178,7 +182,7 @@ func decode(data []byte, path string) (File, error) {
 			return fail("%s: this key is missing", key)
 		}
 	}
-	f.Found = f.Found.UTC().Truncate(time.Second)
+	f.At = f.At.UTC().Truncate(time.Second)
 	if key, err := f.check(); err != nil {
 		if n := keys[key]; n != nil {
 			return fail("line %d: %s: %w", n.Line, key, err)
@@ -250,8 +254,8 @@ func (f *File) check() (key string, err error) {
 		return "minimized", errors.New("it is about a plan, and there is none")
 	case f.Minimized != nil && slices.ContainsFunc(f.Minimized.Culprits, func(c Culprit) bool { return len(c.Functions) == 0 }):
 		return "minimized", errors.New("a culprit has functions")
-	case f.Found.Year() < 1970 || f.Found.Year() > 9999:
-		return "found", fmt.Errorf("%s is not a time of a find", f.Found)
+	case f.At.Year() < 1970 || f.At.Year() > 9999:
+		return "found", fmt.Errorf("%s is not a time of a find", f.At)
 	}
 	for _, title := range slices.Sorted(maps.Keys(f.Titles)) {
 		if title == "" || !isTitle(title) {
@@ -303,7 +307,7 @@ func (f File) Marshal() ([]byte, error) { return f.marshal(f.name()) }
 // marshal is Marshal for a file of another name.
 func (f File) marshal(name string) ([]byte, error) {
 	f.Version = Version
-	f.Found = f.Found.UTC().Truncate(time.Second)
+	f.At = f.At.UTC().Truncate(time.Second)
 	if key, err := f.check(); err != nil {
 		return nil, fmt.Errorf("saved seed: %s: %w", key, err)
 	}

@@ -49,14 +49,10 @@ func example(t testing.TB) File {
 		Version:  Version,
 		Layout:   Seed(7),
 		Strategy: "text/1",
-		Kind:     qemu.Crash,
-		Title:    "BUG: unable to handle kernel paging request in do_one_initcall",
-		Boots:    3,
-		Crashes:  3,
-		Titles: map[string]int{
+		Verdict: Verdict{Kind: qemu.Crash, Title: "BUG: unable to handle kernel paging request in do_one_initcall", Boots: 3, Crashes: 3, Titles: map[string]int{
 			"BUG: unable to handle kernel paging request in do_one_initcall": 2,
 			"hang: no output after Freeing unused kernel image":              1,
-		},
+		}},
 		Accel: "tcg",
 		Digests: Digests{
 			Object: strings.Repeat("0123456789abcdef", 4),
@@ -66,7 +62,7 @@ func example(t testing.TB) File {
 		},
 		Tools:    Tools{Clang: "22.1.8", LLD: "22.1.8", QEMU: "7.2.22"},
 		Command:  `qemu-system-x86_64 -M microvm,acpi=off -append 'console=ttyS0 panic=-1' -kernel vmlinux`,
-		Found:    time.Date(2026, 5, 17, 3, 4, 5, 0, time.UTC),
+		At:       time.Date(2026, 5, 17, 3, 4, 5, 0, time.UTC),
 		Scenario: scenario,
 	}
 }
@@ -362,7 +358,7 @@ func TestMarshalErrors(t *testing.T) {
 		"kind":     func(f *File) { f.Kind = qemu.LinkFailed },
 		"title":    func(f *File) { f.Title = "a\nunlucky: 2" },
 		"boots":    func(f *File) { f.Boots = 0 },
-		"found":    func(f *File) { f.Found = time.Time{} },
+		"found":    func(f *File) { f.At = time.Time{} },
 		"digests":  func(f *File) { f.Digests.Plan = "none" },
 	} {
 		f := example(t)

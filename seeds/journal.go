@@ -115,21 +115,15 @@ func brief(s string) string {
 
 // Record is what the sweep learnt of one layout.
 type Record struct {
-	Layout  ID             `json:"layout"`
-	Kind    qemu.Kind      `json:"kind"`
-	Title   string         `json:"title,omitempty"` // of the first boot
-	Found   bool           `json:"found,omitempty"` // the crash looked for
-	Boots   int            `json:"boots,omitempty"`
-	Crashes int            `json:"crashes,omitempty"` // boots that showed it
-	Others  int            `json:"others,omitempty"`  // boots that crashed, but not as looked for; counted by minimize
-	Titles  map[string]int `json:"titles,omitempty"`  // the faces met, and in how many boots
-	Plan    string         `json:"plan,omitempty"`    // digest, SHA-256 in hex
-	Image   string         `json:"image,omitempty"`   // digest, SHA-256 in hex
-	Append  string         `json:"append,omitempty"`  // what was added to the kernel command line
-	Path    string         `json:"path,omitempty"`    // of the saved seed, relative to the store's folder
-	Millis  int64          `json:"millis"`            // wall-clock time spent on the layout
-	At      time.Time      `json:"at,omitzero"`       // of the verdict, UTC, whole seconds; zero in journals of an earlier unlucky
-	Note    string         `json:"note,omitempty"`    // one line for the reader: the linker's words, for instance
+	Layout ID `json:"layout"`
+	Verdict
+	Plan   string    `json:"plan,omitempty"`   // digest, SHA-256 in hex
+	Image  string    `json:"image,omitempty"`  // digest, SHA-256 in hex
+	Append string    `json:"append,omitempty"` // what was added to the kernel command line
+	Path   string    `json:"path,omitempty"`   // of the saved seed, relative to the store's folder
+	Millis int64     `json:"millis"`           // wall-clock time spent on the layout
+	At     time.Time `json:"at,omitzero"`      // of the verdict, UTC, whole seconds; zero in journals of an earlier unlucky
+	Note   string    `json:"note,omitempty"`   // one line for the reader: the linker's words, for instance
 }
 
 // Journal is the append-only record of one sweep, or of the minimizing of one

@@ -32,11 +32,10 @@ func header() Header {
 
 func someRecords() []Record {
 	return []Record{
-		{Layout: Baseline, Kind: qemu.Pass, Boots: 1, Plan: "p0", Image: "i0", Path: "twin-baseline.yaml", Millis: 700},
-		{Layout: Seed(2), Kind: qemu.LinkFailed, Note: "ld.lld: error: <vmlinux.lds>:51: \"x\"\nunable\x1b[2J — größe", Millis: 150},
-		{Layout: Seed(0), Kind: qemu.Crash, Title: "int3 in f", Found: true, Boots: 3, Crashes: 2,
-			Titles: map[string]int{"int3 in f": 1, "unexpected exit": 1}, Plan: "p1", Image: "i1", Path: "int3-in-f/0.yaml", Millis: 2100},
-		{Layout: Seed(1), Kind: qemu.Hang, Title: "hang: no output after x", Boots: 2, Crashes: 2, Millis: 60000},
+		{Layout: Baseline, Verdict: Verdict{Kind: qemu.Pass, Boots: 1}, Plan: "p0", Image: "i0", Path: "twin-baseline.yaml", Millis: 700},
+		{Layout: Seed(2), Verdict: Verdict{Kind: qemu.LinkFailed}, Note: "ld.lld: error: <vmlinux.lds>:51: \"x\"\nunable\x1b[2J — größe", Millis: 150},
+		{Layout: Seed(0), Verdict: Verdict{Kind: qemu.Crash, Title: "int3 in f", Found: true, Boots: 3, Crashes: 2, Titles: map[string]int{"int3 in f": 1, "unexpected exit": 1}}, Plan: "p1", Image: "i1", Path: "int3-in-f/0.yaml", Millis: 2100},
+		{Layout: Seed(1), Verdict: Verdict{Kind: qemu.Hang, Title: "hang: no output after x", Boots: 2, Crashes: 2}, Millis: 60000},
 	}
 }
 
@@ -78,7 +77,7 @@ func TestJournalMisplaced(t *testing.T) {
 	records := someRecords()
 	path := writeJournal(t, records)
 	j := open(t, path)
-	fault := Record{Layout: Seed(9), Kind: qemu.LinkFailed, Note: "run_init_process is at 0xffffffff81200010, planned at 0xffffffff81001310: please report this"}
+	fault := Record{Layout: Seed(9), Verdict: Verdict{Kind: qemu.LinkFailed}, Note: "run_init_process is at 0xffffffff81200010, planned at 0xffffffff81001310: please report this"}
 	if err := j.Append(fault); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +114,7 @@ func TestJournal(t *testing.T) {
 	if d := cmp.Diff(records, j.Records(), layouts); d != "" {
 		t.Errorf("records read back (-want +got):\n%s", d)
 	}
-	if err := j.Append(Record{Layout: Seed(3), Kind: qemu.Pass}); err != nil {
+	if err := j.Append(Record{Layout: Seed(3), Verdict: Verdict{Kind: qemu.Pass}}); err != nil {
 		t.Fatal(err)
 	}
 	j.Close()
@@ -147,7 +146,7 @@ func TestJournalRecords(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := j.Append(Record{Layout: l, Kind: qemu.Kind(kind)}); err != nil {
+				if err := j.Append(Record{Layout: l, Verdict: Verdict{Kind: qemu.Kind(kind)}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -302,7 +301,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	more := Record{Layout: Seed(99), Kind: qemu.Pass}
+	more := Record{Layout: Seed(99), Verdict: Verdict{Kind: qemu.Pass}}
 	for n := range len(whole) + 1 {
 		path := filepath.Join(dir, fmt.Sprint(n))
 		if err := os.WriteFile(path, whole[:n], 0o644); err != nil {
@@ -447,7 +446,7 @@ func TestJournalMended(t *testing.T) {
 			if kept, err := os.ReadFile(aside); test.aside && string(kept) != test.data || !test.aside && !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%s holds %q, %v", aside, kept, err)
 			}
-			more := Record{Layout: Seed(99), Kind: qemu.Pass}
+			more := Record{Layout: Seed(99), Verdict: Verdict{Kind: qemu.Pass}}
 			if err := j.Append(more); err != nil {
 				t.Fatal(err)
 			}
@@ -571,7 +570,7 @@ func TestJournalConcurrent(t *testing.T) {
 	for w := range workers {
 		wg.Go(func() {
 			for i := range each {
-				if err := j.Append(Record{Layout: Seed(uint32(w*each + i)), Kind: qemu.Pass}); err != nil {
+				if err := j.Append(Record{Layout: Seed(uint32(w*each + i)), Verdict: Verdict{Kind: qemu.Pass}}); err != nil {
 					t.Error(err)
 				}
 				j.Records()

@@ -35,7 +35,7 @@ func Marshal(v any) ([]byte, error) {
 }
 
 // Node is v as yaml.v3 is to write it: what a MarshalYAML returns. Of the tags of
-// struct fields it knows omitempty and inline.
+// struct fields it knows omitempty, inline and "-".
 func Node(v any) (*yaml.Node, error) { return node(reflect.ValueOf(v)) }
 
 func node(v reflect.Value) (*yaml.Node, error) {
@@ -99,6 +99,7 @@ func fields(n *yaml.Node, v reflect.Value) error {
 		name, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
 		field, err := v.Field(i), error(nil)
 		switch {
+		case name == "-":
 		case options == "inline":
 			err = fields(n, field)
 		case options == "omitempty" && empty(field):

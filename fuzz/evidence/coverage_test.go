@@ -323,11 +323,11 @@ func TestCoverageRecall(t *testing.T) {
 		return c
 	}
 	live := fresh()
-	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: layout.Plan{}.Digest()}}
+	records := []seeds.Record{{Layout: seeds.Baseline, Verdict: seeds.Verdict{Kind: qemu.Pass}, Plan: layout.Plan{}.Digest()}}
 	live.Add(addressesOf(sections))
 	for seed, kind := range []qemu.Kind{qemu.Pass, qemu.LinkFailed, qemu.Crash, qemu.Infra, qemu.Hang, qemu.Pass} {
 		plan := layout.Cover.Plan(uint32(seed), sections)
-		records = append(records, seeds.Record{Layout: seeds.Seed(uint32(seed)), Kind: kind, Plan: plan.Digest()})
+		records = append(records, seeds.Record{Layout: seeds.Seed(uint32(seed)), Verdict: seeds.Verdict{Kind: kind}, Plan: plan.Digest()})
 		addresses, err := layout.Place(sections, ".text", plan)
 		if err != nil {
 			t.Fatal(err)
@@ -422,7 +422,7 @@ func BenchmarkCoverageAdd(b *testing.B) {
 // BenchmarkCoverageRecall is the counting of a layout of an earlier run.
 func BenchmarkCoverageRecall(b *testing.B) {
 	c, _ := coverageOf(b, 10_808)
-	r := seeds.Record{Layout: seeds.Seed(7), Kind: qemu.Pass, Plan: layout.Cover.Plan(7, c.layout).Digest()}
+	r := seeds.Record{Layout: seeds.Seed(7), Verdict: seeds.Verdict{Kind: qemu.Pass}, Plan: layout.Cover.Plan(7, c.layout).Digest()}
 	tried := []Tried{{Record: r, Strategy: layout.Cover}}
 	for b.Loop() {
 		if _, err := c.Recall(b.Context(), tried, nil); err != nil {

@@ -64,9 +64,7 @@ func readLost(dir string, paths []string) (all []lost, failed error) {
 			all = append(all, lost{dir: dir, header: h})
 		}
 		all[i].records = append(all[i].records, seeds.Record{
-			Layout: f.Layout, Kind: f.Kind, Title: f.Title, Titles: f.Titles,
-			Found: Shows(f.Scenario.Verdict, qemu.Result{Kind: f.Kind, Title: f.Title, Console: console}),
-			Boots: f.Boots, Crashes: f.Crashes, Plan: f.Digests.Plan, Image: f.Digests.Image, Path: rel, At: f.Found,
+			Layout: f.Layout, Verdict: seeds.Verdict{Kind: f.Kind, Title: f.Title, Titles: f.Titles, Found: Shows(f.Scenario.Verdict, qemu.Result{Kind: f.Kind, Title: f.Title, Console: console}), Boots: f.Boots, Crashes: f.Crashes}, Plan: f.Digests.Plan, Image: f.Digests.Image, Path: rel, At: f.At,
 		})
 	}
 	return all, failed

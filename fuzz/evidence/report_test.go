@@ -11,13 +11,13 @@ import (
 )
 
 func TestDoubts(t *testing.T) {
-	pass := seeds.Record{Kind: qemu.Pass}
-	bug := seeds.Record{Kind: qemu.Crash, Title: "int3 in f", Found: true, Path: "int3-in-f/1.yaml"}
-	exits := seeds.Record{Kind: qemu.Crash, Title: qemu.UnexpectedExit, Found: true, Path: "unexpected-exit/1.yaml"}
-	hang := seeds.Record{Kind: qemu.Hang, Title: "hang: no output", Found: true, Path: "hang--no-output/1.yaml"}
-	after := seeds.Record{Kind: qemu.Hang, Title: "hang: no output after x", Found: true, Path: "hang--no-output-after-x/1.yaml"}
-	other := seeds.Record{Kind: qemu.Crash, Title: "kernel BUG in g", Path: "kernel-BUG-in-g/1.yaml"}
-	none := seeds.Record{Kind: qemu.LinkFailed}
+	pass := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Pass}}
+	bug := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Title: "int3 in f", Found: true}, Path: "int3-in-f/1.yaml"}
+	exits := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Title: qemu.UnexpectedExit, Found: true}, Path: "unexpected-exit/1.yaml"}
+	hang := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Hang, Title: "hang: no output", Found: true}, Path: "hang--no-output/1.yaml"}
+	after := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Hang, Title: "hang: no output after x", Found: true}, Path: "hang--no-output-after-x/1.yaml"}
+	other := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Title: "kernel BUG in g"}, Path: "kernel-BUG-in-g/1.yaml"}
+	none := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.LinkFailed}}
 	for _, test := range []struct {
 		name     string
 		baseline seeds.Record

@@ -50,9 +50,9 @@ func TestReadResults(t *testing.T) {
 	t.Parallel()
 	h := seeds.Header{Scenario: "s", Strategy: string(layout.Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
 	plan := func(seed uint32) string { return layout.Cover.Plan(seed, namedText()).Digest() }
-	records := []seeds.Record{{Layout: seeds.Baseline, Kind: qemu.Pass, Plan: layout.Plan{}.Digest(), Boots: 1}}
+	records := []seeds.Record{{Layout: seeds.Baseline, Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}, Plan: layout.Plan{}.Digest()}}
 	for seed := range uint32(40) {
-		r := seeds.Record{Layout: seeds.Seed(seed), Kind: qemu.Pass, Plan: plan(seed), Boots: 1}
+		r := seeds.Record{Layout: seeds.Seed(seed), Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}, Plan: plan(seed)}
 		switch seed % 8 {
 		case 3:
 			r.Kind, r.Title, r.Found, r.Boots, r.Crashes = qemu.Crash, "int3 in f", true, 3, 3
@@ -109,13 +109,13 @@ func TestReadResultsDisagree(t *testing.T) {
 		return []seeds.Record{r}
 	}
 	versions := [][]seeds.Record{ // each tells more than the one before
-		at(seeds.Record{Kind: qemu.LinkFailed}),
-		at(seeds.Record{Kind: qemu.Pass, Boots: 1}),
-		at(seeds.Record{Kind: qemu.Pass, Boots: 1, Path: "twin-7.yaml"}),
-		at(seeds.Record{Kind: qemu.Hang, Boots: 1, Title: "other"}),
-		at(seeds.Record{Kind: qemu.Crash, Boots: 3, Crashes: 1, Found: true, Title: "t"}),
-		at(seeds.Record{Kind: qemu.Crash, Boots: 3, Crashes: 1, Found: true, Title: "t", Path: "t/7.yaml"}),
-		at(seeds.Record{Kind: qemu.Crash, Boots: 9, Crashes: 4, Found: true, Title: "t", Path: "t/7.yaml"}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.LinkFailed}}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Pass, Boots: 1}, Path: "twin-7.yaml"}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Hang, Boots: 1, Title: "other"}}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Boots: 3, Crashes: 1, Found: true, Title: "t"}}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Boots: 3, Crashes: 1, Found: true, Title: "t"}, Path: "t/7.yaml"}),
+		at(seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Crash, Boots: 9, Crashes: 4, Found: true, Title: "t"}, Path: "t/7.yaml"}),
 	}
 	for more := range versions {
 		for less := range more {
@@ -143,7 +143,7 @@ func TestReadResultsApart(t *testing.T) {
 	dir := t.TempDir()
 	h := seeds.Header{Scenario: "s", Strategy: string(layout.Cover), Accel: "tcg", Object: strings.Repeat("ab", 32)}
 	record := func(s layout.Strategy) []seeds.Record {
-		return []seeds.Record{{Layout: seeds.Seed(1), Kind: qemu.Pass, Plan: s.Plan(1, namedText()).Digest()}}
+		return []seeds.Record{{Layout: seeds.Seed(1), Verdict: seeds.Verdict{Kind: qemu.Pass}, Plan: s.Plan(1, namedText()).Digest()}}
 	}
 	resultsIn(t, dir, h, map[string][]seeds.Record{"a/s/sweep.journal": record(layout.Cover)})
 	h.Strategy = string(layout.Text) // another way to the layouts, the same question

@@ -38,7 +38,7 @@ func sweptAs(t testing.TB, sections []layout.Section, s layout.Strategy, first, 
 		if err != nil {
 			t.Fatal(err)
 		}
-		record := seeds.Record{Layout: seeds.Seed(seed), Kind: qemu.Pass, Title: "pass", Plan: plan.Digest(), Boots: 1}
+		record := seeds.Record{Layout: seeds.Seed(seed), Verdict: seeds.Verdict{Kind: qemu.Pass, Title: "pass", Boots: 1}, Plan: plan.Digest()}
 		if title := verdict(func(f int) uint64 { return addresses[f+1] }); title != "" {
 			record.Kind, record.Title, record.Crashes = qemu.Crash, title, 1
 		}
@@ -329,7 +329,7 @@ func BenchmarkSuspects(b *testing.B) {
 	}
 	var alive []int
 	for l := range layouts {
-		r := seeds.Record{Kind: qemu.Pass}
+		r := seeds.Record{Verdict: seeds.Verdict{Kind: qemu.Pass}}
 		switch {
 		case t.histories[500].at[l]%16 == 3:
 			r.Kind, r.Title = qemu.Crash, "one"

@@ -42,13 +42,13 @@ type judge struct {
 	other func(plan layout.Plan, r qemu.Result, image string) error
 	step  func(boots int)
 
-	failing  string     // the digest of the failing plan, whose boots give the rate
-	before   seeds.File // its boots in the sweep count too
-	least    int        // boots of a question, at the least, before it passes
-	care     int        // how often an answer has proved wrong
-	maxBoots int        // 0 for no limit
-	reserve  int        // of those, kept for the answer
-	deadline time.Time  // zero for none
+	failing  string    // the digest of the failing plan, whose boots give the rate
+	before   counts    // of its boots in the sweep, which count too
+	least    int       // boots of a question, at the least, before it passes
+	care     int       // how often an answer has proved wrong
+	maxBoots int       // 0 for no limit
+	reserve  int       // of those, kept for the answer
+	deadline time.Time // zero for none
 
 	linkers chan *loaded
 
@@ -64,6 +64,10 @@ type loaded struct {
 	plan  string // its digest
 	image linker.Image
 }
+
+// counts are boots, and those of them that crashed. The first crash of a layout is
+// why it is looked at, and says nothing of how often it does: it is left out.
+type counts struct{ boots, crashes int }
 
 // errBudget ends a search at the limit that the user has set.
 var errBudget = errors.New("the limit of boots or of time is reached")
@@ -94,13 +98,12 @@ func (j *judge) close() (err error) {
 }
 
 // rate is how often the failing layout fails. Other layouts that fail say less
-// of it: they are booted until they do. For the same reason the first crash of
-// the sweep is not counted.
+// of it: they are booted until they do.
 func (j *judge) rate() (boots, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.tally[j.failing+" "]
-	return max(0, j.before.Boots-1) + r.Boots - r.Others, max(0, j.before.Crashes-1) + r.Crashes
+	return j.before.boots + r.Boots - r.Others, j.before.crashes + r.Crashes
 }
 
 const (

@@ -26,8 +26,8 @@ type Minimize struct {
 	Kernel fuzz.Kernel
 	Guest  *fuzz.Guest
 	Failed seeds.File // the failing layout; its crash and rules may be narrowed by Match
-	// Now is what every saved seed of today's kernel and tools has in common.
-	Now      seeds.File
+	// Template is that of saved seeds of the kernel and the tools that are here.
+	Template seeds.Template
 	Twins    []seeds.File       // layouts of the same kernel that have passed
 	Suspects []evidence.Suspect // where to look first, the best first
 	Match    *regexp.Regexp
@@ -109,8 +109,8 @@ func (m *Minimize) open() error {
 		verdict.Crash.Regexp = m.Match
 		m.result.Match = m.Match.String()
 	}
-	m.Now.Scenario.Verdict = verdict // the answer is replayed by the same rules
-	head := fuzz.HeaderOf(m.Now, m.Guest, layout.Strategy(m.Failed.Strategy))
+	m.Template.Scenario.Verdict = verdict // the answer is replayed by the same rules
+	head := fuzz.HeaderOf(m.Template, m.Guest, layout.Strategy(m.Failed.Strategy))
 	head.Plan = m.fail.Digest()
 	journal, err := seeds.OpenJournal(strings.TrimSuffix(m.Path, ".yaml")+".journal", head)
 	if err != nil {
@@ -125,7 +125,7 @@ func (m *Minimize) open() error {
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,
-		workers: max(1, m.Workers), failing: m.fail.Digest(), before: m.Failed, least: m.Boots, maxBoots: m.MaxBoots, reserve: min(ends, m.MaxBoots),
+		workers: max(1, m.Workers), failing: m.fail.Digest(), before: counts{max(0, m.Failed.Boots-1), max(0, m.Failed.Crashes-1)}, least: m.Boots, maxBoots: m.MaxBoots, reserve: min(ends, m.MaxBoots),
 		other: m.saveOther,
 		step: func(boots int) {
 			m.progress.Boots = boots
@@ -133,7 +133,7 @@ func (m *Minimize) open() error {
 		},
 	}
 	if m.Match != nil {
-		m.judge.before = seeds.File{} // counted by other rules
+		m.judge.before = counts{} // counted by other rules
 	}
 	if m.Budget > 0 {
 		m.judge.deadline = time.Now().Add(m.Budget)
@@ -164,7 +164,7 @@ func (m *Minimize) note(format string, a ...any) {
 func (m *Minimize) fails(ctx context.Context) error {
 	m.asking(0, "does %s fail", m.Failed.Layout.Name())
 	l := <-m.judge.linkers
-	image, err := fuzz.Relink(ctx, m.Failed, m.Kernel, l, m.Now.Digests.Object, m.Now.Tools)
+	image, err := fuzz.Relink(ctx, m.Failed, m.Kernel, l, m.Template.Object, m.Template.Tools)
 	l.plan, l.image = m.fail.Digest(), image
 	m.judge.linkers <- l
 	if err != nil {
@@ -631,7 +631,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
 	j.reserve, j.deadline = 0, time.Time{} // the answer is confirmed, however late
-	f := fuzz.SavedSeed(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
+	f := fuzz.SavedSeed(m.Template, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
 	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
 	console, err := j.confirm(ctx, m.best, &f)
 	if err != nil {
@@ -664,7 +664,7 @@ func (m *Minimize) saveOther(p layout.Plan, r qemu.Result, image string) error {
 		return nil
 	}
 	m.others[r.Title] = true
-	f := fuzz.SavedSeed(m.Now, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), p.Digest(), image)
+	f := fuzz.SavedSeed(m.Template, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), p.Digest(), image)
 	f.Plan = &p
 	f.Kind, f.Title, f.Titles, f.Boots, f.Crashes = r.Kind, r.Title, map[string]int{r.Title: 1}, 1, 1
 	path := strings.TrimSuffix(m.Path, ".yaml") + "." + seeds.Slug(r.Title) + ".yaml"

@@ -79,13 +79,13 @@ type OldCulprit struct {
 // on where it stopped.
 func (v *Verify) Run(ctx context.Context) (*Verified, error) {
 	s := v.Sweep
-	out := &Verified{Before: v.Found.Rate(), Object: s.Saved.Digests.Object, Confidence: v.Confidence, Most: 1, Chance: 1, Others: map[string]string{}}
-	if v.Found.Header.Same(fuzz.HeaderOf(s.Saved, s.Guest, "")) {
+	out := &Verified{Before: v.Found.Rate(), Object: s.Template.Object, Confidence: v.Confidence, Most: 1, Chance: 1, Others: map[string]string{}}
+	if v.Found.Header.Same(fuzz.HeaderOf(s.Template, s.Guest, "")) {
 		out.Conclusion, out.Why = NotFixed, "vmlinux.o is the one that fails, byte for byte: the fix changes nothing that is compiled here"
 		return out, nil
 	}
 	var err error
-	if v.store, err = seeds.Open(s.Dir, s.Saved.Scenario.Name); err != nil {
+	if v.store, err = seeds.Open(s.Dir, s.Template.Scenario.Name); err != nil {
 		return nil, err
 	}
 	if err := v.old(ctx, out); err != nil {
@@ -165,7 +165,7 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 		}
 		trials = append(trials, v.culprits(layout, out)...)
 	}
-	journal, err := seeds.OpenJournal(filepath.Join(v.store.Dir(), seeds.CulpritsJournal), fuzz.HeaderOf(s.Saved, s.Guest, s.Strategy))
+	journal, err := seeds.OpenJournal(filepath.Join(v.store.Dir(), seeds.CulpritsJournal), fuzz.HeaderOf(s.Template, s.Guest, s.Strategy))
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 		s.Say("QEMU runs as root: %v", err)
 	}
 	v.judge = &judge{
-		kernel: s.Kernel, guest: s.Guest, verdict: s.Saved.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
+		kernel: s.Kernel, guest: s.Guest, verdict: s.Template.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
 		workers: max(1, s.Workers), before: v.flaky(), step: func(int) {},
 		other: func(p layout.Plan, r qemu.Result, image string) error { return v.other(out, trials, p, r, image) },
 	}
@@ -230,18 +230,17 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 
 // flaky are the boots that found the bug, by which the judge tells how many a
 // layout needs before it passes.
-func (v *Verify) flaky() (f seeds.File) {
-	f.Boots, f.Crashes = 1, 1 // which the judge does not count
+func (v *Verify) flaky() (n counts) {
 	for _, t := range v.Found.All() {
 		if t.Found {
-			f.Boots += t.Boots - 1
-			f.Crashes += t.Crashes - 1
+			n.boots += t.Boots - 1
+			n.crashes += t.Crashes - 1
 		}
 	}
-	if f.Crashes == 1 && f.Boots > 1 { // never again: the first ones are all that is known
-		f.Boots, f.Crashes = f.Boots+1, 2
+	if n.crashes == 0 && n.boots > 0 { // never again: the first ones are all that is known
+		n = counts{n.boots + 1, 1}
 	}
-	return f
+	return n
 }
 
 // fails saves a layout that still fails.
@@ -283,7 +282,7 @@ func (v *Verify) other(out *Verified, trials []trial, p layout.Plan, r qemu.Resu
 
 // file is the saved seed of a trial, without what its boots have shown.
 func (v *Verify) file(t trial) seeds.File {
-	f := fuzz.SavedSeed(v.Sweep.Saved, v.Sweep.Guest, t.layout, v.Sweep.Strategy, t.plan.Digest(), "")
+	f := fuzz.SavedSeed(v.Sweep.Template, v.Sweep.Guest, t.layout, v.Sweep.Strategy, t.plan.Digest(), "")
 	if t.culprit >= 0 {
 		f.Plan = &t.plan
 	}
