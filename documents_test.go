@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -69,3 +71,65 @@ func hasHeading(document []byte, anchor string) bool {
 	}
 	return false
 }
+
+// TestArchitecture: packages import what docs/architecture.md says, which is only
+// what stands below them there, and each has a row.
+func TestArchitecture(t *testing.T) {
+	doc, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, place := map[string][]string{}, map[string]int{}
+	var order []string
+	for _, row := range packageRow.FindAllStringSubmatch(string(doc), -1) {
+		place[row[1]] = len(order)
+		order = append(order, row[1])
+		for _, name := range quoted.FindAllStringSubmatch(row[2], -1) {
+			said[row[1]] = append(said[row[1]], name[1])
+		}
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		name := strings.TrimPrefix(words[0], "unlucky/")
+		if name == "e2e" {
+			continue // tests alone
+		}
+		if _, ok := place[name]; !ok {
+			t.Errorf("%s has no row", name)
+			continue
+		}
+		var imports []string
+		for _, word := range words[1:] {
+			if own, ok := strings.CutPrefix(word, "unlucky/"); ok {
+				imports = append(imports, own)
+				if place[own] <= place[name] {
+					t.Errorf("%s imports %s, which does not stand below it", name, own)
+				}
+			}
+		}
+		if !slices.Equal(imports, said[name]) {
+			t.Errorf("%s imports %v, by the table %v", name, imports, said[name])
+		}
+		delete(said, name)
+	}
+	for name := range said {
+		t.Errorf("%s has a row, and is no package", name)
+	}
+	// The walk names each once at least.
+	_, walk, _ := strings.Cut(string(doc), "## One command, followed through")
+	walk, _, _ = strings.Cut(walk, "\n## ")
+	for _, name := range order[1:] {
+		if !strings.Contains(walk, "`"+name+"`") && !strings.Contains(walk, "`"+name+".") && !strings.Contains(walk, name+"/") {
+			t.Errorf("the walk does not name %s", name)
+		}
+	}
+}
+
+var (
+	packageRow = regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\| .* \\| (.*)\\|$")
+	quoted     = regexp.MustCompile("`([^`]+)`")
+)
