@@ -50,14 +50,14 @@ type Sweep struct {
 
 	noting sync.Mutex
 
-	mu     sync.Mutex
-	steps  evidence.Steps
-	passes int                 // links in one pass
-	images map[string]seeds.ID // image digest -> the layout that had it first
-	idle   int                 // layouts that are the baseline's
-	twins  int
-	found  bool
-	told   sync.WaitGroup // Found, which may take its time
+	mu      sync.Mutex
+	steps   evidence.Steps
+	passes  int                 // links in one pass
+	images  map[string]seeds.ID // image digest -> the layout that had it first
+	idle    int                 // layouts that are the baseline's
+	twins   int
+	found   bool
+	finding sync.WaitGroup // Found, which may take its time
 }
 
 // Tally is how far a sweep is.
@@ -110,7 +110,7 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	begin := time.Now()
 	s.steps = evidence.Steps{} // without the baseline's
 	end, err := s.sweep(ctx, done, report)
-	s.told.Wait()
+	s.finding.Wait()
 	report.Elapsed, report.Steps, report.OnePass, report.Coverage = time.Since(begin), s.steps, s.passes, s.covered()
 	for _, r := range done {
 		seed, _ := r.Layout.Seed()
@@ -630,7 +630,7 @@ func (s *Sweep) keep(ctx context.Context, i *linked, first qemu.Result) error {
 	s.found = s.found || tell
 	s.mu.Unlock()
 	if tell && s.Found != nil {
-		s.told.Go(func() { s.Found(path) })
+		s.finding.Go(func() { s.Found(path) })
 	}
 	for r.Boots < 1+s.Template.Scenario.Verdict.Confirm {
 		again := s.Guest.Boot // which may still prove slow

@@ -56,8 +56,8 @@ func wrapLinker(t *testing.T, k *Kernel, script string) (armed string) {
 		}
 	}
 	relink := func() {
-		if way := k.short.way; way != nil {
-			for _, argv := range way.links {
+		if one := k.onePass.how; one != nil {
+			for _, argv := range one.links {
 				argv[0] = k.Linker()
 			}
 		}
@@ -100,14 +100,14 @@ func TestLinkerFaults(t *testing.T) {
 	} {
 		for _, whole := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, whole script %v", test.name, whole), func(t *testing.T) {
-				k.short.refused, *notes = [kinds]int{}, nil
-				way := k.short.way
+				k.onePass.refused, *notes = [kinds]int{}, nil
+				one := k.onePass.how
 				if whole {
-					k.short.way = nil
-				} else if way == nil || !k.short.proven[padded] {
+					k.onePass.how = nil
+				} else if one == nil || !k.onePass.proven[padded] {
 					t.Fatal("there is no shortcut")
 				}
-				defer func() { k.short.way = way }()
+				defer func() { k.onePass.how = one }()
 				armed := wrapLinker(t, k, test.script)
 				w, err := k.NewWorker()
 				if err != nil {
@@ -238,12 +238,12 @@ func TestDiskFull(t *testing.T) {
 				if !strings.HasPrefix(w.dir, disk) {
 					t.Fatalf("the worker is in %s, not on the small disk", w.dir)
 				}
-				way := k.short.way
-				if way == nil {
+				one := k.onePass.how
+				if one == nil {
 					t.Fatalf("there is no shortcut any more: %q", *notes)
 				}
 				if whole {
-					k.short.way = nil
+					k.onePass.how = nil
 				}
 				first, err := w.Link(t.Context(), layout.Plan{}) // of the build's own object
 				if err != nil {
@@ -272,7 +272,7 @@ func TestDiskFull(t *testing.T) {
 				if third, err := w.Link(t.Context(), pad16(2)); err != nil || third.Digest != want[2] {
 					t.Errorf("%s, %d bytes free, then room: %v, image %.12s, want %.12s", where, leave, err, third.Digest, want[2])
 				}
-				k.short.way = way
+				k.onePass.how = one
 				if err := w.Close(); err != nil {
 					t.Error(err)
 				}

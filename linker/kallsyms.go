@@ -284,7 +284,7 @@ var errSymbols = errors.New("the symbols are others than the baseline's")
 var errEdge = errors.New("a symbol stands on another side of the end of the text than in the baseline")
 
 // patch writes into an image the table that its own symbols make. The error
-// tells that the layout is not one for the shortcut.
+// tells that the layout is not one for one pass.
 func (k *kallsyms) patch(path string) error {
 	f, err := openELF(path)
 	if err != nil {

@@ -33,7 +33,7 @@ type Kernel struct {
 	layoutMu  sync.Mutex
 	layout    []layout.Section // of the baseline, in output order; nil until asked for
 	functions *functions       // of the layout
-	short     shortcutState    // without one until the layout is known
+	onePass   onePassState     // without one until the layout is known
 	links     atomic.Int64     // the short way
 	linked    atomic.Bool      // an image was handed out
 	memory    atomic.Int64     // bytes that workers may fill of memoryDir

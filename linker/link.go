@@ -346,7 +346,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 }
 
 // baseline links the baseline, once, for what all other links need: its layout
-// and the shortcut.
+// and how one pass is made.
 func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 	p.layoutMu.Lock()
 	defer p.layoutMu.Unlock()
@@ -405,7 +405,7 @@ func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 		return nil, fmt.Errorf("the baseline's link map: %w", err)
 	}
 	if p.packed == nil {
-		w.learnShortcut(trace.Bytes())
+		w.learnOnePass(trace.Bytes())
 	}
 	p.layout = sections
 	return sections, nil

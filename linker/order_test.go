@@ -249,8 +249,8 @@ func TestLinkOrder(t *testing.T) {
 			t.Fatalf("%s is at %#x, lld has it at %#x", s.Function, a+s.Entry, theirs[s.Function])
 		}
 	}
-	if k.short.proven[padded] || !k.short.proven[ordered] || len(*notes) > 0 {
-		t.Errorf("after the first layout of another order: %+v; notes %q", k.short.proven, *notes)
+	if k.onePass.proven[padded] || !k.onePass.proven[ordered] || len(*notes) > 0 {
+		t.Errorf("after the first layout of another order: %+v; notes %q", k.onePass.proven, *notes)
 	}
 	movable := slices.IndexFunc(sections, func(s layout.Section) bool { return s.Group > 0 }) + 3
 	var plans []layout.Plan
@@ -271,7 +271,7 @@ func TestLinkOrder(t *testing.T) {
 	if err := os.WriteFile(k.Script(), script, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	k.short.way = nil
+	k.onePass.how = nil
 	for n, p := range plans {
 		if full := link(p).Digest; full != short[n] {
 			t.Errorf("one pass gives %.12s, the script %.12s", short[n], full)

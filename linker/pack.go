@@ -123,23 +123,23 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	if _, err := w.script(ctx, nil, &trace); err != nil {
 		return m, nil, fmt.Errorf("linking the baseline: %w", err)
 	}
-	way, err := w.findShortcut(trace.Bytes())
+	one, err := w.findOnePass(trace.Bytes())
 	if err != nil {
 		return m, nil, host.Hint(fmt.Errorf("this kernel can't be linked in one pass: %w", err), "only a kernel that needs no more than lld can be packed")
 	}
-	if way.btfIDs != nil {
+	if one.btfIDs != nil {
 		return m, nil, host.Hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
 	}
-	m = manifest{Version: packVersion, Clang: p.Clang, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: way.links, Sort: way.sort}
+	m = manifest{Version: packVersion, Clang: p.Clang, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: one.links, Sort: one.sort}
 	if m.Image, err = kbuild.FileDigest(w.vmlinux()); err != nil {
 		return m, nil, err
 	}
 	names := map[string]bool{"vmlinux.o": true, "System.map": true}
 	var words []string // that may be files
-	if way.sort != nil {
-		words = append(words, way.sort[0])
+	if one.sort != nil {
+		words = append(words, one.sort[0])
 	}
-	for _, argv := range way.links {
+	for _, argv := range one.links {
 		words = append(words, argv[1:]...)
 	}
 	if made, err = w.madeFor(words); err != nil {

@@ -129,7 +129,7 @@ func TestPack(t *testing.T) {
 	if !errors.As(err, &failed) || !errors.As(wantErr, &wantFailed) || failed.Reason != wantFailed.Reason || !strings.Contains(failed.Reason, ".tmp_vmlinux1") {
 		t.Errorf("error %v, by the script %v", err, wantErr)
 	}
-	p.short.way.kallsyms = &kallsyms{} // other symbols than the image's
+	p.onePass.how.kallsyms = &kallsyms{} // other symbols than the image's
 	if _, err := v.Link(t.Context(), pad16(1)); err == nil || !strings.Contains(err.Error(), "takes the whole link-vmlinux.sh, which a packed kernel has not: the symbols are others") {
 		t.Errorf("a layout that one pass does not link: %v", err)
 	}

@@ -216,16 +216,16 @@ func (p *Kernel) unpack(ctx context.Context, a *archive, progress kbuild.Progres
 	if p.object, err = openObject(filepath.Join(p.Objtree, "vmlinux.o")); err != nil {
 		return err
 	}
-	way := &shortcut{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
-	for _, argv := range way.links {
+	one := &onePass{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
+	for _, argv := range one.links {
 		argv[0] = p.Linker()
 	}
 	for _, name := range p.packed.Made {
-		if way.objects[name], err = os.ReadFile(filepath.Join(p.Objtree, name)); err != nil {
+		if one.objects[name], err = os.ReadFile(filepath.Join(p.Objtree, name)); err != nil {
 			return err
 		}
 	}
-	p.short.way = way
+	p.onePass.how = one
 	p.Env = host.Environment(p.PATH())
 	return p.Ready()
 }
@@ -257,11 +257,11 @@ func (p *Kernel) More(name string) ([]byte, error) {
 // reads the table of kallsyms off it.
 func (w *Worker) packedBaseline(ctx context.Context) error {
 	p := w.kernel
-	way := *p.short.way
-	last := len(way.links) - 1
-	way.links = append(slices.Clone(way.links[:last]), append(slices.Clone(way.links[last]), "-Map=layout.map"))
+	one := *p.onePass.how
+	last := len(one.links) - 1
+	one.links = append(slices.Clone(one.links[:last]), append(slices.Clone(one.links[last]), "-Map=layout.map"))
 	var took Steps
-	if err := w.pass(ctx, &way, nil, &took); err != nil {
+	if err := w.pass(ctx, &one, nil, &took); err != nil {
 		return err
 	}
 	p.took.Store(int64(took.Link))
@@ -277,19 +277,19 @@ func (w *Worker) packedBaseline(ctx context.Context) error {
 		return err
 	}
 	defer image.Close()
-	p.short.Lock()
-	defer p.short.Unlock()
-	p.short.way.kallsyms, err = readKallsyms(image.File)
+	p.onePass.Lock()
+	defer p.onePass.Unlock()
+	p.onePass.how.kallsyms, err = readKallsyms(image.File)
 	return err
 }
 
-// linkPacked links by the shortcut alone: there is no script to fall back to.
+// linkPacked links in one pass alone: there is no script to fall back to.
 func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image, err error) {
 	if _, err := w.kernel.baseline(ctx); err != nil {
 		return image, err
 	}
-	way := w.kernel.short.way
-	if err = w.pass(ctx, way, plan.Flag, &image.Steps); err == nil {
+	one := w.kernel.onePass.how
+	if err = w.pass(ctx, one, plan.Flag, &image.Steps); err == nil {
 		if w.kernel.FullScript {
 			image.SystemMap, err = w.systemMap()
 		}
@@ -305,8 +305,8 @@ func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image,
 		return image, host.Hint(fmt.Errorf("a layout takes the whole link-vmlinux.sh, which a packed kernel has not: %w", err), "link it where the kernel was prepared, without -kernel")
 	}
 	// In the words of the first link that fails, as the script would.
-	for n := range way.links[:len(way.links)-1] {
-		if _, first := w.lld(ctx, way, n, plan.Flag); first != nil {
+	for n := range one.links[:len(one.links)-1] {
+		if _, first := w.lld(ctx, one, n, plan.Flag); first != nil {
 			return image, first
 		}
 	}

@@ -75,8 +75,8 @@ type Culprit struct {
 	Residues []Residue `yaml:"residues" json:"residues"`
 }
 
-// Settle gives the table its modulus and adds up the lines that are one.
-func (c *Culprit) Settle(modulus uint64) {
+// SetModulus gives the table its modulus and adds up the lines that are one.
+func (c *Culprit) SetModulus(modulus uint64) {
 	var table []Residue
 	for _, r := range c.Residues {
 		r.Bytes %= modulus

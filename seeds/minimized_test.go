@@ -54,7 +54,7 @@ func TestCulprit(t *testing.T) {
 	} {
 		c := Culprit{Functions: test.functions, Together: test.together, Residues: rows(test.table)}
 		if test.modulus > 0 {
-			c.Settle(test.modulus)
+			c.SetModulus(test.modulus)
 		}
 		if got := c.String(); got != test.want {
 			t.Errorf("%s\nwant\n%s", got, test.want)
@@ -64,7 +64,7 @@ func TestCulprit(t *testing.T) {
 
 func TestSettle(t *testing.T) {
 	c := Culprit{Residues: rows("fpfpfpfu")}
-	c.Settle(32)
+	c.SetModulus(32)
 	want := []Residue{{0, Boots{Boots: 4, Crashes: 4}}, {16, Boots{Boots: 4, Others: 1}}}
 	if d := cmp.Diff(want, c.Residues); d != "" {
 		t.Error(d)

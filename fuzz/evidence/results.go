@@ -211,7 +211,7 @@ func (r *Results) settle() {
 		if order := cmp.Or(a.Layout.Compare(b.Layout), cmp.Compare(a.Strategy, b.Strategy)); order != 0 {
 			return order
 		}
-		return cmp.Or(b.told(a), cmp.Compare(a.Path, b.Path))
+		return cmp.Or(b.tells(a), cmp.Compare(a.Path, b.Path))
 	})
 	r.Layouts = slices.CompactFunc(r.Layouts, func(a, b Tried) bool { return a.Plan == b.Plan && a.Layout == b.Layout })
 	if len(r.Layouts) > 0 && r.Layouts[0].Layout == seeds.Baseline {
@@ -219,10 +219,10 @@ func (r *Results) settle() {
 	}
 }
 
-// told compares how much two sweeps have told of one layout: a failure more
+// tells compares how much two sweeps tell of one layout: a failure more
 // than a pass, which may be luck, and a saved seed more than none, one that is
 // minimized the most.
-func (t Tried) told(u Tried) int {
+func (t Tried) tells(u Tried) int {
 	weight := func(t Tried) int {
 		switch {
 		case t.Found:

@@ -341,8 +341,7 @@ var lengths = func() (logs [layout.PageUnits]float64) {
 }()
 
 // log is the corrected chance, as rule.log, of k or more of some failures being
-// among of layouts: Fisher's exact test. It is than
-// where that is better.
+// among of layouts, by Fisher's exact test, or than where that is smaller.
 func (r *comparison) log(cost float64, fails, of, k int, than float64) float64 {
 	n := len(r.alive)
 	if k*n <= fails*of || of == n {

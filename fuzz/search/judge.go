@@ -45,7 +45,7 @@ type judge struct {
 	failing  string    // the digest of the failing plan, whose boots give the rate
 	before   counts    // of its boots in the sweep, which count too
 	least    int       // boots of a question, at the least, before it passes
-	care     int       // how often an answer has proved wrong
+	doubts   int       // how often an answer has proved wrong
 	maxBoots int       // 0 for no limit
 	reserve  int       // of those, kept for the answer
 	deadline time.Time // zero for none
@@ -119,7 +119,7 @@ func (j *judge) need(sure bool) (boots, variants int) {
 	if n, crashes := j.rate(); 0 < crashes && crashes < n {
 		boots = max(boots, evidence.PassesFor(evidence.AtLeast(crashes, n), falsePass))
 	}
-	care := j.care
+	care := j.doubts
 	if sure {
 		care++
 	}

@@ -401,12 +401,12 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			return culprits, err
 		}
 		before = culprits
-		sound, serr := m.sound(ctx, culprits)
+		sound, serr := m.failsElsewhere(ctx, culprits)
 		if serr != nil {
 			return culprits, serr
 		}
 		settled := err == nil && sound || err != nil && !m.residues
-		if settled && !m.odd(culprits) {
+		if settled && !m.maybeLuck(culprits) {
 			return culprits, err
 		}
 		need, _ := m.judge.need(false)
@@ -417,13 +417,13 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		case now > need: // for being flaky, then
 		case settled:
 			return culprits, err
-		case m.judge.care == maxCare:
+		case m.judge.doubts == maxDoubts:
 			if !sound && culprits != nil {
 				m.note("with everything else changed not every culprit fails: more than these functions may decide")
 			}
 			return culprits, err
 		default:
-			m.judge.care++
+			m.judge.doubts++
 			m.Note("the answers contradict each other: asking again, with more boots and variants of each layout")
 			if err := m.whole(ctx); err != nil {
 				return culprits, err
@@ -537,10 +537,10 @@ func (m *Minimize) goFar(ctx context.Context) error {
 	return nil
 }
 
-// odd tells whether an answer is one that passes by luck would give too: that
+// maybeLuck tells whether an answer is one that passes by luck would give too: that
 // is no rare thing while a flaky crash has not shown that it is one. A culprit
 // of one function is not: it has failed alone.
-func (m *Minimize) odd(culprits []Culprit) bool {
+func (m *Minimize) maybeLuck(culprits []Culprit) bool {
 	return !m.residues || slices.ContainsFunc(culprits, func(c Culprit) bool { return len(c.Functions) > 1 })
 }
 
@@ -550,11 +550,11 @@ func inconclusive(err error) bool {
 }
 
 // maxCare bounds how often a search is begun again.
-const maxCare = 2
+const maxDoubts = 2
 
 // variants bounds how many variants of a layout there can be: a careful answer
-// takes one more than care, and a doubtful one two.
-const variants = maxCare + 3
+// takes one more than there are doubts, and a doubtful one two.
+const variants = maxDoubts + 3
 
 // choice is the question of a choice, with functions moved.
 func (m *Minimize) choice(h *layout.Hybrids, c layout.Choice, move map[int]uint64) question {
@@ -574,8 +574,8 @@ func (m *Minimize) keep(q question) {
 // size is how much a plan changes.
 func size(p layout.Plan) int { return len(p.Order) + len(p.Paddings) }
 
-// sound asks again for each culprit: with everything else changed.
-func (m *Minimize) sound(ctx context.Context, culprits []Culprit) (bool, error) {
+// failsElsewhere asks again for each culprit: with everything else changed.
+func (m *Minimize) failsElsewhere(ctx context.Context, culprits []Culprit) (bool, error) {
 	if m.second == nil || len(culprits) == 0 {
 		return len(culprits) > 0, nil
 	}

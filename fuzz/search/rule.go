@@ -151,7 +151,7 @@ func (r *rule) find(ctx context.Context, names []string) error {
 			return err
 		}
 	}
-	r.at.Settle(r.explains())
+	r.at.SetModulus(r.explains())
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (r *rule) sample(ctx context.Context, names []string) error {
 		return err
 	}
 	r.at.Sampled = true
-	r.at.Settle(layout.FarModulus)
+	r.at.SetModulus(layout.FarModulus)
 	return nil
 }
 
@@ -188,9 +188,9 @@ func (r *rule) again(ctx context.Context, name string, doubtful []uint64) error 
 	m, sure := r.m, r.sure
 	m.asking(len(doubtful), "does %s pass there every time", name)
 	r.sure = true
-	m.judge.care++
+	m.judge.doubts++
 	err := r.ask(ctx, doubtful...)
-	m.judge.care--
+	m.judge.doubts--
 	r.sure = sure
 	if err != nil {
 		return err

@@ -70,9 +70,9 @@ func digests(t *testing.T, k *Kernel, plans int) (out []string) {
 	return out
 }
 
-// onePass holds the images of one pass against those of the script, which it then
+// linksOnePass holds the images of one pass against those of the script, which it then
 // removes: nothing is linked by it any more.
-func onePass(t *testing.T, k *Kernel, notes *[]string) {
+func linksOnePass(t *testing.T, k *Kernel, notes *[]string) {
 	t.Helper()
 	k.FullScript = true
 	want := digests(t, k, 4)
@@ -91,7 +91,7 @@ func onePass(t *testing.T, k *Kernel, notes *[]string) {
 // seen the script is not run any more.
 func TestShortcut(t *testing.T) {
 	k, notes := tinyKernel(t, "")
-	onePass(t, k, notes)
+	linksOnePass(t, k, notes)
 }
 
 // A script that does to the image what the shortcut does not know of is run
@@ -141,7 +141,7 @@ func TestShortcutBTF(t *testing.T) {
 		"echo ids >.tmp_vmlinux1.BTF_ids\n" + program + " --patch_btfids .tmp_vmlinux1.BTF_ids vmlinux\n",
 	} {
 		k, notes := tinyKernel(t, call)
-		onePass(t, k, notes)
+		linksOnePass(t, k, notes)
 	}
 }
 
@@ -150,21 +150,21 @@ func TestShortcutBTF(t *testing.T) {
 func TestShortcutRefuses(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	want := digests(t, k, 3)
-	k.short.way.kallsyms = &kallsyms{} // other symbols than the image's
+	k.onePass.how.kallsyms = &kallsyms{} // other symbols than the image's
 	if got := digests(t, k, 3); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("images %v, want %v", got, want)
 	}
-	if len(*notes) != 1 || !strings.Contains((*notes)[0], "the symbols are others") || k.short.way == nil {
+	if len(*notes) != 1 || !strings.Contains((*notes)[0], "the symbols are others") || k.onePass.how == nil {
 		t.Errorf("notes %q", *notes)
 	}
-	k.short.proven, k.short.refused = [kinds]bool{}, [kinds]int{}
+	k.onePass.proven, k.onePass.refused = [kinds]bool{}, [kinds]int{}
 	digests(t, k, maxRefused)
 	if len(*notes) != 3 || !strings.Contains((*notes)[2], "each layout is linked by the whole link-vmlinux.sh") {
 		t.Errorf("never proven: notes %q", *notes)
 	}
-	k.short.way.kallsyms = nil // it would be right again
+	k.onePass.how.kallsyms = nil // it would be right again
 	digests(t, k, 2)
-	if k.short.proven[padded] || len(*notes) != 3 {
+	if k.onePass.proven[padded] || len(*notes) != 3 {
 		t.Errorf("after %d refusals it is tried again; notes %q", maxRefused, *notes)
 	}
 }
@@ -181,8 +181,8 @@ func TestShortcutFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	last := len(k.short.way.links) - 1
-	k.short.way.links[last] = append(k.short.way.links[last], "--no-such-option")
+	last := len(k.onePass.how.links) - 1
+	k.onePass.how.links[last] = append(k.onePass.how.links[last], "--no-such-option")
 	var failed *LinkError
 	if _, err := w.Link(t.Context(), pad16(0)); !errors.As(err, &failed) || failed.Reason != "ld.lld: error: by the script" {
 		t.Errorf("error %v, notes %q", err, *notes)
@@ -418,7 +418,7 @@ func TestShortcutDistrust(t *testing.T) {
 func TestShortcutOrderDiffers(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	digests(t, k, 2)
-	if !k.short.proven[padded] {
+	if !k.onePass.proven[padded] {
 		t.Fatal(*notes)
 	}
 	script, err := os.ReadFile(k.Script())
@@ -433,7 +433,7 @@ func TestShortcutOrderDiffers(t *testing.T) {
 	if err != nil || image.SystemMap == "" {
 		t.Fatalf("the first of an order: %+v, %v", image, err)
 	}
-	if k.short.way != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "that gives another image") {
+	if k.onePass.how != nil || len(*notes) != 1 || !strings.Contains((*notes)[0], "that gives another image") {
 		t.Errorf("notes %q", *notes)
 	}
 }

@@ -17,18 +17,17 @@ import (
 	"unlucky/linker/kbuild"
 )
 
-// shortcut links a layout in one pass of the linker, where link-vmlinux.sh
+// onePass links a layout in one pass of the linker, where link-vmlinux.sh
 // takes three and runs nm, kallsyms and the compiler in between, to learn the
 // addresses that kallsyms' table holds. Between two layouts that table differs
 // in addresses and in its order only: it is made anew in the finished image.
-// What the shortcut takes from the script it reads in a trace of the baseline's
+// What it takes from the script it reads in a trace of the baseline's
 // link.
 //
-// It is believed only once it has given the script's own bytes for a layout other
-// than the baseline, for one in another order, and for one that lld has padded
-// itself, each for layouts of its kind; and it is held against the script again
-// every checkEvery layouts.
-type shortcut struct {
+// It is used for a kind of plan only after one image of that kind, other than the
+// baseline, has equalled the script's byte for byte: one padded, one in another order,
+// one that lld itself has padded. It is checked again every checkEvery layouts.
+type onePass struct {
 	links    [][]string        // of the script; one pass is the last of them
 	objects  map[string][]byte // that the script made for that, by their names in it
 	btfIDs   []string          // the call of resolve_btfids on the image, or nil
@@ -36,15 +35,15 @@ type shortcut struct {
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
-// shortcutState is a kernel's shortcut and how far it is to be believed.
-type shortcutState struct {
+// onePassState is how one pass is made, and for which kinds of plans that is proven.
+type onePassState struct {
 	sync.Mutex // held through the first link of a kind, which is compared: all wait for the outcome
-	way        *shortcut
+	how        *onePass
 	proven     [kinds]bool // it has given the script's image
 	refused    [kinds]int  // layouts that it does not link
 }
 
-// What a shortcut is to be proven for.
+// The kinds of plans.
 const (
 	padded  = iota // text in the baseline's order
 	ordered        // text in another order
@@ -52,7 +51,7 @@ const (
 	kinds
 )
 
-// kindOf is what a plan asks of a shortcut.
+// kindOf is the kind of a plan.
 func kindOf(p layout.Plan) int {
 	switch {
 	case p.Flag != nil:
@@ -64,16 +63,16 @@ func kindOf(p layout.Plan) int {
 }
 
 // maxRefused is after how many refusals of a kind, with none of it proven, there
-// is no shortcut for it.
+// is no other way for it than the script.
 const maxRefused = 4
 
 // checkEvery is how many layouts are linked the short way for one that is
 // linked both ways: a hundredth of the time.
 var checkEvery = 256
 
-// findShortcut reads the trace of a link in w's folder.
-func (w *Worker) findShortcut(trace []byte) (*shortcut, error) {
-	s := new(shortcut)
+// findOnePass reads the trace of a link in w's folder.
+func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
+	s := new(onePass)
 	output := w.kernel.output()
 	var calls [][]string // that write a file
 	for _, line := range strings.Split(string(trace), "\n") {
@@ -142,28 +141,28 @@ func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 	return made, nil
 }
 
-// link makes the image of what stands in the worker's folder: by the shortcut
+// link makes the image of what stands in the worker's folder: in one pass
 // where that holds, otherwise by the whole script.
 func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err error) {
 	if w.kernel.packed != nil {
 		return w.linkPacked(ctx, plan)
 	}
-	s, kind := &w.kernel.short, kindOf(plan)
+	s, kind := &w.kernel.onePass, kindOf(plan)
 	s.Lock()
-	way := s.way
+	one := s.how
 	moves := plan.Flag != nil || len(plan.Order)+len(plan.Paddings) > 0 // or it would prove nothing
 	if !s.proven[kind] && (!moves || s.refused[kind] >= maxRefused) {
-		way = nil
+		one = nil
 	}
-	first := way != nil && !s.proven[kind]
-	check := first || way != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
+	first := one != nil && !s.proven[kind]
+	check := first || one != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
 	if first {
 		defer s.Unlock()
 	} else {
 		s.Unlock()
 	}
-	if way != nil && !check {
-		if err = w.pass(ctx, way, plan.Flag, &image.Steps); err == nil {
+	if one != nil && !check {
+		if err = w.pass(ctx, one, plan.Flag, &image.Steps); err == nil {
 			err = w.finish(ctx, &image)
 			return image, err
 		}
@@ -180,7 +179,7 @@ func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err e
 	if image, err = w.whole(ctx, plan); err != nil || !check {
 		return image, err
 	}
-	same, err := w.compare(ctx, way, plan.Flag, image.Digest)
+	same, err := w.compare(ctx, one, plan.Flag, image.Digest)
 	if ctx.Err() != nil {
 		return Image{}, errors.Join(ctx.Err(), image.Remove())
 	}
@@ -196,12 +195,12 @@ func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err e
 		w.kernel.refused(kind, err)
 	case same:
 		s.proven[kind] = true
-	case s.way == nil: // another worker has seen it
+	case s.how == nil: // another worker has seen it
 	case first:
-		s.way = nil
-		w.kernel.longWay(errors.New("that gives another image"))
+		s.how = nil
+		w.kernel.byScript(errors.New("that gives another image"))
 	default:
-		s.way = nil
+		s.how = nil
 		w.kernel.note("warning: one pass of the linker no longer gives the image that link-vmlinux.sh gives")
 		w.kernel.note("warning: from here on each layout is linked by the whole script; replay what the last %d layouts have shown", checkEvery)
 	}
@@ -222,35 +221,35 @@ func (w *Worker) whole(ctx context.Context, plan layout.Plan) (image Image, err 
 	return image, err
 }
 
-// compare tells whether the shortcut gives the image that the script gave. An
+// compare tells whether one pass gives the image that the script gave. An
 // error is that it gives none.
-func (w *Worker) compare(ctx context.Context, way *shortcut, flag *uint32, want string) (bool, error) {
+func (w *Worker) compare(ctx context.Context, one *onePass, flag *uint32, want string) (bool, error) {
 	script := w.vmlinux() + ".script"
 	if os.Rename(w.vmlinux(), script) == nil { // a bzImage's, which the caller may want
 		defer os.Rename(script, w.vmlinux())
 	}
-	if err := w.pass(ctx, way, flag, new(Steps)); err != nil {
+	if err := w.pass(ctx, one, flag, new(Steps)); err != nil {
 		return false, err
 	}
 	got, err := kbuild.FileDigest(w.vmlinux())
 	return got == want, errors.Join(err, os.Remove(w.vmlinux()))
 }
 
-// refused counts a layout that the shortcut does not link; the lock is held.
+// refused counts a layout that does not link in one pass; the lock is held.
 func (p *Kernel) refused(kind int, err error) {
-	s := &p.short
+	s := &p.onePass
 	if s.refused[kind]++; s.refused[kind] == 1 {
 		p.note("a layout is linked by the whole link-vmlinux.sh, not in one pass of the linker: %v", err)
 	}
 	if s.refused[kind] == maxRefused && !s.proven[kind] {
-		p.longWay(err)
+		p.byScript(err)
 	}
 }
 
-// lld runs one of the links of a shortcut, and returns its CPU time. The error is
+// lld runs one of the links of the script, and returns its CPU time. The error is
 // a *LinkError where it is the layout's.
-func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (time.Duration, error) {
-	argv, err := w.withMade(way, way.links[n])
+func (w *Worker) lld(ctx context.Context, one *onePass, n int, flag *uint32) (time.Duration, error) {
+	argv, err := w.withMade(one, one.links[n])
 	if err != nil {
 		return 0, err
 	}
@@ -266,27 +265,27 @@ func (w *Worker) lld(ctx context.Context, way *shortcut, n int, flag *uint32) (t
 }
 
 // pass links the short way.
-func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *Steps) (err error) {
+func (w *Worker) pass(ctx context.Context, one *onePass, flag *uint32, took *Steps) (err error) {
 	os.Remove(w.vmlinux()) // an old one is not to be taken for the new
-	if took.Link, err = w.lld(ctx, way, len(way.links)-1, flag); err != nil {
+	if took.Link, err = w.lld(ctx, one, len(one.links)-1, flag); err != nil {
 		return err
 	}
 	if err := w.checkImage(); err != nil {
 		return err
 	}
 	linked := time.Now()
-	if way.kallsyms != nil {
-		if err := way.kallsyms.patch(w.vmlinux()); err != nil {
+	if one.kallsyms != nil {
+		if err := one.kallsyms.patch(w.vmlinux()); err != nil {
 			return err
 		}
 	}
 	patched := time.Now()
-	for _, argv := range [][]string{way.btfIDs, way.sort} {
+	for _, argv := range [][]string{one.btfIDs, one.sort} {
 		if argv == nil {
 			continue
 		}
 		var log bytes.Buffer
-		argv, err := w.withMade(way, argv)
+		argv, err := w.withMade(one, argv)
 		if err == nil {
 			_, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &log, argv...)
 		}
@@ -298,16 +297,16 @@ func (w *Worker) pass(ctx context.Context, way *shortcut, flag *uint32, took *St
 	return nil
 }
 
-// withMade is a call of the shortcut in the worker's folder, to which it adds what
+// withMade is a call of one pass in the worker's folder, to which it adds what
 // the script had made for it.
-func (w *Worker) withMade(way *shortcut, argv []string) ([]string, error) {
+func (w *Worker) withMade(one *onePass, argv []string) ([]string, error) {
 	argv = slices.Clone(argv)
 	for i, word := range argv {
-		data, ok := way.objects[word]
+		data, ok := one.objects[word]
 		if !ok {
 			continue
 		}
-		argv[i] = "shortcut" + word // the script writes to the other
+		argv[i] = "onepass" + word // the script writes to the other
 		path := filepath.Join(w.dir, argv[i])
 		if exists(path) {
 			continue
@@ -345,25 +344,25 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 	return err
 }
 
-// learnShortcut takes what the trace of the baseline's link tells.
-func (w *Worker) learnShortcut(trace []byte) {
-	s := &w.kernel.short
+// learnOnePass takes what the trace of the baseline's link tells.
+func (w *Worker) learnOnePass(trace []byte) {
+	s := &w.kernel.onePass
 	s.Lock()
 	defer s.Unlock()
-	s.way, s.proven, s.refused = nil, [kinds]bool{}, [kinds]int{}
+	s.how, s.proven, s.refused = nil, [kinds]bool{}, [kinds]int{}
 	if w.kernel.FullScript {
 		return
 	}
-	way, err := w.findShortcut(trace)
+	one, err := w.findOnePass(trace)
 	if err != nil {
-		w.kernel.longWay(err)
+		w.kernel.byScript(err)
 		return
 	}
-	s.way = way
+	s.how = one
 }
 
-// longWay says why there is no shortcut.
-func (p *Kernel) longWay(err error) {
+// byScript says why each layout is linked by the whole script.
+func (p *Kernel) byScript(err error) {
 	p.note("each layout is linked by the whole link-vmlinux.sh, not in one pass: %v", err)
 }
 
@@ -377,14 +376,14 @@ func (p *Kernel) note(format string, a ...any) {
 // nothing else: the least that a layout can cost, for benchmarks. It returns
 // the path of the ELF file.
 func (w *Worker) Pass(ctx context.Context) (string, error) {
-	s := &w.kernel.short
+	s := &w.kernel.onePass
 	s.Lock()
-	way := s.way
+	one := s.how
 	s.Unlock()
-	if way == nil {
+	if one == nil {
 		return "", errors.New("this kernel can't be linked in one pass")
 	}
-	argv, err := w.withMade(way, way.links[len(way.links)-1])
+	argv, err := w.withMade(one, one.links[len(one.links)-1])
 	if err == nil {
 		_, err = host.Output(ctx, w.dir, w.kernel.Env, argv...)
 	}
