@@ -105,7 +105,7 @@ func TestLinkerFaults(t *testing.T) {
 				if whole {
 					k.onePass.how = nil
 				} else if one == nil || !k.onePass.proven[padded] {
-					t.Fatal("there is no shortcut")
+					t.Fatal("one pass is not made")
 				}
 				defer func() { k.onePass.how = one }()
 				armed := wrapLinker(t, k, test.script)
@@ -240,7 +240,7 @@ func TestDiskFull(t *testing.T) {
 				}
 				one := k.onePass.how
 				if one == nil {
-					t.Fatalf("there is no shortcut any more: %q", *notes)
+					t.Fatalf("one pass is no longer made: %q", *notes)
 				}
 				if whole {
 					k.onePass.how = nil

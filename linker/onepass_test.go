@@ -89,14 +89,14 @@ func linksOnePass(t *testing.T, k *Kernel, notes *[]string) {
 
 // One pass of the linker gives the script's images, and once that has been
 // seen the script is not run any more.
-func TestShortcut(t *testing.T) {
+func TestOnePass(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	linksOnePass(t, k, notes)
 }
 
-// A script that does to the image what the shortcut does not know of is run
+// A script that does to the image what one pass does not know of is run
 // for each layout, from the first on or from the check that shows it.
-func TestShortcutDiffers(t *testing.T) {
+func TestOnePassDiffers(t *testing.T) {
 	old := checkEvery
 	checkEvery = 4
 	t.Cleanup(func() { checkEvery = old })
@@ -116,7 +116,7 @@ func TestShortcutDiffers(t *testing.T) {
 		t.Errorf("notes %q", *notes)
 	}
 	if got[2] == plain[2] {
-		t.Error("after a check that failed the shortcut is still taken")
+		t.Error("after a check that failed one pass is still made")
 	}
 
 	fresh, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
@@ -130,10 +130,10 @@ func TestShortcutDiffers(t *testing.T) {
 
 // What resolve_btfids puts into the finished image, with the IDs that the script
 // made or without, is put into each.
-func TestShortcutBTF(t *testing.T) {
+func TestOnePassBTF(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "resolve_btfids")
-	if err := writeLinker(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids shortcut.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
+	if err := writeLinker(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids onepass.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, call := range []string{
@@ -145,9 +145,9 @@ func TestShortcutBTF(t *testing.T) {
 	}
 }
 
-// A layout that the shortcut does not link is linked by the script, and said
-// once; that says nothing against the shortcut.
-func TestShortcutRefuses(t *testing.T) {
+// A layout that does not link in one pass is linked by the script, and said
+// once; that says nothing against it.
+func TestOnePassRefuses(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	want := digests(t, k, 3)
 	k.onePass.how.kallsyms = &kallsyms{} // other symbols than the image's
@@ -169,8 +169,8 @@ func TestShortcutRefuses(t *testing.T) {
 	}
 }
 
-// A layout's error is told in the script's words, which the shortcut has not.
-func TestShortcutFails(t *testing.T) {
+// A layout's error is told in the script's words, which one pass has not.
+func TestOnePassFails(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	digests(t, k, 2)
 	if err := os.WriteFile(k.Script(), []byte("echo >&2 ld.lld: error: by the script; exit 1\n"), 0o755); err != nil {
@@ -361,10 +361,10 @@ func ordering(t *testing.T, k *Kernel) (w *Worker, functions []string) {
 	return w, functions
 }
 
-// A shortcut is proven for padding, for other orders and for lld's own padding,
+// One pass is proven for padding, for other orders and for lld's own padding,
 // each by one layout. Once it gives another image it is not taken any more, for
 // none of these.
-func TestShortcutDistrust(t *testing.T) {
+func TestOnePassDistrust(t *testing.T) {
 	flag := filepath.Join(t.TempDir(), "flag")
 	k, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
 	w, functions := ordering(t, k)
@@ -414,8 +414,8 @@ func TestShortcutDistrust(t *testing.T) {
 }
 
 // A first layout of another order that gives another image, where padding did
-// not, ends the shortcut for all.
-func TestShortcutOrderDiffers(t *testing.T) {
+// not, ends it for all.
+func TestOnePassOrderDiffers(t *testing.T) {
 	k, notes := tinyKernel(t, "")
 	digests(t, k, 2)
 	if !k.onePass.proven[padded] {
@@ -439,7 +439,7 @@ func TestShortcutOrderDiffers(t *testing.T) {
 }
 
 // A first layout of another order that does not link leaves the proof to the next.
-func TestShortcutProvenLater(t *testing.T) {
+func TestOnePassProvenLater(t *testing.T) {
 	flag := filepath.Join(t.TempDir(), "flag")
 	k, _ := tinyKernel(t, "if [ -e "+flag+" ]; then echo >&2 'ld.lld: error: on purpose'; exit 1; fi\n")
 	w, functions := ordering(t, k)
