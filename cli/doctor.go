@@ -57,7 +57,7 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	}
 
 	fmt.Fprintln(out, "tools:")
-	tools, err := kbuild.FindToolchain(ctx)
+	tools, err := kbuild.FindToolchain(ctx, "")
 	if err != nil {
 		row("clang, lld", "missing: "+err.Error())
 		missing = append(missing, "llvm")

@@ -44,7 +44,7 @@ func Relink(ctx context.Context, f seeds.File, k Kernel, l Linker, object string
 	if object != f.Digests.Object {
 		return linker.Image{}, &host.HintError{
 			Err: fmt.Errorf("vmlinux.o is not the one of the saved seed (%.12s, was %.12s), so its layouts are others%s",
-				object, f.Digests.Object, changed(f.Tools, tools, "the source, its version or its configuration differ, or this host's clang "+tools.Clang+
+				object, f.Digests.Object, changed(f.Tools, tools, "the source, its version or its configuration differ, or this host's "+tools.Compiler()+
 					" is another build than the one that compiled it (Debian 12's and 13's differ)")),
 			Hint: "compile nothing here: where it was found, `unlucky bundle SEEDFILE` writes a file that replays as it is, and `unlucky prepare SCENARIO` one for -kernel, which minimizes and sweeps, too",
 		}
@@ -71,7 +71,7 @@ func Relink(ctx context.Context, f seeds.File, k Kernel, l Linker, object string
 // changed explains a difference by the tools that changed, or else by other.
 func changed(was, is seeds.Tools, other string) string {
 	var out []string
-	for _, t := range []struct{ name, was, is string }{{"clang", was.Clang, is.Clang}, {"lld", was.LLD, is.LLD}} {
+	for _, t := range []struct{ name, was, is string }{{"clang", was.Clang, is.Clang}, {"gcc", was.GCC, is.GCC}, {"lld", was.LLD, is.LLD}} {
 		if t.was != t.is {
 			out = append(out, fmt.Sprintf("%s was %s and is %s", t.name, t.was, t.is))
 		}

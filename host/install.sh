@@ -22,6 +22,7 @@ table() {
 		qemu-system       qemu-system            qemu                                           qemu-full
 		busybox           busybox-static         busybox                                        busybox
 		make              make                   make                                           make
+		gcc               gcc                    gcc                                            gcc
 		flex              flex                   flex                                           flex
 		bison             bison                  bison                                          bison
 		bc                bc                     bc                                             bc

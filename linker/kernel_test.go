@@ -37,7 +37,7 @@ func tinyTree(t testing.TB) string {
 // tinyBuild builds it by plain make, as a user would.
 func tinyBuild(t testing.TB, tree, objdir string) {
 	t.Helper()
-	tools, err := kbuild.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

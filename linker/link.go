@@ -340,7 +340,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 	}
 	if text < minSections {
 		return nil, host.Hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
-			"enable LTO_CLANG_THIN, which leaves a section per function; without it vmlinux.a (or one merged .text, with X86_KERNEL_IBT) is linked")
+			"it was compiled without a section for each function: let the program build it (-linux), or make it again with CFLAGS_KERNEL=-ffunction-sections or with LTO_CLANG_THIN")
 	}
 	return layout, nil
 }
@@ -394,6 +394,10 @@ func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 		}
 	}
 	layout.SetGroups(sections)
+	if orphan := orphan(sections); orphan != "" {
+		return nil, host.Hint(fmt.Errorf("the linker script does not take %s: it is an output section of its own, behind all others, and such a kernel does not run", orphan),
+			"its script takes a section for each function only with LTO or dead-code elimination: let the program build this kernel (-linux)")
+	}
 	if p.functions, err = findFunctions(image.File, sections); err != nil {
 		return nil, err
 	}
@@ -440,3 +444,14 @@ func (p *Kernel) Tables() (int, error) {
 }
 
 var tableSymbol = regexp.MustCompile(`(?m) __(start_|stop_)(\S+)$`)
+
+// orphan is an output section that is a function's own, which the linker makes of an
+// input section that its script does not take; empty where there is none.
+func orphan(sections []layout.Section) string {
+	for _, s := range sections {
+		if s.Name != "" && s.Output == s.Name && layout.PerFunction(s.Output) {
+			return s.Output
+		}
+	}
+	return ""
+}

@@ -38,7 +38,8 @@ const (
 // manifest says what a packed kernel is.
 type manifest struct {
 	Version int          `json:"unlucky-kernel"`
-	Clang   string       `json:"clang"`
+	Clang   string       `json:"clang,omitempty"` // that compiled it, or else
+	GCC     string       `json:"gcc,omitempty"`
 	LLD     string       `json:"lld"`
 	Object  string       `json:"object"` // digest of vmlinux.o
 	Image   string       `json:"image"`  // digest of the baseline's
@@ -96,7 +97,7 @@ func (m *manifest) check() error {
 	case m.Sort != nil && (len(m.Sort) < 2 || !filepath.IsLocal(m.Sort[0]) || !names[path.Join(kbuild.BuildName, m.Sort[0])]):
 		return errors.New("it has no sorttable")
 	case !digestForm.MatchString(m.Object) || !digestForm.MatchString(m.Image) ||
-		!versionForm.MatchString(m.LLD) || !versionForm.MatchString(m.Clang):
+		!versionForm.MatchString(m.LLD) || !versionForm.MatchString(m.Clang+m.GCC):
 		return errors.New("its versions and digests are not whole")
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 // compile makes an object of C source, with a section per function.
 func compile(t testing.TB, source string, flags ...string) string {
 	t.Helper()
-	tools, err := kbuild.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -147,7 +147,7 @@ func le32(b []byte) uint32 {
 // linkPlain links an object without a linker script.
 func linkPlain(t *testing.T, path string, flags ...string) (*elf.File, []layout.Section) {
 	t.Helper()
-	tools, err := kbuild.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

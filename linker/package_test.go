@@ -179,7 +179,7 @@ func TestPrepareCancelled(t *testing.T) {
 
 // A missing tool is told before minutes have gone into a build.
 func TestPrepareWithoutTools(t *testing.T) {
-	tools, err := kbuild.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestPrepareWithoutTools(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	if _, err := kbuild.FindToolchain(t.Context()); !errors.As(err, &h) || !strings.Contains(h.Hint, "lld") {
+	if _, err := kbuild.FindToolchain(t.Context(), ""); !errors.As(err, &h) || !strings.Contains(h.Hint, "lld") {
 		t.Errorf("without clang: error %v", err)
 	}
 }

@@ -57,7 +57,7 @@ func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []
 		fmt.Fprintf(&source, ".short %d\n", 2*i)
 	}
 	object := compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
-	tools, err := kbuild.FindToolchain(t.Context())
+	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (
 	if err != nil {
 		return nil, fmt.Errorf("%s was packed with lld %s: %w", path, m.LLD, err)
 	}
-	tools.Clang = m.Clang
+	tools.Clang, tools.GCC = m.Clang, m.GCC
 	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
 	b.Image, b.Digest = "vmlinux", m.Object
 	p := &Kernel{Build: b, packed: &m}

@@ -211,7 +211,7 @@ func (l *Letter) Facts() (lines []string) {
 	fact("source", source(k))
 	fact("config", config(k))
 	fact("append", m.Append)
-	fact("toolchain", fmt.Sprintf("clang %s, lld %s", l.Tools.Clang, l.Tools.LLD))
+	fact("toolchain", fmt.Sprintf("%s, lld %s", l.Tools.Compiler(), l.Tools.LLD))
 	fact("machine", fmt.Sprintf("QEMU %s, %s, -M %s -cpu %s -smp %d -m %dM", l.Tools.QEMU, l.Accel, m.Type, m.CPU, m.CPUs, m.MemoryMiB))
 	fact("objects", "vmlinux.o, sha256 "+l.Digests.Object)
 	fact("image", "vmlinux, sha256 "+l.Digests.Image)

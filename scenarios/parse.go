@@ -340,6 +340,9 @@ func (d *decoder) check(s *Scenario) error {
 	return nil
 }
 
+// compilerForm is what kernel.compiler may be.
+var compilerForm = regexp.MustCompile(`\A(clang|gcc(-[1-9][0-9]?)?)\z`)
+
 func (d *decoder) checkKernel(k *Kernel) error {
 	given := []string{}
 	for _, c := range []struct{ key, value string }{{"package", k.Package}, {"dir", k.Dir}, {"build", k.Build}} {
@@ -361,6 +364,12 @@ func (d *decoder) checkKernel(k *Kernel) error {
 			return err
 		}
 	}
+	if k.Compiler != "" && !compilerForm.MatchString(k.Compiler) {
+		return d.bad("kernel.compiler", "%q is neither clang nor gcc, nor a version of it, such as gcc-12", k.Compiler)
+	}
+	if k.Compiler == "clang" { // which it is without
+		k.Compiler = ""
+	}
 	if err := d.oneOf("kernel.arch", k.Arch, "x86_64"); err != nil {
 		return err
 	}
@@ -368,7 +377,7 @@ func (d *decoder) checkKernel(k *Kernel) error {
 		return err
 	}
 	if k.Build != "" {
-		for _, key := range []string{"kernel.config", "kernel.set", "kernel.try", "kernel.patches"} {
+		for _, key := range []string{"kernel.config", "kernel.set", "kernel.try", "kernel.patches", "kernel.compiler"} {
 			if _, ok := d.at[key]; ok {
 				return d.bad(key, "a finished build is taken as it is: leave this out, or give dir in place of build")
 			}

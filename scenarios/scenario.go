@@ -60,6 +60,8 @@ type Kernel struct {
 	Build   string  `yaml:"build,omitempty"` // a finished build folder, absolute; no patches, config or set then
 	Patches []Patch `yaml:"patches,omitempty"`
 	Arch    string  `yaml:"arch"`
+	// Compiler is "gcc" or a version of it, "gcc-12"; clang where it is empty.
+	Compiler string `yaml:"compiler,omitempty" json:",omitempty"`
 	// Config is a make target ("tinyconfig") or, with newlines in it, the
 	// text of a .config.
 	Config string `yaml:"config,omitempty"`

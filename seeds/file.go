@@ -72,9 +72,18 @@ type Digests struct {
 // Tools are the versions that built, linked and booted the layout. They
 // explain a digest that differs.
 type Tools struct {
-	Clang string `yaml:"clang"`
+	Clang string `yaml:"clang,omitempty"` // that compiled it, or else
+	GCC   string `yaml:"gcc,omitempty"`
 	LLD   string `yaml:"lld"`
 	QEMU  string `yaml:"qemu"`
+}
+
+// Compiler is it with its version.
+func (t Tools) Compiler() string {
+	if t.GCC != "" {
+		return "gcc " + t.GCC
+	}
+	return "clang " + t.Clang
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
@@ -250,6 +259,8 @@ func (f *File) check() (key string, err error) {
 		return "crashes", fmt.Errorf("%d is not between 0 and the %d boots", f.Crashes, f.Boots)
 	case f.Accel != "kvm" && f.Accel != "tcg":
 		return "accel", fmt.Errorf("%q is neither kvm nor tcg", f.Accel)
+	case f.Tools.Clang != "" && f.Tools.GCC != "":
+		return "tools", errors.New("either clang or gcc compiles a kernel")
 	case f.Minimized != nil && f.Plan == nil:
 		return "minimized", errors.New("it is about a plan, and there is none")
 	case f.Minimized != nil && slices.ContainsFunc(f.Minimized.Culprits, func(c Culprit) bool { return len(c.Functions) == 0 }):

@@ -45,7 +45,8 @@ type Build struct {
 	Environment []string // kbuild's whole environment, without the user's
 	Srctree     string   // the source, as seen from Objtree: "..", "." or absolute
 
-	lock *flock.Flock
+	sections []string // what make is told beside, for a section per function
+	lock     *flock.Flock
 }
 
 // BuildName is that of the O= folder, in the source, and of a worker's, in
@@ -96,7 +97,7 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 // Check refuses a kernel that cannot be prepared whatever its source says: a tool
 // is missing, or what k names is no source.
 func Check(ctx context.Context, k scenarios.Kernel) error {
-	if _, err := FindToolchain(ctx); err != nil {
+	if _, err := FindToolchain(ctx, compilerOf(k)); err != nil {
 		return err
 	}
 	switch {
@@ -130,7 +131,7 @@ func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
 
 // locate finds the kernel's folder in the cache, and the package on this machine.
 func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Build, err error) {
-	tools, err := FindToolchain(ctx)
+	tools, err := FindToolchain(ctx, compilerOf(k))
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +170,7 @@ func kernelName(k scenarios.Kernel, key string, t Toolchain) string {
 	if err != nil {
 		panic(err) // strings and slices of strings
 	}
-	sum := sha256.Sum256([]byte(recipe + string(spec) + key + t.Dir + t.Clang + t.LLD))
+	sum := sha256.Sum256([]byte(recipe + string(spec) + key + t.Dir + t.Clang + t.GCC + t.LLD))
 	name := k.Package
 	if name == "" {
 		name = filepath.Base(k.Dir + k.Build)
@@ -361,8 +362,12 @@ func patchedScript(source string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return patched, nil
+	return linksObject.ReplaceAll(patched, []byte("${1}if true ||")), nil
 }
+
+// linksObject finds where the script chooses between vmlinux.o and, without LTO and
+// IBT, vmlinux.a: only the one object can be edited.
+var linksObject = regexp.MustCompile(`(?m)^([ \t]*)if is_enabled CONFIG_LTO_CLANG \|\|`)
 
 const unknownVersion = "?"
 
@@ -402,6 +407,12 @@ func (p *Build) build(ctx context.Context, k scenarios.Kernel, progress Progress
 	if err := p.configure(ctx, k, progress); err != nil {
 		return err
 	}
+	if p.sections, err = sectionArgs(p.Source, p.Objtree); err != nil {
+		return err
+	}
+	if p.sections != nil {
+		progress("without LTO: compiled with a section for each function, and vmlinux linked of vmlinux.o: the baseline is not the image that plain make would give", 0, 0)
+	}
 	logPath := p.logPath()
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -440,7 +451,7 @@ func (p *Build) Make(ctx context.Context, k scenarios.Kernel, out io.Writer, arg
 	// Fixed where kbuild would put the time, the user and the host into the image.
 	env := host.Environment(p.PATH(), "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
 		"KBUILD_BUILD_USER=unlucky", "KBUILD_BUILD_HOST=unlucky", "KBUILD_BUILD_VERSION=1")
-	return host.Run(ctx, p.Source, env, out, append([]string{"make", "O=" + BuildName, "LLVM=1"}, args...)...)
+	return host.Run(ctx, p.Source, env, out, slices.Concat([]string{"make", "O=" + BuildName}, p.makeArgs(), p.sections, args)...)
 }
 
 // configure writes .config: the base, then the symbols to set, then what
@@ -535,7 +546,7 @@ var errorLine = regexp.MustCompile(`(?m)^.*(?i:\berror:|\bfatal:|: not found$|No
 func (p *Build) open(ctx context.Context) error {
 	path := filepath.Join(p.Objtree, "vmlinux.o")
 	if _, err := os.Stat(path); err != nil {
-		return host.Hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "enable LTO_CLANG_THIN (before 6.1 no kernel can be swept)")
+		return host.Hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "run make vmlinux in it (before 6.1 no kernel can be swept)")
 	}
 	var err error
 	if p.Digest, err = FileDigest(path); err != nil {
@@ -616,8 +627,9 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 	// What the first make of two tells the second: to 6.12 the absolute folders,
 	// from 6.13 on objtree.
 	env := host.Environment(p.PATH(), "sub_make_done=1", "abs_srctree="+source, "abs_objtree="+build, "objtree=.")
-	out, err := host.Output(ctx, p.Objtree, env, "make", "--silent", "--no-print-directory",
-		"-f", filepath.Join(source, "Makefile"), "-f", rule, "LLVM=1", "unlucky_install")
+	argv := slices.Concat([]string{"make", "--silent", "--no-print-directory", "-f", filepath.Join(source, "Makefile"), "-f", rule},
+		p.makeArgs(), []string{"unlucky_install"})
+	out, err := host.Output(ctx, p.Objtree, env, argv...)
 	if err != nil {
 		return fmt.Errorf("asking kbuild for its environment: %w", err)
 	}

@@ -94,8 +94,8 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		}
 		f.add("patch", "%s", text)
 	}
-	if tools, err := FindToolchain(ctx); err == nil {
-		f.add("compiler", "clang %s, lld %s", tools.Clang, tools.LLD)
+	if tools, err := FindToolchain(ctx, k.Compiler); err == nil {
+		f.add("compiler", "%s, lld %s", tools.Compiler(), tools.LLD)
 	}
 	f.add("configuration", "%s", configName(k))
 	f.outcome(settingOf(k))
@@ -181,8 +181,12 @@ func (f *facts) outcome(setting func(symbol string) string) {
 	if setting("LTO_CLANG_THIN") == "y" || setting("LTO_CLANG_FULL") == "y" {
 		f.add("what can move", "each function by itself: with LTO each has a section of its own")
 	} else {
-		f.add("what can move", "nothing, unless its functions have sections of their own, as LTO_CLANG_THIN=y gives them")
+		f.add("what can move", "each function by itself: without LTO it is compiled so that each has a section of its own, and vmlinux.o is linked; the baseline is therefore not the image that plain make would give")
 	}
+	f.links()
+}
+
+func (f *facts) links() {
 	f.add("links", "one pass of lld for a layout, once the first has shown that it gives the image of link-vmlinux.sh; else that script")
 }
 
@@ -244,7 +248,7 @@ func (f *facts) finished(ctx context.Context, build string) {
 		f.check("link", err, "")
 		return
 	}
-	if tools, err := FindToolchain(ctx); err == nil { // else that is said of the tools
+	if tools, err := FindToolchain(ctx, compilerOf(scenarios.Kernel{Build: build})); err == nil { // else that is said of the tools
 		if err = tools.useLinker(ctx, args[0]); err == nil {
 			err = checkLinker(build, tools.LLD)
 		}
@@ -270,6 +274,11 @@ func (f *facts) finished(ctx context.Context, build string) {
 		}
 	}
 	f.add("vmlinux.o", "there, with %d sections of functions", n)
-	f.outcome(setting)
+	if n > 0 {
+		f.add("what can move", "each function that has a section of its own")
+	} else {
+		f.add("what can move", "nothing: its functions have no sections of their own, as -ffunction-sections or LTO gives them")
+	}
+	f.links()
 	f.add("build", "none: a finished one is taken as it is, and only read")
 }

@@ -17,11 +17,29 @@ import (
 )
 
 // Toolchain is a folder of LLVM programs under their plain names, which is
-// what kbuild's LLVM=1 looks for on the PATH.
+// what kbuild's LLVM=1 looks for on the PATH, and the compiler if it is another.
 type Toolchain struct {
-	Dir        string // folder that holds clang, ld.lld, llvm-nm, ...
+	Dir        string // folder that holds ld.lld, and clang, llvm-nm, ... where clang compiles
 	Clang, LLD string // versions, "22.1.8"
+	GCC        string // version, where gcc compiles
+	cc         string // gcc's program
 	randomizes bool
+}
+
+// Compiler is it with its version.
+func (t Toolchain) Compiler() string {
+	if t.GCC != "" {
+		return "gcc " + t.GCC
+	}
+	return "clang " + t.Clang
+}
+
+// makeArgs tell make which compiler and linker to take.
+func (t Toolchain) makeArgs() []string {
+	if t.cc == "" {
+		return []string{"LLVM=1"}
+	}
+	return []string{"CC=" + t.cc, "LD=ld.lld"}
 }
 
 // Randomizes tells whether lld has --randomize-section-padding (LLVM 20 and later).
@@ -32,9 +50,55 @@ var llvmTools = []string{"clang", "ld.lld", "llvm-ar", "llvm-nm", "llvm-objcopy"
 
 var version = regexp.MustCompile(`\d+\.\d+(\.\d+)?`)
 
+// leastGCC is the oldest that is known to compile kernels whose sections can be moved.
+const leastGCC = 12
+
 // FindToolchain returns the newest complete LLVM: clang-NN on the PATH, where
-// distributions with several put it, or plain clang.
-func FindToolchain(ctx context.Context) (Toolchain, error) {
+// distributions with several put it, or plain clang; for a kernel that gcc
+// compiles, that and the newest lld.
+func FindToolchain(ctx context.Context, compiler string) (Toolchain, error) {
+	if compiler == "" {
+		return findLLVM(ctx)
+	}
+	t, err := newestLLD(ctx)
+	if err != nil {
+		return t, err
+	}
+	out, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), compiler, "-dumpfullversion")
+	if errors.Is(err, exec.ErrNotFound) {
+		return t, host.Hint(fmt.Errorf("no %s found on the PATH", compiler), "%s", host.Install(compiler))
+	} else if err != nil {
+		return t, err
+	}
+	t.cc, t.GCC = compiler, version.FindString(string(out))
+	if major(t.GCC) < leastGCC {
+		return t, host.Hint(fmt.Errorf("%s is gcc %s, and kernels take %d or later here", compiler, t.GCC, leastGCC), "kernel.compiler names another, such as gcc-%d", leastGCC)
+	}
+	return t, nil
+}
+
+// newestLLD is the newest lld on the PATH under its plain name, preferably one that
+// has the flag.
+func newestLLD(ctx context.Context) (best Toolchain, err error) {
+	for _, dir := range programDirs("ld.lld") {
+		t := Toolchain{Dir: dir}
+		if _, err := exec.LookPath(t.Linker()); err != nil {
+			continue // it has another name here, of which the linker's errors would begin
+		}
+		if err := t.inspectLinker(ctx, t.Linker()); err != nil {
+			return t, err
+		}
+		if best.Dir == "" || newer(t, best) {
+			best = t
+		}
+	}
+	if best.Dir == "" {
+		return best, host.Hint(errors.New("no ld.lld found on the PATH"), "%s", host.Install("llvm"))
+	}
+	return best, nil
+}
+
+func findLLVM(ctx context.Context) (Toolchain, error) {
 	var best Toolchain
 	var missing error
 	for _, dir := range programDirs("clang") {

@@ -1,0 +1,57 @@
+package kbuild
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"unlucky/scenarios"
+)
+
+// sectionArgs are what make is told so that each function of a kernel without LTO has a
+// section of its own; nil with LTO, which sees to that itself.
+//
+// CFLAGS_KERNEL is what built-in code is compiled with. The linker script takes the
+// sections only where it knows of them: up to 6.18 for LTO and dead-code elimination,
+// so it is told the latter, and nothing else is. The command line takes the place of
+// the makefile's own flags for it (arch/x86/kernel/Makefile).
+func sectionArgs(source, objtree string) ([]string, error) {
+	config, err := os.ReadFile(filepath.Join(objtree, ".config"))
+	if err != nil {
+		return nil, err
+	}
+	setting := settingIn(config)
+	if setting("LTO_CLANG") == "y" || setting("LTO_CLANG_THIN") == "y" || setting("LTO_CLANG_FULL") == "y" {
+		return nil, nil
+	}
+	args := []string{"CFLAGS_KERNEL=-ffunction-sections"}
+	script, err := os.ReadFile(filepath.Join(source, "include/asm-generic/vmlinux.lds.h"))
+	if os.IsNotExist(err) {
+		return args, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if bytes.Count(script, []byte("#define TEXT_MAIN")) > 1 {
+		args = append(args, "CPPFLAGS_vmlinux.lds=-Ux86_64 -DCONFIG_LD_DEAD_CODE_DATA_ELIMINATION")
+	}
+	return args, nil
+}
+
+// compilerOf is the compiler of a kernel, as kernel.compiler names it: of a finished
+// build, the one that made it.
+func compilerOf(k scenarios.Kernel) string {
+	if k.Build == "" {
+		return k.Compiler
+	}
+	config, err := os.ReadFile(filepath.Join(k.Build, ".config"))
+	if err != nil {
+		return "" // whoever takes the build says what is wrong with it
+	}
+	setting := settingIn(config)
+	if setting("CC_IS_GCC") != "y" {
+		return ""
+	}
+	program, _, _ := strings.Cut(strings.Trim(setting("CC_VERSION_TEXT"), `"`), " ")
+	return filepath.Base(program)
+}
