@@ -162,7 +162,7 @@ func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, i
 // contents says what the members of a bundle are for.
 var contents = map[string]string{
 	seeds.ReportFile:  "a mail or bug report, ready to send",
-	seeds.RunFile:     "boots it with QEMU alone",
+	seeds.RunFile:     "boots it as it was booted, with nothing of unlucky",
 	seeds.SeedFile:    "the seed file",
 	seeds.MinFile:     "what minimize has made of it",
 	seeds.ConsoleFile: "the console of a boot that shows it",
@@ -224,7 +224,7 @@ func unbundle(ctx context.Context, path string, o *override, scr *screen) (_ *ri
 		return fail(err)
 	}
 	b := &rig{guest: fuzz.NewGuest(s, filepath.Join(dir, seeds.InitrdFile)), saved: saved, free: free}
-	if b.saved.Tools.QEMU, err = qemu.Version(ctx, b.guest.Machine.Binary); err != nil {
+	if b.saved.Tools.QEMU, err = b.guest.Machine.Version(ctx); err != nil {
 		return fail(err)
 	}
 	if err := b.accelerate(o.accel, scr); err != nil {

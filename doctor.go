@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/fuzz"
 	"unlucky/host"
 	"unlucky/linker"
 	"unlucky/qemu"
@@ -66,7 +67,11 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
-	needs := append([]linker.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, linker.Needs...)
+	needs := linker.Needs
+	machine := fuzz.NewGuest(scenario, "").Machine
+	if machine.Program == nil {
+		needs = append([]linker.Need{{Name: machine.Binary, Package: "qemu-system-x86"}}, needs...)
+	}
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {
@@ -79,7 +84,9 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			row(n.Name, toolVersion(ctx, path))
 		}
 	}
-	if path, err := qemu.FindBusybox(); err != nil {
+	if path, err := qemu.FindBusybox(); scenario.Guest.Init == "" {
+		row("busybox", "not needed")
+	} else if err != nil {
 		missing = append(missing, "busybox")
 		row("busybox", err.Error())
 	} else {
@@ -95,10 +102,24 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	stopped := foretell(out, facts)
 	scr.done()
 
-	fmt.Fprintln(out, "\naccelerator:")
-	row("kvm", tryKVM(ctx, scenario))
-	for _, accel := range []string{"tcg", "kvm"} {
-		row("QEMU under "+accel+" runs as", runsAs(accel))
+	if machine.Program != nil {
+		fmt.Fprintln(out, "\ncommand, in QEMU's place:")
+		if _, err := machine.Version(ctx); err != nil {
+			stopped = true
+			row("guest.command", "WILL STOP: "+err.Error())
+		} else {
+			row("guest.command", scenario.Guest.Command)
+		}
+		row("guest.slots", fmt.Sprintf("%d at a time, told apart by UNLUCKY_SLOT, from 0 on", scenario.Guest.Slots))
+		if infra := scenario.Guest.Infra; !infra.IsZero() {
+			row("guest.infra", infra.String())
+		}
+	} else {
+		fmt.Fprintln(out, "\naccelerator:")
+		row("kvm", tryKVM(ctx, scenario))
+		for _, accel := range []string{"tcg", "kvm"} {
+			row("QEMU under "+accel+" runs as", runsAs(accel))
+		}
 	}
 	if *asJSON {
 		for _, f := range facts {

@@ -59,7 +59,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	o.packed(f)
 	var (
 		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
-		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory)")
+		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory; or guest.slots)")
 		strategy  = f.String("strategy", "auto", "how a seed becomes a layout: `auto, lld, text, cover or shuffle`")
 		limit     = f.Duration("for", 0, "stop after this `time`, such as 8h")
 		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
@@ -324,6 +324,9 @@ func (o *override) apply(s *scenarios.Scenario) error {
 		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set, s.Kernel.Try = nil, "", nil, nil
 	}
 	g := &s.Guest
+	if g.Command != "" && (o.cpu != "" || o.smp != 0 || o.accel != "" || o.qemuArgs != nil) {
+		return usageError{fmt.Errorf("-cpu, -smp, -accel and -qemu-arg are QEMU's, and %s is booted by guest.command: %s", s.Name, g.Command)}
+	}
 	if o.append != "" {
 		g.Append = strings.TrimSpace(g.Append + " " + o.append)
 	}
@@ -373,6 +376,9 @@ const qemuMemory = 96 << 20
 // as many as there are CPUs for, and memory.
 func (b *rig) workers(scr *screen) (int, error) {
 	m := b.guest.Machine
+	if m.Program != nil {
+		return b.saved.Scenario.Guest.Slots, nil
+	}
 	cpus := max(1, runtime.NumCPU()/max(1, m.CPUs))
 	each, err := b.WorkerMemory()
 	if err != nil {
@@ -388,7 +394,7 @@ func (b *rig) workers(scr *screen) (int, error) {
 
 // prepare makes the kernel and the initrd of a scenario.
 func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, err error) {
-	if _, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch); err != nil {
+	if _, err := fuzz.NewGuest(s, "").Machine.Version(ctx); err != nil {
 		return nil, err // before minutes have gone into a build
 	}
 	initrd, err := initrdOf(s.Guest)
@@ -414,7 +420,7 @@ func prepare(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *rig, er
 
 // newRig makes a rig of a kernel, which it closes if it fails.
 func newRig(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, initrd []byte, scr *screen) (_ *rig, err error) {
-	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
+	version, err := fuzz.NewGuest(s, "").Machine.Version(ctx)
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
@@ -486,6 +492,9 @@ func (b *rig) advise(err error) error {
 // The baseline decided between KVM and TCG; this image may be silent on both.
 func (b *rig) accelerate(given string, scr *screen) error {
 	accel := b.guest.Machine.Accel
+	if accel == qemu.ByProgram {
+		return nil
+	}
 	if err := qemu.KVM(); accel != "tcg" && err != nil {
 		if given == "kvm" {
 			return err
@@ -500,8 +509,12 @@ func (b *rig) accelerate(given string, scr *screen) error {
 }
 
 // initrdOf is the user space of a guest. A compressed cpio is handed over
-// plain: a small kernel knows no compression.
+// plain: a small kernel knows no compression. It is empty where a command has a user
+// space of its own.
 func initrdOf(g scenarios.Guest) ([]byte, error) {
+	if g.Init == "" && g.Rootfs == "" {
+		return nil, nil
+	}
 	if g.Rootfs != "" {
 		return qemu.ReadCpio(g.Rootfs)
 	}
@@ -519,8 +532,8 @@ func printReport(out io.Writer, r *fuzz.Report) {
 	if !r.Shard.Whole() {
 		shard = fmt.Sprintf(", shard %s", r.Shard)
 	}
-	fmt.Fprintf(&b, "%s%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
-		r.Scenario, shard, len(r.Layouts), r.Object, r.Strategy, r.LLD, r.QEMU, r.Accel)
+	fmt.Fprintf(&b, "%s%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, %s\n\n",
+		r.Scenario, shard, len(r.Layouts), r.Object, r.Strategy, r.LLD, qemu.Named(r.QEMU, r.Accel))
 	switch {
 	case r.Baseline.Kind == qemu.Pass:
 		fmt.Fprintf(&b, "  %-10s %s\n", "baseline", "lucky: it passes")

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/kballard/go-shellquote"
 
@@ -82,6 +81,6 @@ func headerOf(f seeds.File) seeds.Header {
 		Scenario: f.Scenario.Name, Strategy: f.Strategy, Accel: f.Accel, QEMU: f.Tools.QEMU, LLD: f.Tools.LLD,
 		Object: f.Digests.Object, Initrd: f.Digests.Initrd, Argv: digest(argv...), Command: f.Command,
 	}
-	h.Rules, h.Verdict = rules(f.Scenario.Verdict, time.Duration(f.Scenario.Guest.Limit))
+	h.Rules, h.Verdict = rules(f.Scenario.Verdict, NewGuest(f.Scenario, "").Expect)
 	return h
 }

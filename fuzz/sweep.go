@@ -504,21 +504,28 @@ func header(saved seeds.File, g *Guest, strategy Strategy) seeds.Header {
 		Argv:     digest(m.Argv()...),
 		Command:  qemu.Quote(m.Argv()),
 	}
-	h.Rules, h.Verdict = rules(saved.Scenario.Verdict, g.Expect.Limit)
+	h.Rules, h.Verdict = rules(saved.Scenario.Verdict, g.Expect)
 	return h
 }
 
 // rules are those of a verdict, as a digest and in words.
-func rules(v scenarios.Verdict, limit time.Duration) (sum, words string) {
-	return digest(v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), limit.String()),
-		qemu.Quote([]string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
-			fmt.Sprint("confirm=", v.Confirm), "limit=" + limit.String()})
+func rules(v scenarios.Verdict, e qemu.Expect) (sum, words string) {
+	parts := []string{v.Pass.String(), v.Crash.String(), fmt.Sprint(v.Warnings, v.Confirm), e.Limit.String()}
+	named := []string{"pass=" + v.Pass.String(), "crash=" + v.Crash.String(), fmt.Sprint("warnings=", v.Warnings),
+		fmt.Sprint("confirm=", v.Confirm), "limit=" + e.Limit.String()}
+	if e.Infra != nil {
+		parts, named = append(parts, e.Infra.String()), append(named, "infra="+e.Infra.String())
+	}
+	return digest(parts...), qemu.Quote(named)
 }
 
 // machine is the guest with the names of its files, without where they are.
 func machine(saved seeds.File, g *Guest) qemu.Machine {
 	m := g.Machine
 	m.Kernel, m.Initrd = saved.Scenario.Kernel.Image, "initrd"
+	if m.Program != nil {
+		m.Slot = "{slot}"
+	}
 	return m
 }
 
@@ -756,12 +763,14 @@ func infra(layout seeds.Layout, r qemu.Result) error {
 	if r.Kind != qemu.Infra {
 		return nil
 	}
-	return &InfraError{layout, r.Reason}
+	return &InfraError{layout, cmp.Or(r.By, "QEMU"), r.Reason}
 }
 
-// InfraError is QEMU or KVM failing again and again: no verdict.
+// InfraError is QEMU, KVM or a program in their place failing again and again: no
+// verdict.
 type InfraError struct {
 	Layout seeds.Layout
+	By     string // qemu.Result.By
 	Reason string
 }
 
@@ -769,7 +778,7 @@ type InfraError struct {
 func (e *InfraError) KVM() bool { return qemu.KVMFailed(e.Reason) }
 
 func (e *InfraError) Error() string {
-	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)
+	return fmt.Sprintf("booting %s: %s failed %d times: %s", e.Layout.Name(), e.By, 1+retries, e.Reason)
 }
 
 // Shows tells whether a boot shows the crash that a scenario looks for.

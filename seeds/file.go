@@ -42,10 +42,10 @@ type File struct {
 	Boots    int            `yaml:"boots"`            // how often it was booted, at least 1
 	Crashes  int            `yaml:"crashes"`          // how many of the boots did not pass
 	Titles   map[string]int `yaml:"titles,omitempty"` // the faces met, and in how many boots
-	Accel    string         `yaml:"accel"`            // kvm or tcg
+	Accel    string         `yaml:"accel"`            // kvm or tcg, or qemu.ByProgram
 	Digests  Digests        `yaml:"digests"`
 	Tools    Tools          `yaml:"tools"`
-	Command  string         `yaml:"command"` // QEMU's command line, ready to paste
+	Command  string         `yaml:"command"` // what boots it, ready to paste
 	Found    time.Time      `yaml:"found"`   // UTC, whole seconds
 	// Plan, where set, is linked instead of the seed's own: a minimized
 	// layout.
@@ -70,7 +70,7 @@ type Digests struct {
 type Tools struct {
 	Clang string `yaml:"clang"`
 	LLD   string `yaml:"lld"`
-	QEMU  string `yaml:"qemu"`
+	QEMU  string `yaml:"qemu"` // empty where guest.command boots
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
@@ -244,7 +244,9 @@ func (f *File) check() (key string, err error) {
 		return "boots", fmt.Errorf("%d is less than 1", f.Boots)
 	case f.Crashes < 0 || f.Crashes > f.Boots:
 		return "crashes", fmt.Errorf("%d is not between 0 and the %d boots", f.Crashes, f.Boots)
-	case f.Accel != "kvm" && f.Accel != "tcg":
+	case f.Scenario.Guest.Command != "" && f.Accel != qemu.ByProgram:
+		return "accel", fmt.Errorf("%q is not %s, and guest.command boots it", f.Accel, qemu.ByProgram)
+	case f.Scenario.Guest.Command == "" && f.Accel != "kvm" && f.Accel != "tcg":
 		return "accel", fmt.Errorf("%q is neither kvm nor tcg", f.Accel)
 	case f.Minimized != nil && f.Plan == nil:
 		return "minimized", errors.New("it is about a plan, and there is none")

@@ -35,12 +35,12 @@ const (
 type Header struct {
 	Scenario string `json:"scenario"`       // name
 	Strategy string `json:"strategy"`       // with its version, "text/1"; never auto
-	Accel    string `json:"accel"`          // kvm or tcg
-	QEMU     string `json:"qemu"`           // version
+	Accel    string `json:"accel"`          // kvm or tcg, or qemu.ByProgram
+	QEMU     string `json:"qemu"`           // version; empty where guest.command boots
 	LLD      string `json:"lld"`            // version: another lld may lay out another image
 	Object   string `json:"object"`         // digest of vmlinux.o
 	Initrd   string `json:"initrd"`         // digest
-	Argv     string `json:"argv"`           // digest of QEMU's arguments, without paths that depend on the layout
+	Argv     string `json:"argv"`           // digest of the command line that boots, without paths that depend on the layout
 	Rules    string `json:"rules"`          // digest of the verdict's rules
 	Plan     string `json:"plan,omitempty"` // digest of the plan that is minimized
 	// Command and Verdict are what Argv and Rules are digests of, as words for a
