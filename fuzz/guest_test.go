@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,6 +66,58 @@ func TestGuestBoot(t *testing.T) {
 		if test.results[0].Kind == qemu.Hang && !strings.HasSuffix(b.calls[1], (40*time.Second).String()) {
 			t.Errorf("%s: the second boot has %s, want twice the limit", test.name, b.calls[1])
 		}
+	}
+}
+
+// Each boot of a command has a board of its own, the one that has been free for the
+// longest; so the tries of a boot go round the boards.
+func TestGuestSlots(t *testing.T) {
+	s := scenario("")
+	s.Guest.Command, s.Guest.Slots = "boot {image}", 3
+	g := fuzz.NewGuest(s, "")
+	var mu sync.Mutex
+	busy, most, order := map[string]bool{}, 0, ""
+	full := make(chan struct{})
+	g.Run = func(m qemu.Machine, ctx context.Context, _ qemu.Expect) (qemu.Result, error) {
+		mu.Lock()
+		if busy[m.Slot] {
+			t.Errorf("board %s boots two images", m.Slot)
+		}
+		busy[m.Slot] = true
+		if most = max(most, len(busy)); most == 3 && full != nil {
+			close(full)
+			full = nil
+		}
+		wait := full
+		mu.Unlock()
+		if wait != nil {
+			<-wait
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		delete(busy, m.Slot)
+		return pass, nil
+	}
+	var boots sync.WaitGroup
+	for range 9 {
+		boots.Go(func() {
+			if _, err := g.Boot(t.Context(), "vmlinux"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	boots.Wait()
+	if most != 3 {
+		t.Errorf("%d boards were used at a time, want 3", most)
+	}
+
+	g = fuzz.NewGuest(s, "")
+	g.Run = func(m qemu.Machine, _ context.Context, _ qemu.Expect) (qemu.Result, error) {
+		order += m.Slot
+		return infra, nil
+	}
+	if _, err := g.Boot(t.Context(), "vmlinux"); err != nil || order != "012" {
+		t.Errorf("tried boards %s, %v; want each once", order, err)
 	}
 }
 

@@ -58,6 +58,10 @@ func (h Header) Same(other Header) bool {
 // diff lists in words how the header now differs from h, the journal's.
 func (h Header) diff(now Header) []string {
 	var out []string
+	arguments := "QEMU arguments"
+	if now.Accel == qemu.ByProgram {
+		arguments = "guest.command or guest.append"
+	}
 	for _, f := range []struct{ name, was, is, wasWords, isWords string }{
 		{name: "scenario", was: h.Scenario, is: now.Scenario},
 		{name: "strategy", was: h.Strategy, is: now.Strategy},
@@ -66,7 +70,7 @@ func (h Header) diff(now Header) []string {
 		{name: "lld", was: h.LLD, is: now.LLD},
 		{name: "vmlinux.o", was: h.Object, is: now.Object},
 		{name: "initrd", was: h.Initrd, is: now.Initrd},
-		{"QEMU arguments", h.Argv, now.Argv, h.Command, now.Command},
+		{arguments, h.Argv, now.Argv, h.Command, now.Command},
 		{"verdict rules", h.Rules, now.Rules, h.Verdict, now.Verdict},
 		{name: "the layout to minimize", was: h.Plan, is: now.Plan},
 	} {
