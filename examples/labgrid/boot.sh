@@ -12,8 +12,12 @@ place=${1:?there is no place for slot $slot}
 folder=${TFTP:-/srv/tftp}/$place
 
 board() { labgrid-client -p "$place" "$@" >&2; }
+console=
+room=$(mktemp -d)
 off() {
 	trap - EXIT TERM
+	[ -z "$console" ] || kill "$console" 2>/dev/null || true
+	rm -rf "$room"
 	board power off || true
 	board release || true
 }
@@ -24,11 +28,13 @@ board acquire
 cp "$image" "$folder/image"
 printf '%s\n' "$append" >"$folder/append"
 board power off
-# The console is a program for terminals, so script(1) gives it one; sed prints what it
-# prints, up to the last line of a boot.
-script -qfec "labgrid-client -p '$place' console --loop" /dev/null </dev/null |
-	sed -u '/reboot: \(Power down\|Restarting system\|machine restart\)/q' &
+# The console is a program for terminals, so script(1) gives it one; it stays when the
+# boot has ended, so sed looks for the last line of one.
+mkfifo "$room/console"
+script -qfec "labgrid-client -p '$place' console --loop" /dev/null </dev/null >"$room/console" &
 console=$!
+sed -u '/reboot: \(Power down\|Restarting system\|machine restart\)/q' "$room/console" &
+ended=$!
 sleep 2 # until it is connected
 board power on
-wait "$console"
+wait "$ended"
