@@ -66,6 +66,9 @@ func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
+	if scenario.Guest.Command != "" {
+		return usageError{fmt.Errorf("bench %s: it measures QEMU, and guest.command boots this", scenario.Name)}
+	}
 	scr := newScreen(os.Stderr)
 	r, err := openSession(ctx, scenario, scr)
 	if err != nil {
@@ -99,7 +102,7 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 	if _, err := b.sweepFor(ctx, layout.Text, 2, workers, scr.note); err != nil {
 		return m, err
 	}
-	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, QEMU %s (%s)", b.template.Scenario.Name, b.Digest, b.LLD, b.template.Tools.QEMU, b.guest.Machine.Accel)
+	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, %s", b.template.Scenario.Name, b.Digest, b.LLD, qemu.Named(b.template.Tools.QEMU, b.guest.Machine.Accel))
 	scr.progress("making the first bzImage by hand (half a minute)", 0, 0)
 	hand, err := b.NewByHand(ctx, b.template.Scenario.Kernel)
 	if err != nil {

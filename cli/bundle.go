@@ -166,7 +166,7 @@ func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, i
 // contents says what the members of a bundle are for.
 var contents = map[string]string{
 	seeds.ReportFile:  "a mail or bug report, ready to send",
-	seeds.RunFile:     "boots it with QEMU alone",
+	seeds.RunFile:     "boots it as it was booted, with nothing of unlucky",
 	seeds.SeedFile:    "the seed file",
 	seeds.MinFile:     "what minimize has made of it",
 	seeds.ConsoleFile: "the console of a boot that shows it",
@@ -223,7 +223,7 @@ func unbundle(ctx context.Context, path string, o *setup, scr *screen) (_ *repla
 	at := func(name string) string { return filepath.Join(dir, name) }
 	r.guest = fuzz.NewGuest(s, at(seeds.InitrdFile))
 	r.template = seeds.Template{Scenario: s, Object: r.saved.Digests.Object, Initrd: r.saved.Digests.Initrd, Tools: r.saved.Tools}
-	if r.template.Tools.QEMU, err = qemu.Version(ctx, r.guest.Machine.Binary); err != nil {
+	if r.template.Tools.QEMU, err = r.guest.Machine.Version(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.accelerate(o.accel, scr); err != nil {

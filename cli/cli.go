@@ -43,8 +43,9 @@ Usage:
 SCENARIO is the name of a built-in scenario or a YAML file: what kernel to
 build, how to boot it, and what a crash looks like. SEEDFILE is a file that a
 sweep has saved; it is all that replay, minimize and bundle need. One that asks for a
-kernel that was never built here, or for further arguments of QEMU, could run
-programs of whoever wrote it: it is refused without -trust.
+kernel that was never built here, for further arguments of QEMU, or for a command
+in its place (guest.command) could run programs of whoever wrote it: it is
+refused without -trust.
 
 Examples:
     unlucky sweep kcfi-seal -seeds 1:64
@@ -67,7 +68,7 @@ Exit status:
     2  usage
     3  the answer is "no": replay did not reproduce, sweep -fail or -bisect found an unlucky layout,
        verify says "not fixed"
-    125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU failed
+    125  sweep -bisect cannot tell: the kernel does not build or link, or QEMU or guest.command failed
     128  sweep -bisect was called wrongly: git ends the bisection
     130  interrupted by ^C, SIGTERM or SIGHUP: what was done is kept, and the same command goes on
     143  ended at once by a second SIGTERM (a second ^C: by SIGINT); what was written is kept

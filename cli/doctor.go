@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/fuzz"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker/kbuild"
@@ -68,7 +69,11 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
-	needs := append([]kbuild.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, kbuild.Needs...)
+	needs := kbuild.Needs
+	machine := fuzz.NewGuest(scenario, "").Machine
+	if machine.Program == nil {
+		needs = append([]kbuild.Need{{Name: machine.Binary, Package: "qemu-system-x86"}}, needs...)
+	}
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {
@@ -81,7 +86,9 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			row(n.Name, toolVersion(ctx, path))
 		}
 	}
-	if path, err := qemu.FindBusybox(); err != nil {
+	if path, err := qemu.FindBusybox(); scenario.Guest.Init == "" {
+		row("busybox", "not needed")
+	} else if err != nil {
 		missing = append(missing, "busybox")
 		row("busybox", err.Error())
 	} else {
@@ -97,10 +104,24 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 	stopped := foretell(out, facts)
 	scr.done()
 
-	fmt.Fprintln(out, "\naccelerator:")
-	row("kvm", tryKVM(ctx, scenario))
-	for _, accel := range []string{"tcg", "kvm"} {
-		row("QEMU under "+accel+" runs as", runsAs(accel))
+	if machine.Program != nil {
+		fmt.Fprintln(out, "\ncommand, in QEMU's place:")
+		if _, err := machine.Version(ctx); err != nil {
+			stopped = true
+			row("guest.command", "WILL STOP: "+err.Error())
+		} else {
+			row("guest.command", scenario.Guest.Command)
+		}
+		row("guest.slots", fmt.Sprintf("%d at a time, told apart by UNLUCKY_SLOT, from 0 on", scenario.Guest.Slots))
+		if infra := scenario.Guest.Infra; !infra.IsZero() {
+			row("guest.infra", infra.String())
+		}
+	} else {
+		fmt.Fprintln(out, "\naccelerator:")
+		row("kvm", tryKVM(ctx, scenario))
+		for _, accel := range []string{"tcg", "kvm"} {
+			row("QEMU under "+accel+" runs as", runsAs(accel))
+		}
 	}
 	if *asJSON {
 		for _, f := range facts {

@@ -29,7 +29,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	var (
 		boots  = f.Int("boots", 3, "`N` times to boot the image")
 		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
-		show   = f.Bool("print", false, "print the QEMU command, ready to paste, and do not boot")
+		show   = f.Bool("print", false, "print the command that boots it, ready to paste, and do not boot")
 		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
 		asJSON = f.Bool("json", false, "print the result as JSON")
 	)
@@ -61,6 +61,9 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	}
 	defer b.Close()
 	saved, image := b.saved, b.image
+	if *gdb && b.guest.Machine.Program != nil {
+		return usageError{fmt.Errorf("-gdb is QEMU's, and %s is booted by guest.command", saved.Scenario.Name)}
+	}
 	if b.template.Tools.QEMU != saved.Tools.QEMU {
 		scr.note("QEMU is %s and was %s", b.template.Tools.QEMU, saved.Tools.QEMU)
 	}

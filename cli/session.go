@@ -51,6 +51,9 @@ const qemuMemory = 96 << 20
 // as many as there are CPUs for, and memory.
 func (b *session) workers(scr *screen) (int, error) {
 	m := b.guest.Machine
+	if m.Program != nil {
+		return b.template.Scenario.Guest.Slots, nil
+	}
 	cpus := max(1, runtime.NumCPU()/max(1, m.CPUs))
 	each, err := b.WorkerMemory()
 	if err != nil {
@@ -66,7 +69,7 @@ func (b *session) workers(scr *screen) (int, error) {
 
 // openSession makes the kernel and the initrd of a scenario.
 func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *session, err error) {
-	if _, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch); err != nil {
+	if _, err := fuzz.NewGuest(s, "").Machine.Version(ctx); err != nil {
 		return nil, err // before minutes have gone into a build
 	}
 	initrd, err := initrdOf(s.Guest)
@@ -92,7 +95,7 @@ func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *ses
 
 // newSession makes a session of a kernel, which it closes if it fails.
 func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, initrd []byte, scr *screen) (_ *session, err error) {
-	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
+	version, err := fuzz.NewGuest(s, "").Machine.Version(ctx)
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
@@ -161,6 +164,9 @@ func (b *bootable) advise(err error) error {
 // The baseline decided between KVM and TCG; this image may be silent on both.
 func (b *bootable) accelerate(given string, scr *screen) error {
 	accel := b.guest.Machine.Accel
+	if accel == qemu.ByProgram {
+		return nil
+	}
 	if err := qemu.KVM(); accel != "tcg" && err != nil {
 		if given == "kvm" {
 			return err
@@ -175,8 +181,12 @@ func (b *bootable) accelerate(given string, scr *screen) error {
 }
 
 // initrdOf is the user space of a guest. A compressed cpio is handed over
-// plain: a small kernel knows no compression.
+// plain: a small kernel knows no compression. It is empty where a command has a user
+// space of its own.
 func initrdOf(g scenarios.Guest) ([]byte, error) {
+	if g.Init == "" && g.Rootfs == "" {
+		return nil, nil
+	}
 	if g.Rootfs != "" {
 		return qemu.ReadCpio(g.Rootfs)
 	}

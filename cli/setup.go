@@ -87,6 +87,9 @@ func (o *setup) apply(s *scenarios.Scenario) error {
 		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set, s.Kernel.Try = nil, "", nil, nil
 	}
 	g := &s.Guest
+	if g.Command != "" && (o.cpu != "" || o.smp != 0 || o.accel != "" || o.qemuArgs != nil) {
+		return usageError{fmt.Errorf("-cpu, -smp, -accel and -qemu-arg are QEMU's, and %s is booted by guest.command: %s", s.Name, g.Command)}
+	}
 	if o.append != "" {
 		g.Append = strings.TrimSpace(g.Append + " " + o.append)
 	}

@@ -54,7 +54,7 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 	o.packed(f)
 	var (
 		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
-		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory)")
+		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory; or guest.slots)")
 		strategy  = f.String("strategy", "auto", "how a seed becomes a layout: `auto, lld, text, cover or shuffle`")
 		limit     = f.Duration("for", 0, "stop after this `time`, such as 8h")
 		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
@@ -249,8 +249,8 @@ func printReport(out io.Writer, r *evidence.Report) {
 	if !r.Shard.Whole() {
 		shard = fmt.Sprintf(", shard %s", r.Shard)
 	}
-	fmt.Fprintf(&b, "%s%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, QEMU %s (%s)\n\n",
-		r.Scenario, shard, len(r.Layouts), r.Object, r.Strategy, r.LLD, r.QEMU, r.Accel)
+	fmt.Fprintf(&b, "%s%s: %d layouts of vmlinux.o %.12s, strategy %s, lld %s, %s\n\n",
+		r.Scenario, shard, len(r.Layouts), r.Object, r.Strategy, r.LLD, qemu.Named(r.QEMU, r.Accel))
 	switch {
 	case r.Baseline.Kind == qemu.Pass:
 		fmt.Fprintf(&b, "  %-10s %s\n", "baseline", "lucky: it passes")

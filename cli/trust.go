@@ -21,6 +21,7 @@ import (
 //   - building a kernel: its source, its patches and even its configuration,
 //     which make reads as a makefile, run programs
 //   - QEMU's arguments: they open files, and can open the sandbox
+//   - a command that boots in QEMU's place: it is a program, in no sandbox
 //
 // A bundle has its image in it, and builds nothing. Its run.sh is a program of its
 // author's, which nothing here runs.
@@ -30,8 +31,8 @@ import (
 
 // trusting adds the flag that takes a seed file's word.
 func (o *setup) trusting(f *flag.FlagSet) {
-	f.BoolVar(&o.trust, "trust", false, "build the kernel that the seed file describes, and give QEMU its arguments, though both can run programs on this machine; "+
-		"needed for a kernel that is neither a built-in scenario's nor was prepared here before, and for qemu-args")
+	f.BoolVar(&o.trust, "trust", false, "build the kernel that the seed file describes, and give QEMU its arguments or run its guest.command, though each can run programs on this machine; "+
+		"needed for a kernel that is neither a built-in scenario's nor was prepared here before, for qemu-args, and for guest.command")
 }
 
 // checkTrust refuses a seed file that asks for more than the boot of a guest,
@@ -50,6 +51,9 @@ func (o *setup) checkTrust(ctx context.Context, path string, saved, now scenario
 func (o *setup) checkGuest(path string, saved scenarios.Scenario, asks ...string) error {
 	if o.trust {
 		return nil
+	}
+	if saved.Guest.Command != "" {
+		asks = append(asks, fmt.Sprintf("to run %s", saved.Guest.Command))
 	}
 	if arguments := scenarios.OpenArguments(saved.Guest); arguments != nil {
 		asks = append(asks, fmt.Sprintf("to give QEMU the arguments %s", qemu.Quote(arguments)))

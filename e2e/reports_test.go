@@ -180,13 +180,38 @@ func (b *browser) looks() {
 	if pages := regexp.MustCompile(`/Type ?/Page\b`).FindAll(pdf, -1); len(pages) == 0 || !bytes.HasPrefix(pdf, []byte("%PDF-")) {
 		b.t.Errorf("printed to %d bytes without a page", len(pdf))
 	}
-	get(b, chromedp.EmulateViewport(400, 800))
-	if width := get(b, chromedp.Evaluate[int]("document.documentElement.scrollWidth")); width > 400 {
-		b.t.Errorf("a window of 400 px must be scrolled to see %d px", width)
+	b.fits()
+}
+
+// fits checks that nothing is cut off, and nothing must be scrolled sideways, on a
+// telephone and on screens.
+func (b *browser) fits() {
+	b.t.Helper()
+	for _, width := range []int64{400, 800, 1400} {
+		get(b, chromedp.EmulateViewport(width, 800))
+		if seen := get(b, chromedp.Evaluate[int64]("document.scrollingElement.scrollWidth")); seen > width {
+			b.t.Errorf("a window of %d px must be scrolled to see %d px", width, seen)
+		}
+		scrolled := "e.tagName != 'PRE'" // a wide console is
+		if width == 400 {
+			scrolled = "true"
+		}
+		if cut := get(b, chromedp.Evaluate[[]string](fmt.Sprintf(cut, scrolled))); len(cut) > 0 {
+			b.t.Errorf("a window of %d px cuts %.500q", width, cut)
+		}
+		b.notBlank(fmt.Sprint(width))
 	}
-	b.notBlank("narrow")
 	get(b, chromedp.EmulateViewport(1200, 900))
 }
+
+// cut are the elements that reach out of the window or out of their picture, and
+// those, where a condition is met, in which something is cut off or must be scrolled to.
+const cut = `[...document.body.querySelectorAll('*')].filter(e => {
+	const { left, right, width } = e.getBoundingClientRect()
+	const window = e.ownerSVGElement ? e.ownerSVGElement.getBoundingClientRect() : { left: 0, right: innerWidth }
+	return width > 0 && (left < window.left - 1 || right > window.right + 1) ||
+		(%s) && !(e instanceof SVGElement) && getComputedStyle(e).display != 'inline' && e.scrollWidth > e.clientWidth + 1
+}).map(e => e.tagName + ': ' + e.textContent.trim().slice(0, 60))`
 
 // notBlank takes a screenshot of the whole page, and keeps it where
 // UNLUCKY_SCREENSHOTS names a folder.
@@ -288,6 +313,17 @@ func TestReport(t *testing.T) {
 		}
 	}
 	b.looks()
+
+	// Of two sweeps there is an index, too.
+	other := bytes.Replace(scenario, []byte("name: tiny\n"), []byte("name: other\n"), 1)
+	if err := os.WriteFile(filepath.Join(l.dir, "other.yaml"), other, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.must("sweep", "other.yaml", "-seeds", "1:2", "-o", "out2")
+	l.must("report", "out", "out2", "-o", "two.html")
+	two := browse(t, filepath.Join(l.dir, "two.html"))
+	two.shows(".index td", `^other$`)
+	two.fits()
 
 	// An earlier report is replaced; no other file is.
 	l.must("report", "out/tiny")

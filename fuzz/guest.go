@@ -3,6 +3,7 @@ package fuzz
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,12 +24,14 @@ type Guest struct {
 	Run func(qemu.Machine, context.Context, qemu.Expect) (qemu.Result, error)
 
 	alone sync.RWMutex // held for writing by a boot that must have the machine to itself
+	slots chan string  // the boards that are free, in the order in which they became so; nil for QEMU
 }
 
 // NewGuest is the guest of a scenario, with its initrd.
 func NewGuest(s scenarios.Scenario, initrd string) *Guest {
-	return &Guest{
+	g := &Guest{
 		Machine: qemu.Machine{
+			Program:   s.Guest.Program(),
 			Binary:    "qemu-system-" + s.Kernel.Arch,
 			Type:      s.Guest.Machine,
 			Accel:     s.Guest.Accel,
@@ -41,11 +44,20 @@ func NewGuest(s scenarios.Scenario, initrd string) *Guest {
 		},
 		Expect: qemu.Expect{
 			Pass:     s.Verdict.Pass.Regexp,
+			Infra:    s.Guest.Infra.Regexp,
 			Warnings: s.Verdict.Warnings,
 			Limit:    time.Duration(s.Guest.Limit),
 		},
 		Run: qemu.Machine.Boot,
 	}
+	if g.Machine.Program != nil {
+		g.slots = make(chan string, s.Guest.Slots)
+		for n := range s.Guest.Slots {
+			g.slots <- strconv.Itoa(n)
+		}
+		g.Machine.Slot = "0" // of a command line that somebody runs by hand
+	}
+	return g
 }
 
 // retries is how often a boot is tried again after QEMU itself failed.
@@ -87,7 +99,8 @@ func (g *Guest) Share() (done func()) {
 	return g.alone.RUnlock
 }
 
-// learn boots until something is learnt, a few times at most.
+// learn boots until something is learnt, a few times at most, each on the board that
+// has been free for the longest.
 func (g *Guest) learn(ctx context.Context, image, switches string, e qemu.Expect) (r qemu.Result, err error) {
 	m := g.Machine
 	m.Kernel = image
@@ -95,11 +108,24 @@ func (g *Guest) learn(ctx context.Context, image, switches string, e qemu.Expect
 		m.Append += " " + switches
 	}
 	for range 1 + retries {
-		if r, err = g.Run(m, ctx, e); err != nil || r.Kind != qemu.Infra {
+		if r, err = g.run(m, ctx, e); err != nil || r.Kind != qemu.Infra {
 			break
 		}
 	}
 	return r, err
+}
+
+// run is Run on a board of its own, where there are boards.
+func (g *Guest) run(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Result, error) {
+	if g.slots != nil {
+		select {
+		case m.Slot = <-g.slots:
+			defer func() { g.slots <- m.Slot }()
+		case <-ctx.Done():
+			return qemu.Result{}, fmt.Errorf("boot: %w", ctx.Err())
+		}
+	}
+	return g.Run(m, ctx, e)
 }
 
 // Accelerate sets the accelerator, which decides what CPU model can be had.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func (b *boots) run(m qemu.Machine, _ context.Context, e qemu.Expect) (qemu.Resu
 var (
 	pass       = qemu.Result{Kind: qemu.Pass}
 	hang       = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
-	CheckInfra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
+	infra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
 	crash      = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
 	refused    = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
 	exits      = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
@@ -52,9 +53,9 @@ func TestGuestBoot(t *testing.T) {
 		{"hang once", []qemu.Result{hang, pass}, qemu.Pass, 2},
 		{"hang", []qemu.Result{hang}, qemu.Hang, 2},
 		{"slow crash", []qemu.Result{hang, crash}, qemu.Crash, 2},
-		{"infra once", []qemu.Result{CheckInfra, crash}, qemu.Crash, 2},
-		{"infra", []qemu.Result{CheckInfra}, qemu.Infra, 3},
-		{"hang, then infra once", []qemu.Result{hang, CheckInfra, hang}, qemu.Hang, 3},
+		{"infra once", []qemu.Result{infra, crash}, qemu.Crash, 2},
+		{"infra", []qemu.Result{infra}, qemu.Infra, 3},
+		{"hang, then infra once", []qemu.Result{hang, infra, hang}, qemu.Hang, 3},
 	} {
 		b := &boots{results: test.results}
 		g := fuzz.NewGuest(scenario(""), "")
@@ -66,6 +67,58 @@ func TestGuestBoot(t *testing.T) {
 		if test.results[0].Kind == qemu.Hang && !strings.HasSuffix(b.calls[1], (40*time.Second).String()) {
 			t.Errorf("%s: the second boot has %s, want twice the limit", test.name, b.calls[1])
 		}
+	}
+}
+
+// Each boot of a command has a board of its own, the one that has been free for the
+// longest; so the tries of a boot go round the boards.
+func TestGuestSlots(t *testing.T) {
+	s := scenario("")
+	s.Guest.Command, s.Guest.Slots = "boot {image}", 3
+	g := fuzz.NewGuest(s, "")
+	var mu sync.Mutex
+	busy, most, order := map[string]bool{}, 0, ""
+	full := make(chan struct{})
+	g.Run = func(m qemu.Machine, ctx context.Context, _ qemu.Expect) (qemu.Result, error) {
+		mu.Lock()
+		if busy[m.Slot] {
+			t.Errorf("board %s boots two images", m.Slot)
+		}
+		busy[m.Slot] = true
+		if most = max(most, len(busy)); most == 3 && full != nil {
+			close(full)
+			full = nil
+		}
+		wait := full
+		mu.Unlock()
+		if wait != nil {
+			<-wait
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		delete(busy, m.Slot)
+		return pass, nil
+	}
+	var boots sync.WaitGroup
+	for range 9 {
+		boots.Go(func() {
+			if _, err := g.Boot(t.Context(), "vmlinux"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	boots.Wait()
+	if most != 3 {
+		t.Errorf("%d boards were used at a time, want 3", most)
+	}
+
+	g = fuzz.NewGuest(s, "")
+	g.Run = func(m qemu.Machine, _ context.Context, _ qemu.Expect) (qemu.Result, error) {
+		order += m.Slot
+		return infra, nil
+	}
+	if _, err := g.Boot(t.Context(), "vmlinux"); err != nil || order != "012" {
+		t.Errorf("tried boards %s, %v; want each once", order, err)
 	}
 }
 
@@ -83,9 +136,9 @@ func TestSettle(t *testing.T) {
 	}{
 		{"works", []qemu.Result{pass}, "kvm", qemu.Pass, ""},
 		{"crash that the guest prints", []qemu.Result{crash}, "kvm", qemu.Crash, ""},
-		{"QEMU's own evidence", []qemu.Result{CheckInfra, pass}, "tcg", qemu.Pass, "KVM internal error"},
+		{"QEMU's own evidence", []qemu.Result{infra, pass}, "tcg", qemu.Pass, "KVM internal error"},
 		{"refused by QEMU", []qemu.Result{refused}, "tcg", qemu.Infra, ""},
-		{"refused under KVM, then by TCG otherwise", []qemu.Result{CheckInfra, refused}, "tcg", qemu.Infra, "KVM internal error"},
+		{"refused under KVM, then by TCG otherwise", []qemu.Result{infra, refused}, "tcg", qemu.Infra, "KVM internal error"},
 		{"silent under KVM only", []qemu.Result{hang, pass}, "tcg", qemu.Pass, "hang: no output"},
 		{"exits under KVM only", []qemu.Result{exits, pass}, "tcg", qemu.Pass, "unexpected exit"},
 		{"hangs everywhere", []qemu.Result{hang}, "kvm", qemu.Hang, ""},
@@ -112,7 +165,7 @@ func TestSettle(t *testing.T) {
 func TestSweepInfra(t *testing.T) {
 	k, dir := tiny(t, nil), t.TempDir()
 	s := sweep(k, scenario("canary"), dir, 1, 4, 1)
-	s.Guest.Run = (&boots{results: []qemu.Result{pass, pass, CheckInfra}}).run
+	s.Guest.Run = (&boots{results: []qemu.Result{pass, pass, infra}}).run
 	r, err := s.Run(t.Context())
 	var failed *fuzz.InfraError
 	if !errors.As(err, &failed) || !strings.Contains(err.Error(), "KVM internal error") {

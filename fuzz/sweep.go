@@ -4,6 +4,7 @@
 package fuzz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -478,7 +479,7 @@ func HeaderOf(t seeds.Template, g *Guest, strategy layout.Strategy) seeds.Header
 		Argv:     seeds.Digest(m.Argv()...),
 		Command:  qemu.Quote(m.Argv()),
 	}
-	h.Rules, h.Verdict = seeds.Rules(t.Scenario.Verdict, g.Expect.Limit)
+	h.Rules, h.Verdict = seeds.Rules(t.Scenario.Verdict, g.Expect.Limit, g.Expect.Infra)
 	return h
 }
 
@@ -486,6 +487,9 @@ func HeaderOf(t seeds.Template, g *Guest, strategy layout.Strategy) seeds.Header
 func machine(t seeds.Template, g *Guest) qemu.Machine {
 	m := g.Machine
 	m.Kernel, m.Initrd = t.Scenario.Kernel.Image, "initrd"
+	if m.Program != nil {
+		m.Slot = "{slot}"
+	}
 	return m
 }
 
@@ -722,12 +726,14 @@ func CheckInfra(id seeds.ID, r qemu.Result) error {
 	if r.Kind != qemu.Infra {
 		return nil
 	}
-	return &InfraError{id, r.Reason}
+	return &InfraError{id, cmp.Or(r.By, "QEMU"), r.Reason}
 }
 
-// InfraError is QEMU or KVM failing again and again: no verdict.
+// InfraError is QEMU, KVM or a program in their place failing again and again: no
+// verdict.
 type InfraError struct {
 	Layout seeds.ID
+	By     string // qemu.Result.By
 	Reason string
 }
 
@@ -735,5 +741,5 @@ type InfraError struct {
 func (e *InfraError) KVM() bool { return qemu.KVMFailed(e.Reason) }
 
 func (e *InfraError) Error() string {
-	return fmt.Sprintf("booting %s: QEMU failed %d times: %s", e.Layout.Name(), 1+retries, e.Reason)
+	return fmt.Sprintf("booting %s: %s failed %d times: %s", e.Layout.Name(), e.By, 1+retries, e.Reason)
 }

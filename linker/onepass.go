@@ -3,6 +3,7 @@ package linker
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +33,7 @@ type onePass struct {
 	objects  map[string][]byte // that the script made for that, by their names in it
 	btfIDs   []string          // the call of resolve_btfids on the image, or nil
 	sort     []string          // sorttable's call, or nil
+	nm       []string          // the call that lists the symbols for it, where it has a table of ftrace's to sort; or nil
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
@@ -83,7 +85,7 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 		o := slices.Index(words, "-o")
 		switch {
 		case o > 0 && o+1 < len(words) && words[o+1] == output:
-			s.links, s.btfIDs, s.sort = append(calls, words), nil, nil
+			s.links, s.btfIDs, s.sort, s.nm = append(calls, words), nil, nil, nil
 		case o > 0:
 			calls = append(calls, words)
 		case words[len(words)-1] != output:
@@ -91,6 +93,8 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 			s.btfIDs = words
 		case filepath.Base(words[0]) == "sorttable":
 			s.sort = words
+		case slices.Contains(words, "-S") && strings.HasSuffix(words[0], "nm"):
+			s.nm = words
 		}
 	}
 	if s.links == nil {
@@ -104,10 +108,6 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 			argv[0] = w.kernel.Linker()
 		}
 	}
-	// The symbols' addresses sort ftrace's tables; without ftrace, none.
-	if i := slices.Index(s.sort, "-s"); i > 0 {
-		s.sort[i+1] = os.DevNull
-	}
 	var err error
 	// BTF holds no address: the baseline's serves every layout.
 	if s.objects, err = w.madeFor(append(s.links[len(s.links)-1][1:], s.btfIDs...)); err != nil {
@@ -118,8 +118,36 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 		return nil, err
 	}
 	defer image.Close()
+	ftrace, err := hasFtrace(image.File)
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.Index(s.sort, "-s"); i < 0 || !ftrace {
+		s.nm = nil
+		if i > 0 {
+			s.sort[i+1] = os.DevNull
+		}
+	} else if s.nm == nil {
+		return nil, errors.New("no call of nm for sorttable in the trace of link-vmlinux.sh")
+	}
 	s.kallsyms, err = readKallsyms(image.File)
 	return s, err
+}
+
+// hasFtrace tells whether an image has a table of ftrace's, whose entries sorttable
+// sorts, and holds against the symbols.
+func hasFtrace(f *elf.File) (bool, error) {
+	t, err := readSymbolTable(f)
+	if err != nil {
+		return false, err
+	}
+	ends := map[string]uint64{}
+	for i := range t.len() {
+		if name := t.name(i); name == "__start_mcount_loc" || name == "__stop_mcount_loc" {
+			ends[name] = t.address(i)
+		}
+	}
+	return ends["__start_mcount_loc"] != ends["__stop_mcount_loc"], nil
 }
 
 // madeFor are the objects, and the IDs of BTF, that the script has made, of those
@@ -280,6 +308,15 @@ func (w *Worker) pass(ctx context.Context, one *onePass, flag *uint32, took *Ste
 		}
 	}
 	patched := time.Now()
+	if one.nm != nil {
+		var list bytes.Buffer
+		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &list, one.nm...); err != nil {
+			return fmt.Errorf("%s: %w%s", one.nm[0], err, host.LastLines(list.Bytes(), 4))
+		}
+		if err := os.WriteFile(filepath.Join(w.dir, one.sort[slices.Index(one.sort, "-s")+1]), list.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
 	for _, argv := range [][]string{one.btfIDs, one.sort} {
 		if argv == nil {
 			continue

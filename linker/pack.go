@@ -130,6 +130,9 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	if one.btfIDs != nil {
 		return m, nil, host.Hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
 	}
+	if one.nm != nil {
+		return m, nil, host.Hint(errors.New("this kernel has FUNCTION_TRACER, whose table in each image is sorted by what nm says of it"), "only a kernel without it can be packed")
+	}
 	m = manifest{Version: packVersion, Clang: p.Clang, GCC: p.GCC, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: one.links, Sort: one.sort}
 	if m.Image, err = kbuild.FileDigest(w.vmlinux()); err != nil {
 		return m, nil, err

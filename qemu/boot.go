@@ -24,7 +24,7 @@ const (
 	Hang       Kind = "hang"        // the time limit came first
 	LinkFailed Kind = "link-failed" // there was nothing to boot; never from Boot
 	Duplicate  Kind = "duplicate"   // the layout is that of another seed, which has the verdict; never from Boot
-	Infra      Kind = "infra"       // QEMU or KVM failed: nothing was learnt about the guest
+	Infra      Kind = "infra"       // QEMU, KVM or a program in their place failed: nothing was learnt about the guest
 )
 
 // Expect says what a good boot looks like.
@@ -34,6 +34,9 @@ type Expect struct {
 	// prefixes and the spaces around. It must not be nil: QEMU ends with
 	// status 0 after a panic as well.
 	Pass *regexp.Regexp
+	// Infra, unless it is nil, matches a line of the console or of stderr by which the
+	// machine, not its kernel, is known to have failed.
+	Infra *regexp.Regexp
 	// Warnings makes the kernel's WARNING reports count as crashes.
 	Warnings bool
 	// Limit is the longest that QEMU may run, in wall-clock time. It is never
@@ -47,8 +50,9 @@ type Result struct {
 	Title   string        // of a crash or a hang: free of addresses, at most 120 bytes of ASCII
 	Report  oops.Report   // of a crash that the console shows, otherwise zero
 	Console []byte        // raw, with its control bytes: the first 256 KiB and the last 768 KiB
-	Stderr  string        // QEMU's own, cut likewise at 64 KiB
-	Reason  string        // one line: for infra QEMU's own evidence, for a hang the limit
+	Stderr  string        // of QEMU, or the program in its place, cut likewise at 64 KiB
+	By      string        // QEMU, or the program in its place
+	Reason  string        // one line: for infra the evidence of it, for a hang the limit
 	Elapsed time.Duration // wall-clock time
 	Started time.Duration // of that, until the guest's first byte
 	// Early tells that the pass line came before the kernel has said that it runs
@@ -82,7 +86,8 @@ const (
 // Evidence that QEMU itself failed (its end by a signal, a nonzero status, or
 // an error of KVM's on stderr while it lives on) is Infra, whatever the console
 // shows. So isa-debug-exit and -action panic=exit-failure, by which a guest
-// chooses a nonzero status, give Infra too: leave them out of Args.
+// chooses a nonzero status, give Infra too: leave them out of Args. It is the same
+// with a program in QEMU's place, but that only e tells its words.
 func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, fmt.Errorf("boot: %w", err)
@@ -92,7 +97,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	p, err := start(cmd)
+	p, err := start(cmd, m.conduct(e))
 	closeAll(cmd.ExtraFiles)
 	if err != nil {
 		return Result{}, err
@@ -102,7 +107,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		defer time.AfterFunc(e.Limit, p.kill).Stop()
 	}
 
-	log := newQEMULog(p.kill)
+	log := newStderrLog(p)
 	logged := make(chan struct{})
 	go func() {
 		defer close(logged)
@@ -117,13 +122,15 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
 
-	r := Result{Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin), Early: c.early}
+	r := Result{By: p.how.name, Console: c.kept.bytes(), Stderr: string(log.kept.bytes()), Elapsed: time.Since(begin), Early: c.early}
 	if r.Started = r.Elapsed; !c.first.IsZero() {
 		r.Started = c.first.Sub(begin)
 	}
 	report, crashed := c.crash.Report()
 	failure := log.failure(status, ours)
 	switch {
+	case c.failure != "":
+		r.Kind, r.Reason = Infra, c.failure
 	case failure != "":
 		r.Kind, r.Reason = Infra, failure
 	case crashed:
@@ -131,7 +138,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	case ours: // neither ctx nor QEMU's failure nor a crash, so the limit
 		r.Kind, r.Reason = Hang, fmt.Sprintf("still running after the limit of %v", e.Limit)
 		// A guest that printed until the end did not stop at its last line.
-		if time.Since(c.last) < min(crashQuiet, e.Limit/4) {
+		if p.killed.Sub(c.last) < min(crashQuiet, e.Limit/4) {
 			r.Title = "hang: output without end"
 		} else {
 			r.Title = oops.Hang(c.lastLine)
@@ -151,6 +158,7 @@ type console struct {
 	lines    oops.LineWriter
 	passed   bool
 	early    bool      // passed before the first program
+	failure  string    // the first line by which the machine has failed
 	lastLine string    // the last that is not empty, cleaned
 	first    time.Time // of the first output, or zero
 	last     time.Time // of the last output
@@ -168,6 +176,9 @@ func newConsole(e Expect) *console {
 			return
 		}
 		c.lastLine = string(line)
+		if c.failure == "" && e.Infra != nil && e.Infra.Match(line) {
+			c.failure = c.lastLine
+		}
 		c.early = c.early || c.passed && firstProgram.Match(line)
 		c.passed = c.passed || e.Pass.Match(line)
 	}
@@ -202,12 +213,12 @@ func (c *console) follow(p *process) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := p.stdout.Read(buf)
-		if n > 0 {
+		if n > 0 && !p.silenced() {
 			c.Write(buf[:n])
 		}
 		var deadline time.Time // none
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && c.crash.Complete():
+		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && (c.crash.Complete() || c.failure != ""):
 			p.kill()
 		case err != nil:
 			c.lines.Flush()
@@ -233,59 +244,61 @@ var fatal = regexp.MustCompile(`(?i)KVM internal error|kvm run failed|KVM: entry
 // harmless is a line of stderr that is no evidence of anything.
 var harmless = regexp.MustCompile(`(?i)\bwarning:`)
 
-// qemuLog takes in QEMU's stderr.
-type qemuLog struct {
+// stderrLog takes in what QEMU, or a program in its place, says itself.
+type stderrLog struct {
+	how conduct
+
 	kept  clip
 	lines oops.LineWriter
-	first string // the first line that is no warning
+	told  string // QEMU's first line that is no warning, a program's last
 	fatal string // the first line that is fatal
 }
 
-// newQEMULog returns a qemuLog that calls stop at the first fatal line.
-func newQEMULog(stop func()) *qemuLog {
-	q := &qemuLog{kept: clip{headMax: stderrHead, tailMax: stderrTail}}
+// newStderrLog returns the log of p, which it ends at the first fatal line.
+func newStderrLog(p *process) *stderrLog {
+	q := &stderrLog{how: p.how, kept: clip{headMax: stderrHead, tailMax: stderrTail}}
 	q.lines.Each = func(line []byte) {
-		if len(bytes.TrimSpace(line)) == 0 || harmless.Match(line) {
+		if len(bytes.TrimSpace(line)) == 0 || harmless.Match(line) || p.silenced() {
 			return
 		}
 		text := string(bytes.TrimSpace(oops.Clean(bytes.Clone(line))))
-		if q.first == "" {
-			q.first = text
+		if q.told == "" || q.how.grace > 0 {
+			q.told = text
 		}
-		if q.fatal == "" && fatal.MatchString(text) {
+		if q.fatal == "" && p.how.fatal != nil && p.how.fatal.MatchString(text) {
 			q.fatal = text
-			stop()
+			p.kill()
 		}
 	}
 	return q
 }
 
 // Write never fails.
-func (q *qemuLog) Write(b []byte) (int, error) {
+func (q *stderrLog) Write(b []byte) (int, error) {
 	q.kept.Write(b)
 	q.lines.Write(b)
 	return len(b), nil
 }
 
-// failure returns in one line the evidence that QEMU failed, or "". SIGTERM
-// gives status 0 and is known by its line on stderr only.
-func (q *qemuLog) failure(status syscall.WaitStatus, ours bool) string {
+// failure returns in one line the evidence that QEMU, or the program in its place,
+// failed, or "". SIGTERM gives status 0 of QEMU, and is known by its line on stderr only.
+func (q *stderrLog) failure(status syscall.WaitStatus, ours bool) string {
 	var how string
 	switch {
 	case q.fatal != "":
 		return q.fatal
 	case status.Signaled() && !ours:
-		how = "QEMU was ended by a signal: " + status.Signal().String()
+		how = q.how.name + " was ended by a signal: " + status.Signal().String()
 		if status.Signal() == syscall.SIGKILL {
 			how += " (was the host out of memory?)"
 		}
-	case status.Exited() && status.ExitStatus() != 0:
-		how = fmt.Sprintf("QEMU exit status %d", status.ExitStatus())
+	case status.Exited() && status.ExitStatus() != 0 && !ours:
+		how = fmt.Sprintf("%s exit status %d", q.how.name, status.ExitStatus())
 	default:
 		return ""
 	}
-	if q.first != "" {
-		how += ": " + q.first
+	if q.told != "" {
+		how += ": " + q.told
 	}
 	return how
 }

@@ -302,7 +302,7 @@ func TestOutlivesThread(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		p, err := start(cmd)
+		p, err := start(cmd, Machine{}.conduct(Expect{}))
 		if err != nil {
 			t.Error(err)
 		}

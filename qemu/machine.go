@@ -1,6 +1,6 @@
-// Package qemu boots one kernel image under QEMU and says what was learnt:
-// that it passed, that it crashed and by which title, that it hung, or that
-// QEMU or KVM failed and nothing was learnt.
+// Package qemu boots one kernel image under QEMU, or by a program of the user's in
+// its place, and says what was learnt: that it passed, that it crashed and by which
+// title, that it hung, or that QEMU, KVM or the program failed and nothing was learnt.
 //
 // It knows nothing of layouts, seeds or scenarios: an image is a path, and one
 // boot is one boot. Whether a hang is believed or a crash is confirmed by
@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,9 +24,17 @@ import (
 	"unlucky/host"
 )
 
-// Machine is one guest as QEMU is asked to run it. It is data only: the same
-// Machine always gives the same command line.
+// Machine is one guest as QEMU, or a program in its place, is asked to run it. It is
+// data only: the same Machine always gives the same command line.
 type Machine struct {
+	// Program, unless it is nil, boots the guest in QEMU's place: a command line in
+	// which {image}, {initrd}, {append} and {slot} stand for Kernel, Initrd, Append
+	// and Slot, which it is told in the environment as well. It prints the console to
+	// stdout, and ends with the guest. Of the other fields only Accel counts, which
+	// is ByProgram.
+	Program []string
+	Slot    string // which of a few boards this is, from "0" on
+
 	Binary    string   // such as "qemu-system-x86_64", looked up in PATH
 	Type      string   // -M, such as "microvm,acpi=off"
 	Accel     string   // -accel: "kvm" or "tcg"
@@ -49,9 +58,13 @@ var confined = []string{
 	"-serial", "stdio",
 }
 
-// Argv returns QEMU's command line, the program's name first. Fields that are
-// empty or zero are left to QEMU's defaults.
+// Argv returns the command line, the program's name first: of QEMU, where fields that
+// are empty or zero are left to its defaults, or of env, which runs the program in its
+// place.
 func (m Machine) Argv() []string {
+	if m.Program != nil {
+		return slices.Concat([]string{"env"}, m.variables(), m.words())
+	}
 	argv := append([]string{m.Binary}, confined...)
 	option := func(name, value string) {
 		if value != "" {
@@ -81,6 +94,25 @@ func (m Machine) Argv() []string {
 func Quote(argv []string) string { return shellquote.Join(argv...) }
 
 var versionRE = regexp.MustCompile(`version (\d+(?:\.\d+)+)`)
+
+// Version returns the version of the machine's QEMU, and "" for a program in its
+// place, once it is known that it can be run.
+func (m Machine) Version(ctx context.Context) (string, error) {
+	if m.Program != nil {
+		_, err := findProgram(m.Program[0])
+		return "", err
+	}
+	return Version(ctx, m.Binary)
+}
+
+// Named says in a few words what boots a machine with an accelerator, by QEMU in a
+// version or by a program.
+func Named(version, accel string) string {
+	if accel == ByProgram {
+		return "booted by a command"
+	}
+	return fmt.Sprintf("QEMU %s (%s)", version, accel)
+}
 
 // Version returns the version of a QEMU, such as "7.2.22", as its --version
 // says. The error for a binary that is not there names the package to install.

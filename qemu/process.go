@@ -14,17 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is one running QEMU, the leader of a process group of its own.
+// process is one running QEMU, or program in its place, the leader of a process
+// group of its own.
 type process struct {
 	stdout, stderr *os.File // the read ends of its pipes
 
 	cmd    *exec.Cmd
+	how    conduct
 	exited chan struct{} // closed when it has ended; it is a zombie until wait reaps it
 	strays *time.Timer   // closes the pipes a while after the end; set before exited is closed
 
 	mu     sync.Mutex
-	reaped bool // its id may be another process's now
-	killed bool // by us, while it may still have run
+	reaped bool      // its id may be another process's now
+	killed time.Time // by us, while it may still have run
 }
 
 // starter returns where to send a function that is to run on the one OS thread
@@ -45,7 +47,7 @@ var starter = sync.OnceValue(func() chan<- func() {
 // start runs a command of Machine.Command with nothing to read and a pipe each
 // for its stdout and stderr. It dies with this program, however this program
 // dies.
-func start(cmd *exec.Cmd) (*process, error) {
+func start(cmd *exec.Cmd, how conduct) (*process, error) {
 	stdout, outEnd, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -68,9 +70,12 @@ func start(cmd *exec.Cmd) (*process, error) {
 		if cmd.SysProcAttr.Credential != nil && errors.Is(err, fs.ErrPermission) {
 			err = fmt.Errorf("%w: root's QEMU runs as %s, who must be able to run it", err, unprivileged)
 		}
+		if how.grace > 0 {
+			return nil, fmt.Errorf("cannot run guest.command: %w", err)
+		}
 		return nil, startError(cmd.Args[0], err)
 	}
-	p := &process{stdout: stdout, stderr: stderr, cmd: cmd, exited: make(chan struct{})}
+	p := &process{stdout: stdout, stderr: stderr, cmd: cmd, how: how, exited: make(chan struct{})}
 	go p.await()
 	return p, nil
 }
@@ -92,14 +97,43 @@ func (p *process) closePipes() {
 	p.stderr.Close()
 }
 
-// kill ends the whole process group, unless it has been reaped.
+// kill ends the whole process group, unless its leader has ended: at once, or after
+// the grace that it has.
 func (p *process) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
-		p.killed = true
-		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+	if p.reaped || !p.killed.IsZero() || closed(p.exited) {
+		return
 	}
+	p.killed = time.Now()
+	if p.how.grace == 0 {
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+		return
+	}
+	unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+	time.AfterFunc(p.how.grace, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.reaped {
+			unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+		}
+	})
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// silenced tells that what is printed from now on does not count.
+func (p *process) silenced() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.killed.IsZero() && p.how.grace > 0
 }
 
 // wait waits for the end of the process, reaps it, and returns its status and
@@ -114,5 +148,8 @@ func (p *process) wait() (status syscall.WaitStatus, ours bool) {
 	p.cmd.Wait() // its error is the status, nothing more: there is nothing to copy
 	p.reaped = true
 	status = p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	return status, p.killed && status.Signaled() && status.Signal() == syscall.SIGKILL
+	if p.how.grace > 0 { // whatever it says of having been told to end
+		return status, !p.killed.IsZero()
+	}
+	return status, !p.killed.IsZero() && status.Signaled() && status.Signal() == syscall.SIGKILL
 }

@@ -47,7 +47,7 @@ var byKVM = regexp.MustCompile(`^(?:kvm(?:,.*)?|-?-enable-kvm|(?:.*,)?accel=kvm.
 // credential returns the user that QEMU must be made to run as, nil for this
 // program's own. If that is root, the error says why.
 func (m Machine) credential() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || m.Program != nil {
 		return nil, nil
 	}
 	c, err := another()
@@ -80,7 +80,7 @@ func withKVM(c syscall.Credential, path string) (*syscall.Credential, error) {
 }
 
 // User returns as whom QEMU runs where this program is root's, and "" where it
-// is not: QEMU is then the user's own. If root it must be, the error says why
+// is not: QEMU is then the user's own, as a program in its place always is. If root it must be, the error says why
 // and what to do about it.
 func (m Machine) User() (string, error) {
 	c, err := m.credential()
@@ -98,6 +98,9 @@ func (m Machine) User() (string, error) {
 // user's, who may enter none of the folders of the kernel and the initrd, it
 // has them open. cmd.ExtraFiles are the caller's to close.
 func (m Machine) Command(ctx context.Context) (*exec.Cmd, error) {
+	if m.Program != nil {
+		return m.program(), nil
+	}
 	// Before exec: QEMU's -runas is killed by its own sandbox. Go asks for the
 	// death signal after it has changed the user, which takes it away.
 	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

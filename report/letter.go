@@ -73,6 +73,22 @@ func (l *Letter) Seen() string     { return Seen(l.File) }
 func (l *Letter) Trust() string    { return TrustFlag(l.Scenario) }
 func (l *Letter) PassLine() string { return l.Scenario.Verdict.Pass.String() }
 
+// Run is the command line that boots in QEMU's place, for a shell; empty for QEMU.
+func (l *Letter) Run() string {
+	if l.Machine.Program == nil {
+		return ""
+	}
+	return qemu.Quote(l.Machine.Argv())
+}
+
+// By is what boots the image, in a few words.
+func (l *Letter) By() string {
+	if l.Machine.Program == nil {
+		return "QEMU alone (here " + l.Tools.QEMU + ")"
+	}
+	return l.Machine.Program[0] + ", which its run.sh calls"
+}
+
 // Options are QEMU's, for a shell: each with its value.
 func (l *Letter) Options() (options []string) {
 	m := l.Machine
@@ -194,7 +210,7 @@ func (l *Letter) See() string {
 	case l.Reported:
 		return fmt.Sprintf("What is to be seen is %s; a boot that passes %s.", l.Seen(), pass)
 	}
-	return fmt.Sprintf("It %s, where the console above ends (^C ends QEMU); a boot that passes %s.", l.Does(), pass)
+	return fmt.Sprintf("It %s, where the console above ends (^C ends it); a boot that passes %s.", l.Does(), pass)
 }
 
 // Facts are the lines of a table.
@@ -212,7 +228,11 @@ func (l *Letter) Facts() (lines []string) {
 	fact("config", config(k))
 	fact("append", m.Append)
 	fact("toolchain", fmt.Sprintf("%s, lld %s", l.Tools.Compiler(), l.Tools.LLD))
-	fact("machine", fmt.Sprintf("QEMU %s, %s, -M %s -cpu %s -smp %d -m %dM", l.Tools.QEMU, l.Accel, m.Type, m.CPU, m.CPUs, m.MemoryMiB))
+	if command := l.Scenario.Guest.Command; command != "" {
+		fact("machine", "booted by "+command)
+	} else {
+		fact("machine", fmt.Sprintf("QEMU %s, %s, -M %s -cpu %s -smp %d -m %dM", l.Tools.QEMU, l.Accel, m.Type, m.CPU, m.CPUs, m.MemoryMiB))
+	}
 	fact("objects", "vmlinux.o, sha256 "+l.Digests.Object)
 	fact("image", "vmlinux, sha256 "+l.Digests.Image)
 	fact("layout", fmt.Sprintf("%s, strategy %s, found %s", l.Layout.Name(), l.Strategy, l.At.Format("2006-01-02")))

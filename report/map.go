@@ -35,6 +35,11 @@ type mapRow struct {
 	Address uint64
 }
 
+// High and Low are the halves of its address, of which a narrow page has room for
+// the lower one.
+func (r mapRow) High() string { return fmt.Sprintf("0x%08x", r.Address>>32) }
+func (r mapRow) Low() string  { return fmt.Sprintf("%08x", uint32(r.Address)) }
+
 // mark is a culprit on the map: the cells of its functions.
 type mark struct {
 	N       int

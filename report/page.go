@@ -57,6 +57,7 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"comma":    func(n int) string { return humanize.Comma(int64(n)) },
 	"plural":   func(n int, one string) string { return humanize.Comma(int64(n)) + " " + english.PluralWord(n, one, "") },
 	"share":    share,
+	"named":    qemu.Named,
 	"short":    func(digest string) string { return fmt.Sprintf("%.12s", digest) },
 	"ticks":    func(s string) []string { return strings.Split(s, "`") },
 	"odd":      func(i int) bool { return i%2 == 1 },

@@ -9,7 +9,7 @@ import (
 
 // TrustFlag is what a command that replays the user's own find must have added.
 func TrustFlag(s scenarios.Scenario) string {
-	if scenarios.OpenArguments(s.Guest) == nil {
+	if s.Guest.Command == "" && scenarios.OpenArguments(s.Guest) == nil {
 		return ""
 	}
 	return " -trust"

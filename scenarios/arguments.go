@@ -16,6 +16,9 @@ func OpenArguments(g Guest) (arguments []string) {
 			return nil
 		}
 	}
+	if g.Command != "" {
+		return nil
+	}
 	if !plainMachine.MatchString(g.Machine) {
 		arguments = append(arguments, "-M", g.Machine)
 	}

@@ -120,6 +120,16 @@ var displaced = map[string][]string{
 	"kernel.try":     {"build"},
 	"guest.init":     {"rootfs"},
 	"guest.rootfs":   {"init"},
+
+	"guest.command":   ofQEMU,
+	"guest.slots":     ofQEMU,
+	"guest.infra":     ofQEMU,
+	"guest.memory":    {"command"},
+	"guest.cpus":      {"command"},
+	"guest.machine":   {"command"},
+	"guest.cpu":       {"command"},
+	"guest.accel":     {"command"},
+	"guest.qemu-args": {"command"},
 }
 
 // listed are the keys that are merged item by item.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kballard/go-shellquote"
 	"gopkg.in/yaml.v3"
 )
 
@@ -505,7 +506,14 @@ func (d *decoder) checkConfig(k *Kernel) error {
 }
 
 func (d *decoder) checkGuest(g *Guest) error {
+	if err := d.checkCommand(g); err != nil {
+		return err
+	}
 	switch {
+	case g.Init == "" && g.Rootfs == "" && g.Command != "":
+		if strings.Contains(g.Command, "{initrd}") {
+			return d.bad("guest.command", "{initrd} needs init (a shell script, for busybox) or rootfs (a cpio)")
+		}
 	case g.Init == "" && g.Rootfs == "":
 		return d.bad("guest", "needs init (a shell script, for busybox) or rootfs (a cpio)")
 	case g.Init != "" && g.Rootfs != "":
@@ -519,14 +527,17 @@ func (d *decoder) checkGuest(g *Guest) error {
 			return err
 		}
 	}
+	if g.Limit > maxLimit {
+		return d.bad("guest.limit", "%s is longer than %s: a boot that hangs would never be known to", g.Limit, maxLimit)
+	}
+	if g.Command != "" {
+		return nil
+	}
 	if g.CPUs < 1 || g.CPUs > 1024 {
 		return d.bad("guest.cpus", "%d is no number of CPUs (1 to 1024)", g.CPUs)
 	}
 	if g.Memory > maxMemory || g.Memory%minMemory != 0 {
 		return d.bad("guest.memory", "%s is not of whole MiB from %s to %s", g.Memory, Size(minMemory), Size(maxMemory))
-	}
-	if g.Limit > maxLimit {
-		return d.bad("guest.limit", "%s is longer than %s: a boot that hangs would never be known to", g.Limit, maxLimit)
 	}
 	for key, value := range map[string]string{"machine": g.Machine, "cpu": g.CPU} {
 		if value == "" {
@@ -534,6 +545,62 @@ func (d *decoder) checkGuest(g *Guest) error {
 		}
 	}
 	return d.oneOf("guest.accel", g.Accel, "auto", "kvm", "tcg")
+}
+
+// ofQEMU are the keys of a guest that QEMU alone takes.
+var ofQEMU = []string{"memory", "cpus", "machine", "cpu", "accel", "qemu-args"}
+
+// byCommand is the accelerator of a guest that a command boots.
+const byCommand = "command"
+
+// maxSlots bounds the boards that are used at the same time.
+const maxSlots = 1024
+
+// checkCommand makes a guest that a command boots one without what is QEMU's.
+func (d *decoder) checkCommand(g *Guest) error {
+	const key = "guest.command"
+	command, given := d.at[key]
+	if !given {
+		for _, only := range []string{"guest.slots", "guest.infra"} {
+			if _, given := d.at[only]; given {
+				return d.bad(only, "is for guest.command, and there is none")
+			}
+		}
+		return nil
+	}
+	for _, name := range ofQEMU {
+		if _, given := d.at["guest."+name]; given && (name != "accel" || g.Accel != byCommand) {
+			return d.bad("guest."+name, "is QEMU's, and guest.command (line %d) boots without it: leave one of them out", command.line)
+		}
+	}
+	g.Memory, g.CPUs, g.Machine, g.CPU, g.Accel, g.QEMUArgs = 0, 0, "", "", byCommand, nil
+	words, err := shellquote.Split(g.Command)
+	switch {
+	case err != nil:
+		return d.bad(key, "%q: %w", g.Command, err)
+	case len(words) == 0 || words[0] == "":
+		return d.bad(key, "is empty: give a program that boots {image} with {initrd} and {append}")
+	case strings.Contains(g.Command, "\x00"):
+		return d.bad(key, "%q has a zero byte", g.Command)
+	}
+	// A path is one beside the scenario, and a name is looked for in PATH.
+	if program := words[0]; strings.Contains(program, "/") && !filepath.IsAbs(program) {
+		if _, err := d.absolute(key, &words[0]); err != nil {
+			return err
+		}
+		if rest, ok := strings.CutPrefix(strings.TrimLeft(g.Command, " \t\n"), program); ok {
+			g.Command = shellquote.Join(words[0]) + rest
+		} else {
+			g.Command = shellquote.Join(words...)
+		}
+	}
+	if _, given := d.at["guest.slots"]; !given {
+		g.Slots = 1
+	}
+	if g.Slots < 1 || g.Slots > maxSlots {
+		return d.bad("guest.slots", "%d is no number of boards (1 to %d)", g.Slots, maxSlots)
+	}
+	return nil
 }
 
 func (d *decoder) checkRootfs(path *string) error {

@@ -33,6 +33,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kballard/go-shellquote"
 	"gopkg.in/yaml.v3"
 
 	"unlucky/yamltext"
@@ -88,21 +89,39 @@ const (
 	IfFits  = "if-fits" // applied to a source that it fits; any other stays as it is
 )
 
-// Guest is the virtual machine: exactly one of Init and Rootfs is set.
+// Guest is the machine: QEMU's, or what Command boots. One of Init and Rootfs is set,
+// or, with a Command that has a user space of its own, neither.
 type Guest struct {
+	// Command is a program with its arguments that boots an image in QEMU's place, as
+	// a shell would split them: see docs/boards.md. What is QEMU's alone is zero then.
+	Command string `yaml:"command,omitempty"`
+	// Slots is how many images Command boots at the same time.
+	Slots int `yaml:"slots,omitempty"`
+	// Infra matches what Command prints when the machine has failed, not the kernel.
+	Infra Regexp `yaml:"infra,omitempty"`
+
 	Init     string   `yaml:"init,omitempty"`   // the shell script that busybox runs as /init
 	Rootfs   string   `yaml:"rootfs,omitempty"` // a cpio, plain, gzip or zstd: an absolute path
-	Memory   Size     `yaml:"memory"`
-	CPUs     int      `yaml:"cpus"`
-	Machine  string   `yaml:"machine"` // of QEMU, with its options: "microvm,acpi=off"
-	CPU      string   `yaml:"cpu"`     // of QEMU, with its flags: "Nehalem,-vme"
-	Accel    string   `yaml:"accel"`   // "auto", "kvm" or "tcg"
+	Memory   Size     `yaml:"memory,omitempty"`
+	CPUs     int      `yaml:"cpus,omitempty"`
+	Machine  string   `yaml:"machine,omitempty"` // of QEMU, with its options: "microvm,acpi=off"
+	CPU      string   `yaml:"cpu,omitempty"`     // of QEMU, with its flags: "Nehalem,-vme"
+	Accel    string   `yaml:"accel"`             // "auto", "kvm" or "tcg"; "command" with Command
 	Append   string   `yaml:"append,omitempty"`
 	QEMUArgs []string `yaml:"qemu-args,omitempty"`
 	// Ablate are switches of the kernel command line that minimize tries
 	// one at a time, besides the ones that it tries everywhere.
 	Ablate []string `yaml:"ablate,omitempty"`
 	Limit  Duration `yaml:"limit"` // wall-clock limit of a boot
+}
+
+// Program is the command as words, nil where QEMU boots.
+func (g Guest) Program() []string {
+	if g.Command == "" {
+		return nil
+	}
+	words, _ := shellquote.Split(g.Command) // as it was checked
+	return words
 }
 
 // Verdict says what a boot shows.

@@ -38,10 +38,10 @@ type File struct {
 	Layout   ID     `yaml:"seed"`
 	Strategy string `yaml:"strategy"` // with its version, "text/1"; never auto
 	Verdict  `yaml:",inline"`
-	Accel    string    `yaml:"accel"` // kvm or tcg
+	Accel    string    `yaml:"accel"` // kvm or tcg, or qemu.ByProgram
 	Digests  Digests   `yaml:"digests"`
 	Tools    Tools     `yaml:"tools"`
-	Command  string    `yaml:"command"` // QEMU's command line, ready to paste
+	Command  string    `yaml:"command"` // what boots it, ready to paste
 	At       time.Time `yaml:"found"`   // UTC, whole seconds
 	// Plan, where set, is linked instead of the seed's own: a minimized
 	// layout.
@@ -75,7 +75,7 @@ type Tools struct {
 	Clang string `yaml:"clang,omitempty"` // that compiled it, or else
 	GCC   string `yaml:"gcc,omitempty"`
 	LLD   string `yaml:"lld"`
-	QEMU  string `yaml:"qemu"`
+	QEMU  string `yaml:"qemu"` // empty where guest.command boots
 }
 
 // Compiler is it with its version.
@@ -257,7 +257,9 @@ func (f *File) check() (key string, err error) {
 		return "boots", fmt.Errorf("%d is less than 1", f.Boots)
 	case f.Crashes < 0 || f.Crashes > f.Boots:
 		return "crashes", fmt.Errorf("%d is not between 0 and the %d boots", f.Crashes, f.Boots)
-	case f.Accel != "kvm" && f.Accel != "tcg":
+	case f.Scenario.Guest.Command != "" && f.Accel != qemu.ByProgram:
+		return "accel", fmt.Errorf("%q is not %s, and guest.command boots it", f.Accel, qemu.ByProgram)
+	case f.Scenario.Guest.Command == "" && f.Accel != "kvm" && f.Accel != "tcg":
 		return "accel", fmt.Errorf("%q is neither kvm nor tcg", f.Accel)
 	case f.Tools.Clang != "" && f.Tools.GCC != "":
 		return "tools", errors.New("either clang or gcc compiles a kernel")

@@ -35,12 +35,12 @@ const (
 type Header struct {
 	Scenario string `json:"scenario"`       // name
 	Strategy string `json:"strategy"`       // with its version, "text/1"; never auto
-	Accel    string `json:"accel"`          // kvm or tcg
-	QEMU     string `json:"qemu"`           // version
+	Accel    string `json:"accel"`          // kvm or tcg, or qemu.ByProgram
+	QEMU     string `json:"qemu"`           // version; empty where guest.command boots
 	LLD      string `json:"lld"`            // version: another lld may lay out another image
 	Object   string `json:"object"`         // digest of vmlinux.o
 	Initrd   string `json:"initrd"`         // digest
-	Argv     string `json:"argv"`           // digest of QEMU's arguments, without paths that depend on the layout
+	Argv     string `json:"argv"`           // digest of the command line that boots, without paths that depend on the layout
 	Rules    string `json:"rules"`          // digest of the verdict's rules
 	Plan     string `json:"plan,omitempty"` // digest of the plan that is minimized
 	// Command and Verdict are what Argv and Rules are digests of, as words for a
@@ -58,6 +58,10 @@ func (h Header) Same(other Header) bool {
 // diff lists in words how the header now differs from h, the journal's.
 func (h Header) diff(now Header) []string {
 	var out []string
+	arguments := "QEMU arguments"
+	if now.Accel == qemu.ByProgram {
+		arguments = "guest.command or guest.append"
+	}
 	for _, f := range []struct{ name, was, is, wasWords, isWords string }{
 		{name: "scenario", was: h.Scenario, is: now.Scenario},
 		{name: "strategy", was: h.Strategy, is: now.Strategy},
@@ -66,7 +70,7 @@ func (h Header) diff(now Header) []string {
 		{name: "lld", was: h.LLD, is: now.LLD},
 		{name: "vmlinux.o", was: h.Object, is: now.Object},
 		{name: "initrd", was: h.Initrd, is: now.Initrd},
-		{"QEMU arguments", h.Argv, now.Argv, h.Command, now.Command},
+		{arguments, h.Argv, now.Argv, h.Command, now.Command},
 		{"verdict rules", h.Rules, now.Rules, h.Verdict, now.Verdict},
 		{name: "the layout to minimize", was: h.Plan, is: now.Plan},
 	} {
