@@ -49,6 +49,7 @@ func commands() []*command {
 		{"list", list}, {"suspects", suspects}, {"report", reportCommand}, {"coverage", coverage}, {"merge", merge},
 		{"prepare", prepare}, {"scenarios", listScenarios}, {"doctor", doctor}, {"fetch", fetch}, {"patch", patch},
 		{"classify", classify}, {"bench", bench}, {"hunt", hunt}, {"clean", clean},
+		{"completion", completion}, {"man", man},
 	} {
 		f := flag.NewFlagSet(c.name, flag.ContinueOnError)
 		f.SetOutput(io.Discard)
