@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		}
 		args = []string{args[1], "-h"}
 	case "-version", "--version":
-		_, err := fmt.Fprintln(out, "unlucky", version())
+		_, err := fmt.Fprintln(out, "unlucky", programVersion())
 		return err
 	}
 	all := commands()

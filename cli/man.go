@@ -15,7 +15,7 @@ func man(*flag.FlagSet) *command {
 		},
 		run: func(_ context.Context, c call) error {
 			return texts.ExecuteTemplate(c.out, "unlucky.1", map[string]any{
-				"Version": version(), "Synopsis": synopsis, "Purpose": purpose, "About": about,
+				"Version": programVersion(), "Synopsis": synopsis, "Purpose": purpose, "About": about,
 				"Commands": commands(), "Statuses": exitStatuses,
 			})
 		},

@@ -45,7 +45,7 @@ func reportCommand(f *flag.FlagSet) *command {
 			if failed = errors.Join(failed, err); failed != nil {
 				notes = append(notes, strings.Split(failed.Error(), "\n")...)
 			}
-			p.Notes = notes
+			p.Notes, p.Version = notes, programVersion()
 			page, err := p.HTML()
 			if err != nil {
 				return err

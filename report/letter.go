@@ -215,6 +215,7 @@ func (l *Letter) Facts() (lines []string) {
 	fact("machine", fmt.Sprintf("QEMU %s, %s, -M %s -cpu %s -smp %d -m %dM", l.Tools.QEMU, l.Accel, m.Type, m.CPU, m.CPUs, m.MemoryMiB))
 	fact("objects", "vmlinux.o, sha256 "+l.Digests.Object)
 	fact("image", "vmlinux, sha256 "+l.Digests.Image)
+	fact("unlucky", l.Tools.Unlucky)
 	fact("layout", fmt.Sprintf("%s, strategy %s, found %s", l.Layout.Name(), l.Strategy, l.At.Format("2006-01-02")))
 	return lines
 }

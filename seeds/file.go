@@ -75,6 +75,8 @@ type Tools struct {
 	Clang string `yaml:"clang"`
 	LLD   string `yaml:"lld"`
 	QEMU  string `yaml:"qemu"`
+	// Unlucky is the version of this program; older files have none.
+	Unlucky string `yaml:"unlucky,omitempty"`
 }
 
 // maxFile bounds what Read takes in, in bytes. The plan of a kernel with
