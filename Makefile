@@ -3,7 +3,7 @@
 
 GO ?= go
 NEEDS := llvm qemu-system-x86 linux-source-6.12 busybox make python3 flex bison bc patch tar xz libelf libssl
-TEST_NEEDS := linux-source-6.1 git chromium slurm munge
+TEST_NEEDS := linux-source-6.1 git chromium slurm munge zsh fish groff mandoc
 SEEDS ?= 1:32
 
 .PHONY: sweep test test-trees short bench hunt fuzz lint install install-test unlucky clean

@@ -43,8 +43,7 @@ func (r rates) median() float64 {
 	return stat.Quantile(0.5, stat.Empirical, slices.Sorted(slices.Values(r)), nil)
 }
 
-func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+func bench(f *flag.FlagSet) *command {
 	o := new(setup)
 	o.guest(f)
 	var (
@@ -53,43 +52,45 @@ func bench(ctx context.Context, args []string, _ io.Reader, out io.Writer) error
 		workers = f.Int("j", 0, "`layouts` at the same time, as in sweep")
 		asJSON  = f.Bool("json", false, "print the figures as JSON")
 	)
-	rest, err := parse(f, args, out, "bench [SCENARIO] [flags]", 0, 1)
-	if err != nil {
-		return err
+	return &command{
+		args: "[SCENARIO]", min: 0, max: 1, long: true,
+		summary:  "measure layouts an hour: by hand, by a sweep, and the least they can cost",
+		examples: []string{"unlucky bench -repeats 3"},
+		run: func(ctx context.Context, c call) error {
+			if *repeats < 1 || *layouts < 1 || *workers < 0 {
+				return usageError{errors.New("-repeats and -layouts are at least 1, -j is not negative")}
+			}
+			// By default canary's kernel, with nothing in it that crashes: no boots to
+			// confirm that.
+			scenario, err := o.load(c.args, "boot")
+			if err != nil {
+				return err
+			}
+			if scenario.Guest.Command != "" {
+				return usageError{fmt.Errorf("bench %s: it measures QEMU, and guest.command boots this", scenario.Name)}
+			}
+			r, err := openSession(ctx, scenario, c.scr)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			if *workers == 0 {
+				if *workers, err = r.workers(c.scr); err != nil {
+					return err
+				}
+			}
+			m, err := r.measure(ctx, *repeats, *layouts, *workers, c.scr)
+			c.scr.done()
+			if err != nil {
+				return r.advise(err)
+			}
+			if *asJSON {
+				return json.NewEncoder(c.out).Encode(m)
+			}
+			m.print(c.out)
+			return nil
+		},
 	}
-	if *repeats < 1 || *layouts < 1 || *workers < 0 {
-		return usageError{errors.New("-repeats and -layouts are at least 1, -j is not negative")}
-	}
-	// By default canary's kernel, with nothing in it that crashes: no boots to
-	// confirm that.
-	scenario, err := o.load(rest, "boot")
-	if err != nil {
-		return err
-	}
-	if scenario.Guest.Command != "" {
-		return usageError{fmt.Errorf("bench %s: it measures QEMU, and guest.command boots this", scenario.Name)}
-	}
-	scr := newScreen(os.Stderr)
-	r, err := openSession(ctx, scenario, scr)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if *workers == 0 {
-		if *workers, err = r.workers(scr); err != nil {
-			return err
-		}
-	}
-	m, err := r.measure(ctx, *repeats, *layouts, *workers, scr)
-	scr.done()
-	if err != nil {
-		return r.advise(err)
-	}
-	if *asJSON {
-		return json.NewEncoder(out).Encode(m)
-	}
-	m.print(out)
-	return nil
 }
 
 // measure takes each way in turn, so that what else the machine does is shared

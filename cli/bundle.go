@@ -23,8 +23,7 @@ import (
 	"unlucky/seeds"
 )
 
-func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("bundle", flag.ContinueOnError)
+func bundle(f *flag.FlagSet) *command {
 	o := new(setup)
 	o.source(f)
 	o.packed(f)
@@ -33,54 +32,56 @@ func bundle(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		path   = f.String("o", "", "`file` of the bundle (default: SCENARIO-SEED.tar.zst in this folder)")
 		asJSON = f.Bool("json", false, "print what is in it as JSON")
 	)
-	rest, err := parse(f, args, out, "bundle SEEDFILE [flags]", 1, 1)
-	if err != nil {
-		return err
+	return &command{
+		args: "SEEDFILE", min: 1, max: 1, long: true,
+		summary:  "put all that shows the crash with QEMU alone into one file, with a text to mail",
+		examples: []string{"unlucky bundle unlucky.out/kcfi-seal/unexpected-exit/7.yaml"},
+		run: func(ctx context.Context, c call) error {
+			b, err := relink(ctx, c.args[0], o, c.scr)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			saved := b.saved
+			if b.template.Initrd != saved.Digests.Initrd {
+				return &host.HintError{
+					Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", c.args[0], b.template.Initrd, saved.Digests.Initrd),
+					Hint: "bundle it where it was found, or find it again here: a sweep of the same seed saves what is here",
+				}
+			}
+			if *path == "" {
+				*path = seeds.BundleName(saved) + ".tar.zst"
+			}
+			console, err := consoleOf(ctx, c.args[0], b, c.scr)
+			if err != nil {
+				return err
+			}
+			min, err := minimizedBeside(c.args[0], saved, c.scr)
+			if err != nil {
+				return err
+			}
+			dir, err := os.MkdirTemp("", "unlucky-bundle-")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(dir)
+			if err := fillBundle(dir, saved, min, console, b.image, b.guest.Machine.Initrd); err != nil {
+				return err
+			}
+			packed, err := seeds.Pack(ctx, dir, saved, *path, func(done, total int64) {
+				c.scr.progress("packing "+filepath.Base(*path), done, total)
+			})
+			c.scr.done()
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				return json.NewEncoder(c.out).Encode(packed)
+			}
+			printPacked(c.out, saved, packed)
+			return nil
+		},
 	}
-	scr := newScreen(os.Stderr)
-	b, err := relink(ctx, rest[0], o, scr)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	saved := b.saved
-	if b.template.Initrd != saved.Digests.Initrd {
-		return &host.HintError{
-			Err:  fmt.Errorf("the initrd of %s is another one than was saved (%.12s, was %.12s): another busybox?", rest[0], b.template.Initrd, saved.Digests.Initrd),
-			Hint: "bundle it where it was found, or find it again here: a sweep of the same seed saves what is here",
-		}
-	}
-	if *path == "" {
-		*path = seeds.BundleName(saved) + ".tar.zst"
-	}
-	console, err := consoleOf(ctx, rest[0], b, scr)
-	if err != nil {
-		return err
-	}
-	min, err := minimizedBeside(rest[0], saved, scr)
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "unlucky-bundle-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if err := fillBundle(dir, saved, min, console, b.image, b.guest.Machine.Initrd); err != nil {
-		return err
-	}
-	packed, err := seeds.Pack(ctx, dir, saved, *path, func(done, total int64) {
-		scr.progress("packing "+filepath.Base(*path), done, total)
-	})
-	scr.done()
-	if err != nil {
-		return err
-	}
-	if *asJSON {
-		return json.NewEncoder(out).Encode(packed)
-	}
-	printPacked(out, saved, packed)
-	return nil
 }
 
 // consoleOf is the console of a saved seed. Where there is none beside it, as in a

@@ -13,37 +13,42 @@ import (
 	"unlucky/report"
 )
 
-func classify(_ context.Context, args []string, in io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("classify", flag.ContinueOnError)
+func classify(f *flag.FlagSet) *command {
 	asJSON := f.Bool("json", false, "print an object a console: title, kind, and where the console has them the function\nblamed, its module, the file and file_line of the source, the task, the kernel's\nversion; and the line that the report begins with")
 	warnings := f.Bool("warnings", false, "count reports that the kernel goes on after by design: WARNINGs, lockdep's (possible\ndeadlock, inconsistent lock state, suspicious RCU usage ...), kmemleak's, DMA-API's;\nthe one that a kernel with panic_on_warn dies of always counts")
-	rest, err := parse(f, args, out, "classify [-json] [-warnings] FILE...|-", 1, math.MaxInt)
-	if err != nil {
-		return err
+	return &command{
+		args: "FILE...|-", min: 1, max: math.MaxInt,
+		summary: "print the crash titles of console logs, a line each",
+		examples: []string{
+			"unlucky classify console.log",
+			"ssh board dmesg | unlucky classify -json -",
+		},
+		run: func(_ context.Context, c call) error {
+			for _, name := range c.args {
+				page, err := classifyFile(name, c.in, *warnings)
+				if err != nil {
+					return err
+				}
+				switch {
+				case *asJSON && len(c.args) > 1:
+					err = json.NewEncoder(c.out).Encode(struct {
+						Console string `json:"console"`
+						oops.Report
+					}{name, page})
+				case *asJSON:
+					err = json.NewEncoder(c.out).Encode(page)
+				case len(c.args) > 1:
+					_, err = fmt.Fprintf(c.out, "%s\t%s\n", report.Printable(name), report.Printable(page.Title))
+				default:
+					_, err = fmt.Fprintln(c.out, report.Printable(page.Title))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 	}
-	for _, name := range rest {
-		page, err := classifyFile(name, in, *warnings)
-		if err != nil {
-			return err
-		}
-		switch {
-		case *asJSON && len(rest) > 1:
-			err = json.NewEncoder(out).Encode(struct {
-				Console string `json:"console"`
-				oops.Report
-			}{name, page})
-		case *asJSON:
-			err = json.NewEncoder(out).Encode(page)
-		case len(rest) > 1:
-			_, err = fmt.Fprintf(out, "%s\t%s\n", report.Printable(name), report.Printable(page.Title))
-		default:
-			_, err = fmt.Fprintln(out, report.Printable(page.Title))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // classifyFile reads a console, or in for "-". Where it shows no crash the title

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 
@@ -33,38 +32,39 @@ type covered struct {
 	baseline bool             // it was tried, too
 }
 
-func coverage(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("coverage", flag.ContinueOnError)
+func coverage(f *flag.FlagSet) *command {
 	var (
 		n      = f.Int("n", 20, "`N` functions to list, the least covered first; 0 for none")
 		fixed  = f.Bool("fixed", false, "list the input sections whose functions cannot move")
 		asJSON = f.Bool("json", false, "print it as JSON")
 	)
-	dirs, err := parse(f, args, out, "coverage DIR... [flags]", 1, math.MaxInt)
-	if err != nil {
-		return err
+	return &command{
+		args: "DIR...", min: 1, max: math.MaxInt,
+		summary:  "say at which addresses sweeps have tried each function",
+		examples: []string{"unlucky coverage unlucky.out/kcfi-seal -n 40"},
+		run: func(ctx context.Context, c call) error {
+			if *n < 0 {
+				return usageError{errors.New("-n takes no negative value")}
+			}
+			kernels, failed := findCovered(c.args, c.scr)
+			counted := kernels[:0]
+			for _, k := range kernels {
+				counts, err := k.count(ctx, c.scr)
+				c.scr.done()
+				if err != nil {
+					failed = errors.Join(failed, err)
+					continue
+				}
+				counted = append(counted, k)
+				k.Functions = counts.Functions()
+				k.Functions = k.Functions[:min(*n, len(k.Functions))]
+				if *fixed {
+					k.Fixed = counts.Fixed()
+				}
+			}
+			return errors.Join(failed, printAll(c.out, *asJSON, counted))
+		},
 	}
-	if *n < 0 {
-		return usageError{errors.New("-n takes no negative value")}
-	}
-	scr := newScreen(os.Stderr)
-	kernels, failed := findCovered(dirs, scr)
-	counted := kernels[:0]
-	for _, k := range kernels {
-		c, err := k.count(ctx, scr)
-		scr.done()
-		if err != nil {
-			failed = errors.Join(failed, err)
-			continue
-		}
-		counted = append(counted, k)
-		k.Functions = c.Functions()
-		k.Functions = k.Functions[:min(*n, len(k.Functions))]
-		if *fixed {
-			k.Fixed = c.Fixed()
-		}
-	}
-	return errors.Join(failed, printAll(out, *asJSON, counted))
 }
 
 // printAll prints what is told of each kernel, or all of it as one JSON array.

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -22,126 +21,127 @@ import (
 	"unlucky/scenarios"
 )
 
-func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("doctor", flag.ContinueOnError)
+func doctor(f *flag.FlagSet) *command {
 	asJSON := f.Bool("json", false, "print it as JSON")
 	o := new(setup)
 	o.source(f)
-	rest, err := parse(f, args, out, "doctor [SCENARIO] [-linux TREE | -build DIR] [flags]", 0, 1)
-	if err != nil {
-		return err
-	}
-	name := "kcfi-seal"
-	if o.linux+o.build != "" {
-		name = "kcfi-hash" // which takes any tree
-	}
-	if len(rest) == 1 {
-		name = rest[0]
-	}
-	scenario, err := o.load([]string{name})
-	if err != nil {
-		return err
-	}
-	var missing []string
-	type finding struct {
-		Name  string `json:"name"`
-		State string `json:"state"`
-	}
-	var all []finding
-	row := func(name, state string) {
-		all = append(all, finding{name, state})
-		fmt.Fprintf(out, "  %-34s %s\n", name, report.Printable(state))
-	}
-	asked := out
-	if *asJSON {
-		out = io.Discard
-	}
-
-	fmt.Fprintln(out, "tools:")
-	tools, err := kbuild.FindToolchain(ctx, "")
-	if err != nil {
-		row("clang, lld", "missing: "+err.Error())
-		missing = append(missing, "llvm")
-	} else {
-		row("clang", tools.Clang+" in "+tools.Dir)
-		row("ld.lld", tools.LLD+", "+map[bool]string{
-			true:  "has --randomize-section-padding",
-			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
-		}[tools.Randomizes()])
-	}
-	needs := kbuild.Needs
-	machine := fuzz.NewGuest(scenario, "").Machine
-	if machine.Program == nil {
-		needs = append([]kbuild.Need{{Name: machine.Binary, Package: "qemu-system-x86"}}, needs...)
-	}
-	for _, n := range needs {
-		path, err := n.Find()
-		switch {
-		case err != nil:
-			missing = append(missing, n.Package)
-			row(n.Name, "missing")
-		case strings.HasPrefix(n.Name, "/"):
-			row(n.Name, "there")
-		default:
-			row(n.Name, toolVersion(ctx, path))
-		}
-	}
-	if path, err := qemu.FindBusybox(); scenario.Guest.Init == "" {
-		row("busybox", "not needed")
-	} else if err != nil {
-		missing = append(missing, "busybox")
-		row("busybox", err.Error())
-	} else {
-		row("busybox", "there, statically linked, "+path)
-	}
-
-	fmt.Fprintln(out, "\ncache:")
-	row("prepared kernels", kbuild.CacheDir())
-
-	fmt.Fprintf(out, "\nthe kernel of %s:\n", name)
-	scr := newScreen(os.Stderr)
-	facts := kbuild.Foresee(ctx, kbuild.CacheDir(), scenario.Kernel, scr.progress)
-	stopped := foretell(out, facts)
-	scr.done()
-
-	if machine.Program != nil {
-		fmt.Fprintln(out, "\ncommand, in QEMU's place:")
-		if _, err := machine.Version(ctx); err != nil {
-			stopped = true
-			row("guest.command", "WILL STOP: "+err.Error())
-		} else {
-			row("guest.command", scenario.Guest.Command)
-		}
-		row("guest.slots", fmt.Sprintf("%d at a time, told apart by UNLUCKY_SLOT, from 0 on", scenario.Guest.Slots))
-		if infra := scenario.Guest.Infra; !infra.IsZero() {
-			row("guest.infra", infra.String())
-		}
-	} else {
-		fmt.Fprintln(out, "\naccelerator:")
-		row("kvm", tryKVM(ctx, scenario))
-		for _, accel := range []string{"tcg", "kvm"} {
-			row("QEMU under "+accel+" runs as", runsAs(accel))
-		}
-	}
-	if *asJSON {
-		for _, f := range facts {
-			if f.Err != nil {
-				f.Text = "will stop: " + f.Err.Error()
+	return &command{
+		args: "[SCENARIO]", min: 0, max: 1, long: true,
+		summary:  "say what is missing, what a sweep of this kernel would build, and whether KVM works",
+		examples: []string{"unlucky doctor my.yaml -linux ~/src/linux"},
+		run: func(ctx context.Context, c call) error {
+			name := "kcfi-seal"
+			if o.linux+o.build != "" {
+				name = "kcfi-hash" // which takes any tree
 			}
-			all = append(all, finding{f.Name, f.Text})
-		}
-		if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
-			return err
-		}
+			if len(c.args) == 1 {
+				name = c.args[0]
+			}
+			scenario, err := o.load([]string{name})
+			if err != nil {
+				return err
+			}
+			var missing []string
+			type finding struct {
+				Name  string `json:"name"`
+				State string `json:"state"`
+			}
+			var all []finding
+			row := func(name, state string) {
+				all = append(all, finding{name, state})
+				fmt.Fprintf(c.out, "  %-34s %s\n", name, report.Printable(state))
+			}
+			asked := c.out
+			if *asJSON {
+				c.out = io.Discard
+			}
+
+			fmt.Fprintln(c.out, "tools:")
+			tools, err := kbuild.FindToolchain(ctx, "")
+			if err != nil {
+				row("clang, lld", "missing: "+err.Error())
+				missing = append(missing, "llvm")
+			} else {
+				row("clang", tools.Clang+" in "+tools.Dir)
+				row("ld.lld", tools.LLD+", "+map[bool]string{
+					true:  "has --randomize-section-padding",
+					false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
+				}[tools.Randomizes()])
+			}
+			needs := kbuild.Needs
+			machine := fuzz.NewGuest(scenario, "").Machine
+			if machine.Program == nil {
+				needs = append([]kbuild.Need{{Name: machine.Binary, Package: "qemu-system-x86"}}, needs...)
+			}
+			for _, n := range needs {
+				path, err := n.Find()
+				switch {
+				case err != nil:
+					missing = append(missing, n.Package)
+					row(n.Name, "missing")
+				case strings.HasPrefix(n.Name, "/"):
+					row(n.Name, "there")
+				default:
+					row(n.Name, toolVersion(ctx, path))
+				}
+			}
+			if path, err := qemu.FindBusybox(); scenario.Guest.Init == "" {
+				row("busybox", "not needed")
+			} else if err != nil {
+				missing = append(missing, "busybox")
+				row("busybox", err.Error())
+			} else {
+				row("busybox", "there, statically linked, "+path)
+			}
+
+			fmt.Fprintln(c.out, "\ncache:")
+			row("prepared kernels", kbuild.CacheDir())
+
+			fmt.Fprintf(c.out, "\nthe kernel of %s:\n", name)
+			facts := kbuild.Foresee(ctx, kbuild.CacheDir(), scenario.Kernel, c.scr.progress)
+			stopped := foretell(c.out, facts)
+			c.scr.done()
+
+			if machine.Program != nil {
+				fmt.Fprintln(c.out, "\ncommand, in QEMU's place:")
+				if _, err := machine.Version(ctx); err != nil {
+					stopped = true
+					row("guest.command", "WILL STOP: "+err.Error())
+				} else {
+					row("guest.command", scenario.Guest.Command)
+				}
+				row("guest.slots", fmt.Sprintf("%d at a time, told apart by UNLUCKY_SLOT, from 0 on", scenario.Guest.Slots))
+				if infra := scenario.Guest.Infra; !infra.IsZero() {
+					row("guest.infra", infra.String())
+				}
+			} else {
+				fmt.Fprintln(c.out, "\naccelerator:")
+				row("kvm", tryKVM(ctx, scenario, c.scr))
+				for _, accel := range []string{"tcg", "kvm"} {
+					row("QEMU under "+accel+" runs as", runsAs(accel))
+				}
+			}
+			if *asJSON {
+				for _, f := range facts {
+					if f.Err != nil {
+						f.Text = "will stop: " + f.Err.Error()
+					}
+					all = append(all, finding{f.Name, f.Text})
+				}
+				if err := json.NewEncoder(asked).Encode(map[string]any{"scenario": name, "found": all, "missing": append([]string{}, missing...)}); err != nil {
+					return err
+				}
+			}
+			if len(missing) > 0 {
+				fmt.Fprintf(c.out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
+			}
+			if len(missing) > 0 || stopped {
+				return exit(ExitFailed)
+			}
+			fmt.Fprintf(c.out, "\nnothing is missing; next, for example:\n  unlucky sweep %s%s\n", name, o.kernelFlags())
+			return nil
+		},
 	}
-	if len(missing) > 0 {
-		fmt.Fprintf(out, "\ninstall what is missing with:\n  %s\n", host.Install(missing...))
-	}
-	if len(missing) > 0 || stopped {
-		return exit(ExitFailed)
-	}
-	fmt.Fprintf(out, "\nnothing is missing; next, for example:\n  unlucky sweep %s%s\n", name, o.kernelFlags())
-	return nil
 }
 
 // foretell prints what is known of a kernel before it is built, and tells whether
@@ -188,14 +188,14 @@ func runsAs(accel string) string {
 
 // tryKVM says whether KVM truly works, which only a kernel that reaches user
 // space on it shows: nested and partial KVM run small guests and fail there.
-func tryKVM(ctx context.Context, s scenarios.Scenario) string {
+func tryKVM(ctx context.Context, s scenarios.Scenario, scr *screen) string {
 	if err := qemu.KVM(); err != nil {
 		return "no: " + err.Error() + "; TCG is used"
 	}
 	if s.Kernel.Dir != "" || !kbuild.Prepared(ctx, kbuild.CacheDir(), s.Kernel) { // a tree would be built
 		return "/dev/kvm answers; whether a kernel runs on it is seen once " + s.Name + " has been prepared (unlucky sweep does it)"
 	}
-	b, err := openSession(ctx, s, newScreen(os.Stderr))
+	b, err := openSession(ctx, s, scr)
 	if err != nil {
 		return "/dev/kvm answers; trying a kernel failed: " + err.Error()
 	}

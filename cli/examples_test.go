@@ -120,7 +120,7 @@ func TestKubernetesExample(t *testing.T) {
 	if m := regexp.MustCompile(`(?m)^ENTRYPOINT \["unlucky"\]$`).FindString(file); m == "" {
 		t.Error("the arguments are not unlucky's")
 	}
-	version, err := os.ReadFile("go.mod")
+	version, err := os.ReadFile("../go.mod")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestKubernetesExample(t *testing.T) {
 	if installed == nil || len(strings.Fields(installed[1])) == 0 {
 		t.Fatal("the Containerfile installs nothing")
 	}
-	table, err := os.ReadFile("host/install.sh")
+	table, err := os.ReadFile("../host/install.sh")
 	if err != nil {
 		t.Fatal(err)
 	}

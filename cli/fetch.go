@@ -4,8 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
-	"os"
 
 	"unlucky/linker/kbuild"
 	"unlucky/report"
@@ -13,22 +11,26 @@ import (
 
 // fetch prints the path of a kernel's source package, which it fetches if it is
 // not here. A sweep does the same by itself.
-func fetch(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("fetch", flag.ContinueOnError)
-	rest, err := parse(f, args, out, "fetch PACKAGE[=VERSION], such as linux-source-6.12, or linux-source for the newest", 1, 1)
-	if err != nil {
-		return err
+func fetch(f *flag.FlagSet) *command {
+	return &command{
+		args: "PACKAGE[=VERSION]", min: 1, max: 1, long: true,
+		summary: "fetch a kernel's source package, as a sweep does by itself, and print its path",
+		examples: []string{
+			"unlucky fetch linux-source-6.12",
+			"unlucky fetch linux-source     # the newest",
+		},
+		run: func(ctx context.Context, c call) error {
+			if !kbuild.IsSource(c.args[0]) {
+				return usageError{fmt.Errorf("fetch %s: it takes linux-source-X.Y, linux-source-X.Y=VERSION, or linux-source for the newest", report.Printable(c.args[0]))}
+			}
+			p, err := kbuild.FetchPackage(ctx, kbuild.CacheDir(), c.args[0], c.scr.progress)
+			c.scr.done()
+			if err != nil {
+				return err
+			}
+			c.scr.note("%s, %s", p, p.From())
+			_, err = fmt.Fprintln(c.out, p.Tarball)
+			return err
+		},
 	}
-	if !kbuild.IsSource(rest[0]) {
-		return usageError{fmt.Errorf("fetch %s: it takes linux-source-X.Y, linux-source-X.Y=VERSION, or linux-source for the newest", report.Printable(rest[0]))}
-	}
-	scr := newScreen(os.Stderr)
-	p, err := kbuild.FetchPackage(ctx, kbuild.CacheDir(), rest[0], scr.progress)
-	scr.done()
-	if err != nil {
-		return err
-	}
-	scr.note("%s, %s", p, p.From())
-	_, err = fmt.Fprintln(out, p.Tarball)
-	return err
 }

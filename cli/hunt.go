@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,8 +51,7 @@ type bootHunt struct {
 // compared are the strategies that are compared, with the first.
 var compared = []layout.Strategy{layout.Text, layout.Cover, layout.Shuffle}
 
-func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("hunt", flag.ContinueOnError)
+func hunt(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	var (
 		bugs   = f.Int("bugs", 200, "`N` bugs to draw of each kind")
@@ -61,61 +59,63 @@ func hunt(ctx context.Context, args []string, _ io.Reader, out io.Writer) error 
 		boot   = f.Int("boot", 0, "boot the first `N` seeds of each planted scenario too, by each strategy, and compare with the addresses")
 		asJSON = f.Bool("json", false, "print the table as JSON")
 	)
-	rest, err := parse(f, args, out, "hunt [SCENARIO] [flags]", 0, 1)
-	if err != nil {
-		return err
-	}
-	if *bugs < 1 || *seeds < 1 || *boot < 0 {
-		return usageError{errors.New("-bugs and -seeds are at least 1, -boot is not negative")}
-	}
-	scenario, err := o.load(rest, "canary")
-	if err != nil {
-		return err
-	}
-	scr := newScreen(os.Stderr)
-	defer scr.done()
-	kernel, err := linker.Prepare(ctx, kbuild.CacheDir(), scenario.Kernel, scr.progress)
-	if err != nil {
-		return err
-	}
-	defer kernel.Close()
-	sections, err := kernel.Layout(ctx)
-	if err != nil {
-		return err
-	}
-	h, err := layout.NewHunt(sections)
-	if err != nil {
-		return err
-	}
-	result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
-	scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy", *bugs, *seeds), 0, 0)
-	if err := result.play(ctx, h); err != nil {
-		return err
-	}
-	wrong := 0
-	if *boot > 0 {
-		for n, name := range layout.Planted {
-			scr.progress("booting what was computed", int64(n), int64(len(layout.Planted)))
-			if err := result.boot(ctx, name, o, *boot, scr); err != nil {
+	return &command{
+		args: "[SCENARIO]", min: 0, max: 1, long: true,
+		summary:  "compare strategies: layouts to the first crash of bugs of many kinds",
+		examples: []string{"unlucky hunt -bugs 1000 -boot 32"},
+		run: func(ctx context.Context, c call) error {
+			if *bugs < 1 || *seeds < 1 || *boot < 0 {
+				return usageError{errors.New("-bugs and -seeds are at least 1, -boot is not negative")}
+			}
+			scenario, err := o.load(c.args, "canary")
+			if err != nil {
 				return err
 			}
-		}
-		for _, b := range result.Booted {
-			if !slices.Equal(b.Computed, b.Booted) {
-				wrong++
+			defer c.scr.done()
+			kernel, err := linker.Prepare(ctx, kbuild.CacheDir(), scenario.Kernel, c.scr.progress)
+			if err != nil {
+				return err
 			}
-		}
+			defer kernel.Close()
+			sections, err := kernel.Layout(ctx)
+			if err != nil {
+				return err
+			}
+			h, err := layout.NewHunt(sections)
+			if err != nil {
+				return err
+			}
+			result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
+			c.scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy", *bugs, *seeds), 0, 0)
+			if err := result.play(ctx, h); err != nil {
+				return err
+			}
+			wrong := 0
+			if *boot > 0 {
+				for n, name := range layout.Planted {
+					c.scr.progress("booting what was computed", int64(n), int64(len(layout.Planted)))
+					if err := result.boot(ctx, name, o, *boot, c.scr); err != nil {
+						return err
+					}
+				}
+				for _, b := range result.Booted {
+					if !slices.Equal(b.Computed, b.Booted) {
+						wrong++
+					}
+				}
+			}
+			c.scr.done()
+			if *asJSON {
+				err = json.NewEncoder(c.out).Encode(result)
+			} else {
+				result.print(c.out)
+			}
+			if err == nil && wrong > 0 {
+				err = fmt.Errorf("%d of %d sweeps crash otherwise than their addresses say", wrong, len(result.Booted))
+			}
+			return err
+		},
 	}
-	scr.done()
-	if *asJSON {
-		err = json.NewEncoder(out).Encode(result)
-	} else {
-		result.print(out)
-	}
-	if err == nil && wrong > 0 {
-		err = fmt.Errorf("%d of %d sweeps crash otherwise than their addresses say", wrong, len(result.Booted))
-	}
-	return err
 }
 
 // play finds the first crash of each bug by addresses alone.

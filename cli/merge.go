@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -20,46 +19,50 @@ import (
 )
 
 // merge reads many sweeps as one, such as the shards of one.
-func merge(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("merge", flag.ContinueOnError)
+func merge(f *flag.FlagSet) *command {
 	var (
 		to     = f.String("o", "", "`folder` to write the merged sweep to, seeds and consoles too; sweep -o goes on there")
 		asJSON = f.Bool("json", false, "print the report as JSON, one object for each sweep")
 	)
-	dirs, err := parse(f, args, out, "merge DIR... [flags]", 1, math.MaxInt)
-	if err != nil {
-		return err
-	}
-	if *to != "" {
-		if _, err := os.Stat(*to); err == nil {
-			dirs = append(dirs, *to) // what is there belongs to it
-		}
-	}
-	scr := newScreen(os.Stderr)
-	all, failed := evidence.ReadResults(dirs, scr.note)
-	for i, r := range all {
-		if *to != "" {
-			if err := writeMerged(r, *to); err != nil {
-				failed = errors.Join(failed, err)
-				continue
+	return &command{
+		args: "DIR...", min: 1, max: math.MaxInt,
+		summary: "read many sweeps, such as the shards of one, as one",
+		examples: []string{
+			"unlucky merge /shared/out",
+			"unlucky merge night1.out night2.out -o both.out",
+		},
+		run: func(ctx context.Context, c call) (err error) {
+			if *to != "" {
+				if _, err := os.Stat(*to); err == nil {
+					c.args = append(c.args, *to) // what is there belongs to it
+				}
 			}
-		}
-		report := r.Report()
-		if report.Coverage, err = r.Covered(ctx, scr.later("counting layouts")); err != nil {
-			failed = errors.Join(failed, err)
-		}
-		if *asJSON {
-			if err := json.NewEncoder(out).Encode(report); err != nil {
-				return err
+			all, failed := evidence.ReadResults(c.args, c.scr.note)
+			for i, r := range all {
+				if *to != "" {
+					if err := writeMerged(r, *to); err != nil {
+						failed = errors.Join(failed, err)
+						continue
+					}
+				}
+				report := r.Report()
+				if report.Coverage, err = r.Covered(ctx, c.scr.later("counting layouts")); err != nil {
+					failed = errors.Join(failed, err)
+				}
+				if *asJSON {
+					if err := json.NewEncoder(c.out).Encode(report); err != nil {
+						return err
+					}
+					continue
+				}
+				if i > 0 {
+					fmt.Fprintln(c.out)
+				}
+				printReport(c.out, report)
 			}
-			continue
-		}
-		if i > 0 {
-			fmt.Fprintln(out)
-		}
-		printReport(out, report)
+			return failed
+		},
 	}
-	return failed
 }
 
 // writeMerged writes some results as those of one sweep into a folder, where

@@ -30,7 +30,7 @@ func TestMergeOutside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "secret.yaml"), []byte("unlucky: 1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	err = merge(context.Background(), []string{filepath.Join(dir, "in"), "-o", filepath.Join(dir, "out")}, nil, io.Discard)
+	err = run(context.Background(), []string{"merge", filepath.Join(dir, "in"), "-o", filepath.Join(dir, "out")}, nil, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "is outside of") || !strings.Contains(err.Error(), "secret.yaml") {
 		t.Errorf("error %v", err)
 	}

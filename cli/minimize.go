@@ -24,8 +24,7 @@ import (
 var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection=off", "spectre_v2=off",
 	"spec_rstack_overflow=off", "nokaslr", "nosmp"}
 
-func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("minimize", flag.ContinueOnError)
+func minimize(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	o.packed(f)
 	o.trusting(f)
@@ -39,92 +38,97 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		path     = f.String("o", "", "`file` of the result (default: SEED.min.yaml beside the seed file)")
 		asJSON   = f.Bool("json", false, "print the result as JSON")
 	)
-	rest, err := parse(f, args, out, "minimize SEEDFILE [flags]", 1, 1)
-	if err != nil {
-		return err
-	}
-	if *boots == 0 && given(f, "boots") {
-		return usageError{errors.New("-boots 0: at least 1, or leave it out")}
-	}
-	if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
-		return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
-	}
-	m := &search.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path}
-	if *match != "" {
-		if m.Match, err = regexp.Compile(*match); err != nil {
-			return usageError{fmt.Errorf("-match: %w", err)}
-		}
-	}
-	if err := notFolder(rest[0]); err != nil {
-		return err
-	}
-	if m.Failed, err = seeds.Read(rest[0]); err != nil {
-		return err
-	}
-	if m.Path == "" {
-		m.Path = seeds.MinimizedPath(rest[0])
-	}
-	if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, rest[0]) {
-		return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
-	}
-	scr := newScreen(os.Stderr)
-	scenario, err := savedScenario(ctx, rest[0], m.Failed, o)
-	if err != nil {
-		return err
-	}
-	b, err := savedSession(ctx, scenario, o, scr)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	scenario = b.template.Scenario
-	m.Kernel, m.Guest, m.Template = b, b.guest, b.template
-	if m.Workers == 0 {
-		if m.Workers, err = b.workers(scr); err != nil {
+	return &command{
+		args: "SEEDFILE", min: 1, max: 1, long: true,
+		summary: "find the functions whose addresses make a saved layout fail",
+		examples: []string{
+			"unlucky minimize unlucky.out/kcfi-seal/unexpected-exit/7.yaml -budget 10m",
+			"unlucky minimize 7.yaml -match 'int3 in kernel_power_off'",
+		},
+		run: func(ctx context.Context, c call) (err error) {
+			if *boots == 0 && given(f, "boots") {
+				return usageError{errors.New("-boots 0: at least 1, or leave it out")}
+			}
+			if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
+				return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
+			}
+			m := &search.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path}
+			if *match != "" {
+				if m.Match, err = regexp.Compile(*match); err != nil {
+					return usageError{fmt.Errorf("-match: %w", err)}
+				}
+			}
+			if err := notFolder(c.args[0]); err != nil {
+				return err
+			}
+			if m.Failed, err = seeds.Read(c.args[0]); err != nil {
+				return err
+			}
+			if m.Path == "" {
+				m.Path = seeds.MinimizedPath(c.args[0])
+			}
+			if filepath.Ext(m.Path) != ".yaml" || sameFile(m.Path, c.args[0]) {
+				return usageError{fmt.Errorf("-o %s: want a file that ends in .yaml and is not the seed file", m.Path)}
+			}
+			scenario, err := savedScenario(ctx, c.args[0], m.Failed, o)
+			if err != nil {
+				return err
+			}
+			b, err := savedSession(ctx, scenario, o, c.scr)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			scenario = b.template.Scenario
+			m.Kernel, m.Guest, m.Template = b, b.guest, b.template
+			if m.Workers == 0 {
+				if m.Workers, err = b.workers(c.scr); err != nil {
+					return err
+				}
+			}
+			if *ablate {
+				m.Switches = slices.Concat(switches, scenario.Guest.Ablate)
+			}
+			m.Twins = twinsOf(c.args[0], b.Digest)
+			m.Suspects = suspectsOf(ctx, c.args[0], b.Digest, c.scr)
+			m.Note = c.scr.note
+			m.Step = func(p search.Progress) {
+				text := fmt.Sprintf("%d boots; %s?", p.Boots, p.Question)
+				if p.Left > 1 {
+					text = fmt.Sprintf("%d boots; of %d in question, %s?", p.Boots, p.Left, p.Question)
+				}
+				c.scr.doing("minimizing", text)
+			}
+			c.scr.note("minimizing %s of %s; ^C stops, and the same command goes on", m.Failed.Layout.Name(), scenario.Name)
+			result, err := m.Run(ctx)
+			c.scr.done()
+			if ctx.Err() != nil {
+				c.scr.note("interrupted; the same command continues here")
+				return exit(ExitInterrupted)
+			}
+			if err != nil {
+				return b.advise(err)
+			}
+			if *asJSON {
+				err = json.NewEncoder(c.out).Encode(struct {
+					Path string           `json:"path"`
+					Seed seeds.ID         `json:"seed"`
+					Plan *layout.Plan     `json:"plan"`
+					Min  *seeds.Minimized `json:"minimized"`
+				}{m.Path, result.Layout, result.Plan, result.Minimized})
+			} else {
+				share := m.Path
+				if share == seeds.MinimizedPath(c.args[0]) { // so the answer is in its bundle
+					share = c.args[0]
+				}
+				printMinimized(c.out, result, m.Path, share, o.again())
+			}
+			if err == nil && !result.Minimized.Complete {
+				return exit(ExitFailed)
+			}
 			return err
-		}
+		},
 	}
-	if *ablate {
-		m.Switches = slices.Concat(switches, scenario.Guest.Ablate)
-	}
-	m.Twins = twinsOf(rest[0], b.Digest)
-	m.Suspects = suspectsOf(ctx, rest[0], b.Digest, scr)
-	m.Note = scr.note
-	m.Step = func(p search.Progress) {
-		text := fmt.Sprintf("%d boots; %s?", p.Boots, p.Question)
-		if p.Left > 1 {
-			text = fmt.Sprintf("%d boots; of %d in question, %s?", p.Boots, p.Left, p.Question)
-		}
-		scr.doing("minimizing", text)
-	}
-	scr.note("minimizing %s of %s; ^C stops, and the same command goes on", m.Failed.Layout.Name(), scenario.Name)
-	result, err := m.Run(ctx)
-	scr.done()
-	if ctx.Err() != nil {
-		scr.note("interrupted; the same command continues here")
-		return exit(ExitInterrupted)
-	}
-	if err != nil {
-		return b.advise(err)
-	}
-	if *asJSON {
-		err = json.NewEncoder(out).Encode(struct {
-			Path string           `json:"path"`
-			Seed seeds.ID         `json:"seed"`
-			Plan *layout.Plan     `json:"plan"`
-			Min  *seeds.Minimized `json:"minimized"`
-		}{m.Path, result.Layout, result.Plan, result.Minimized})
-	} else {
-		share := m.Path
-		if share == seeds.MinimizedPath(rest[0]) { // so the answer is in its bundle
-			share = rest[0]
-		}
-		printMinimized(out, result, m.Path, share, o.again())
-	}
-	if err == nil && !result.Minimized.Complete {
-		return exit(ExitFailed)
-	}
-	return err
 }
 
 func sameFile(a, b string) bool {

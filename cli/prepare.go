@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -34,43 +33,44 @@ type packed struct {
 	LLD    string `json:"lld"`
 }
 
-func prepare(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("prepare", flag.ContinueOnError)
+func prepare(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	var (
 		path   = f.String("o", "", "`file` to write (default NAME.kernel.tar.zst)")
 		asJSON = f.Bool("json", false, "print what was written as JSON")
 	)
-	rest, err := parse(f, args, out, "prepare SCENARIO [flags]", 1, 1)
-	if err != nil {
-		return err
+	return &command{
+		args: "SCENARIO", min: 1, max: 1, long: true,
+		summary:  "build the kernel and write it as one file, for sweep -kernel on other machines",
+		examples: []string{"unlucky prepare canary -o canary.kernel.tar.zst"},
+		run: func(ctx context.Context, c call) error {
+			scenario, err := o.load(c.args)
+			if err != nil {
+				return err
+			}
+			if *path == "" {
+				*path = scenario.Name + ".kernel.tar.zst"
+			}
+			b, err := openSession(ctx, scenario, c.scr)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			p := packed{Path: *path, Object: b.Digest, Clang: b.Clang, LLD: b.LLD}
+			p.Bytes, err = b.pack(ctx, *path, c.scr)
+			c.scr.done()
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				return json.NewEncoder(c.out).Encode(p)
+			}
+			fmt.Fprintf(c.out, "%s: %s, vmlinux.o %.12s\none pass of lld gives the images of link-vmlinux.sh: the baseline, padded, in another order\n"+
+				"\nnext, on any machine with lld %s and QEMU, for example:\n  unlucky sweep -kernel %s\n",
+				report.Printable(p.Path), humanize.IBytes(uint64(p.Bytes)), p.Object, p.LLD, report.Printable(qemu.Quote([]string{p.Path})))
+			return nil
+		},
 	}
-	scenario, err := o.load(rest)
-	if err != nil {
-		return err
-	}
-	if *path == "" {
-		*path = scenario.Name + ".kernel.tar.zst"
-	}
-	scr := newScreen(os.Stderr)
-	b, err := openSession(ctx, scenario, scr)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	p := packed{Path: *path, Object: b.Digest, Clang: b.Clang, LLD: b.LLD}
-	p.Bytes, err = b.pack(ctx, *path, scr)
-	scr.done()
-	if err != nil {
-		return err
-	}
-	if *asJSON {
-		return json.NewEncoder(out).Encode(p)
-	}
-	fmt.Fprintf(out, "%s: %s, vmlinux.o %.12s\none pass of lld gives the images of link-vmlinux.sh: the baseline, padded, in another order\n"+
-		"\nnext, on any machine with lld %s and QEMU, for example:\n  unlucky sweep -kernel %s\n",
-		report.Printable(p.Path), humanize.IBytes(uint64(p.Bytes)), p.Object, p.LLD, report.Printable(qemu.Quote([]string{p.Path})))
-	return nil
 }
 
 // pack writes the rig as a kernel file, once it is proven that this links the

@@ -21,8 +21,7 @@ import (
 	"unlucky/seeds"
 )
 
-func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("replay", flag.ContinueOnError)
+func replay(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	o.packed(f)
 	o.trusting(f)
@@ -33,112 +32,119 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
 		asJSON = f.Bool("json", false, "print the result as JSON")
 	)
-	rest, err := parse(f, args, out, "replay SEEDFILE|BUNDLE [flags]", 1, 1)
-	if err != nil {
-		return err
-	}
-	if *boots < 1 {
-		return usageError{fmt.Errorf("-boots %d: boot it at least once", *boots)}
-	}
-	if *gdb && *show {
-		return usageError{errors.New("-gdb and -print exclude each other")}
-	}
-	if err := notFolder(rest[0]); err != nil {
-		return err
-	}
-	scr := newScreen(os.Stderr)
-	packed, err := seeds.IsBundle(rest[0])
-	if err != nil {
-		return err
-	}
-	again := relink
-	if packed {
-		again = unbundle
-	}
-	b, err := again(ctx, rest[0], o, scr)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	saved, image := b.saved, b.image
-	if *gdb && b.guest.Machine.Program != nil {
-		return usageError{fmt.Errorf("-gdb is QEMU's, and %s is booted by guest.command", saved.Scenario.Name)}
-	}
-	if b.template.Tools.QEMU != saved.Tools.QEMU {
-		scr.note("QEMU is %s and was %s", b.template.Tools.QEMU, saved.Tools.QEMU)
-	}
-	if b.template.Initrd != saved.Digests.Initrd {
-		scr.note("warning: the initrd is another one than was saved (another busybox?)")
-	}
-	if *keep == "" && *show {
-		// The command is for later: its files must outlive this program.
-		if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
-			return err
-		}
-		scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
-	}
-	m := b.guest.Machine
-	m.Kernel = image.Path
-	if *keep != "" {
-		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
-			return err
-		}
-		name := "plan.yaml"
-		if packed { // without the kernel the plan can't be told
-			name = seeds.SeedFile
-		}
-		if err := b.explicit.Write(filepath.Join(*keep, name), nil); err != nil {
-			return err
-		}
-	}
-	switch {
-	case *show:
-		_, err := fmt.Fprintln(out, report.Printable(qemu.Quote(m.Argv())))
-		return err
-	case *gdb:
-		symbols := image.VMLinux
-		if *keep != "" {
-			symbols = filepath.Join(*keep, "vmlinux")
-		}
-		return debug(ctx, m, symbols, in, out)
-	}
-	each := func(n int, r qemu.Result) error {
-		title := r.Title
-		if r.Kind == qemu.Pass {
-			title = "pass"
-		}
-		scr.note("boot %d of %d: %s", n, *boots, title)
-		if *keep == "" {
+	return &command{
+		args: "SEEDFILE|BUNDLE", min: 1, max: 1, long: true,
+		summary: "link one saved layout again and boot it; or boot a bundle",
+		examples: []string{
+			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10",
+			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off",
+			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -gdb",
+			"unlucky replay kcfi-seal-7.tar.zst",
+		},
+		run: func(ctx context.Context, c call) error {
+			if *boots < 1 {
+				return usageError{fmt.Errorf("-boots %d: boot it at least once", *boots)}
+			}
+			if *gdb && *show {
+				return usageError{errors.New("-gdb and -print exclude each other")}
+			}
+			if err := notFolder(c.args[0]); err != nil {
+				return err
+			}
+			packed, err := seeds.IsBundle(c.args[0])
+			if err != nil {
+				return err
+			}
+			again := relink
+			if packed {
+				again = unbundle
+			}
+			b, err := again(ctx, c.args[0], o, c.scr)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			saved, image := b.saved, b.image
+			if *gdb && b.guest.Machine.Program != nil {
+				return usageError{fmt.Errorf("-gdb is QEMU's, and %s is booted by guest.command", saved.Scenario.Name)}
+			}
+			if b.template.Tools.QEMU != saved.Tools.QEMU {
+				c.scr.note("QEMU is %s and was %s", b.template.Tools.QEMU, saved.Tools.QEMU)
+			}
+			if b.template.Initrd != saved.Digests.Initrd {
+				c.scr.note("warning: the initrd is another one than was saved (another busybox?)")
+			}
+			if *keep == "" && *show {
+				// The command is for later: its files must outlive this program.
+				if *keep, err = os.MkdirTemp("", "unlucky-replay-"); err != nil {
+					return err
+				}
+				c.scr.note("what the command boots is in %s, yours to remove; -keep names another folder", *keep)
+			}
+			m := b.guest.Machine
+			m.Kernel = image.Path
+			if *keep != "" {
+				if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+					return err
+				}
+				name := "plan.yaml"
+				if packed { // without the kernel the plan can't be told
+					name = seeds.SeedFile
+				}
+				if err := b.explicit.Write(filepath.Join(*keep, name), nil); err != nil {
+					return err
+				}
+			}
+			switch {
+			case *show:
+				_, err := fmt.Fprintln(c.out, report.Printable(qemu.Quote(m.Argv())))
+				return err
+			case *gdb:
+				symbols := image.VMLinux
+				if *keep != "" {
+					symbols = filepath.Join(*keep, "vmlinux")
+				}
+				return debug(ctx, m, symbols, c.in, c.out)
+			}
+			each := func(n int, r qemu.Result) error {
+				title := r.Title
+				if r.Kind == qemu.Pass {
+					title = "pass"
+				}
+				c.scr.note("boot %d of %d: %s", n, *boots, title)
+				if *keep == "" {
+					return nil
+				}
+				return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
+			}
+			n := 0
+			var keepErr error
+			result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
+				n++
+				keepErr = errors.Join(keepErr, each(n, r))
+			})
+			if err := errors.Join(b.advise(err), keepErr); err != nil {
+				return err
+			}
+			if *asJSON {
+				if err := json.NewEncoder(c.out).Encode(struct {
+					File     string   `json:"file"`
+					Scenario string   `json:"scenario"`
+					Seed     seeds.ID `json:"seed"`
+					Title    string   `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
+					fuzz.Replayed
+				}{c.args[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
+					return err
+				}
+			} else {
+				printReplayed(c.out, saved, result)
+			}
+			if result.Shown == 0 {
+				return exit(ExitNo)
+			}
 			return nil
-		}
-		return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
+		},
 	}
-	n := 0
-	var keepErr error
-	result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
-		n++
-		keepErr = errors.Join(keepErr, each(n, r))
-	})
-	if err := errors.Join(b.advise(err), keepErr); err != nil {
-		return err
-	}
-	if *asJSON {
-		if err := json.NewEncoder(out).Encode(struct {
-			File     string   `json:"file"`
-			Scenario string   `json:"scenario"`
-			Seed     seeds.ID `json:"seed"`
-			Title    string   `json:"title"` // that was saved, perhaps by another version; empty for a layout that passes
-			fuzz.Replayed
-		}{rest[0], saved.Scenario.Name, saved.Layout, saved.Title, result}); err != nil {
-			return err
-		}
-	} else {
-		printReplayed(out, saved, result)
-	}
-	if result.Shown == 0 {
-		return exit(ExitNo)
-	}
-	return nil
 }
 
 // notFolder refuses a folder in place of a seed file.
@@ -242,6 +248,7 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 // debug runs QEMU in the foreground, stopped until gdb tells it to go on.
 func debug(ctx context.Context, m qemu.Machine, vmlinux string, in io.Reader, out io.Writer) error {
 	m.GDB = true
+	host.Trace(ctx, "", m.Argv())
 	cmd, err := m.Command(ctx)
 	if err != nil {
 		return err

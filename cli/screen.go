@@ -20,12 +20,14 @@ import (
 // followed by "unlucky: hint: ..." lines that name the next thing to do.
 // Without a terminal, progress is a plain line now and then.
 type screen struct {
-	mu   sync.Mutex
-	out  io.Writer
-	tty  bool
-	bar  *progressbar.ProgressBar
-	step string
-	last time.Time // of the last plain line of progress
+	mu    sync.Mutex
+	out   io.Writer // of lines
+	raw   io.Writer // of the bar, which comes to stand where the lines do
+	tty   bool
+	quiet bool // only errors and hints are printed
+	bar   *progressbar.ProgressBar
+	step  string
+	last  time.Time // of the last plain line of progress
 }
 
 // plainEvery is how often progress is told without a terminal: often enough
@@ -33,18 +35,24 @@ type screen struct {
 const plainEvery = 30 * time.Second
 
 func newScreen(out io.Writer) *screen {
+	return &screen{out: colouring(out), raw: out, tty: isTerminal(out)}
+}
+
+func isTerminal(out io.Writer) bool {
 	f, ok := out.(*os.File)
-	return &screen{out: out, tty: ok && term.IsTerminal(int(f.Fd()))}
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // note prints a line above the progress bar.
 func (s *screen) note(format string, a ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.line(fmt.Sprintf(format, a...))
+	if !s.quiet {
+		s.line(fmt.Sprintf(format, a...))
+	}
 }
 
 func (s *screen) line(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.bar != nil && s.tty {
 		s.bar.Clear()
 	}
@@ -77,6 +85,9 @@ func (p printer) Write(b []byte) (int, error) {
 
 // progress is a linker.Progress: it tells how far a step has come.
 func (s *screen) progress(step string, done, total int64) {
+	if s.quiet {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if step = report.Printable(step); step != s.step {
@@ -118,7 +129,7 @@ func (s *screen) newBar(step string, total int64, more ...progressbar.Option) *p
 		total = -1
 	}
 	return progressbar.NewOptions64(total, append([]progressbar.Option{
-		progressbar.OptionSetWriter(s.out),
+		progressbar.OptionSetWriter(s.raw),
 		progressbar.OptionSetDescription(step),
 		progressbar.OptionSetWidth(24),
 		progressbar.OptionThrottle(100 * time.Millisecond),
@@ -131,6 +142,9 @@ func (s *screen) newBar(step string, total int64, more ...progressbar.Option) *p
 
 // tally shows how far a sweep is, in figures of its own.
 func (s *screen) tally(done, total int, text string) {
+	if s.quiet {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.step != "sweep" {
@@ -151,6 +165,9 @@ func (s *screen) tally(done, total int, text string) {
 
 // doing shows what a step of unknown length is at.
 func (s *screen) doing(step, text string) {
+	if s.quiet {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text = report.Printable(text)
@@ -190,7 +207,7 @@ func (s *screen) error(err error) {
 	if errors.As(err, &usage) {
 		err = usage.error
 	}
-	s.note("unlucky: error: %v", err)
+	s.line(fmt.Sprintf("unlucky: error: %v", err))
 }
 
-func (s *screen) hint(text string) { s.note("unlucky: hint: %s", text) }
+func (s *screen) hint(text string) { s.line("unlucky: hint: " + text) }

@@ -120,7 +120,7 @@ func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario
 	sum := sha256.Sum256(initrd)
 	b.template = seeds.Template{
 		Scenario: s, Object: kernel.Digest, Initrd: hex.EncodeToString(sum[:]),
-		Tools: seeds.Tools{Clang: kernel.Clang, GCC: kernel.GCC, LLD: kernel.LLD, QEMU: version},
+		Tools: seeds.Tools{Clang: kernel.Clang, GCC: kernel.GCC, LLD: kernel.LLD, QEMU: version, Unlucky: programVersion()},
 	}
 	return b, nil
 }

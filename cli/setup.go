@@ -48,7 +48,7 @@ func (o *setup) guest(f *flag.FlagSet) {
 	f.StringVar(&o.append, "append", "", "`arguments` to add to the kernel command line")
 	f.StringVar(&o.cpu, "cpu", "", "QEMU's CPU `model`")
 	f.IntVar(&o.smp, "smp", 0, "`CPUs` of the guest")
-	f.StringVar(&o.accel, "accel", "", "`auto, kvm or tcg`")
+	f.StringVar(&o.accel, "accel", "", "what runs the guest: `auto, kvm or tcg`")
 	f.Func("qemu-arg", "further `argument` of QEMU; give it once for each", func(a string) error {
 		o.qemuArgs = append(o.qemuArgs, a)
 		return nil

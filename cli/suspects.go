@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -29,42 +28,43 @@ type suspected struct {
 	baseline bool   // it is one of the layouts
 }
 
-func suspects(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("suspects", flag.ContinueOnError)
+func suspects(f *flag.FlagSet) *command {
 	var (
 		n      = f.Int("n", 20, "`N` suspects to list, the best of each bug first")
 		asJSON = f.Bool("json", false, "print it as JSON")
 	)
-	dirs, err := parse(f, args, out, "suspects DIR... [flags]", 1, math.MaxInt)
-	if err != nil {
-		return err
+	return &command{
+		args: "DIR...", min: 1, max: math.MaxInt,
+		summary:  "rank the functions whose addresses go with failing",
+		examples: []string{"unlucky suspects unlucky.out/kcfi-seal -n 4"},
+		run: func(ctx context.Context, c call) error {
+			if *n < 1 {
+				return usageError{errors.New("-n takes no value below 1")}
+			}
+			all, failed := evidence.ReadResults(c.args, c.scr.note)
+			var told []suspected
+			for _, r := range all {
+				if r.Layout == nil && r.LayoutErr == nil {
+					c.scr.note("%s: left out: under strategy lld only the images tell where the functions are", strings.Join(r.Dirs, ", "))
+					continue
+				}
+				suspicion, err := r.Suspects(ctx, c.scr.later("ranking the functions"))
+				c.scr.done()
+				if err != nil {
+					failed = errors.Join(failed, err)
+					continue
+				}
+				if suspicion.Omitted > 0 {
+					c.scr.note("%s: %s layouts are left out: of strategy lld, or more than fit the memory", strings.Join(r.Dirs, ", "), humanize.Comma(int64(suspicion.Omitted)))
+				}
+				suspicion.Suspects = suspicion.Best(*n)
+				s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
+				s.file, s.baseline = toMinimize(r, suspicion), r.Baseline != nil
+				told = append(told, s)
+			}
+			return errors.Join(failed, printAll(c.out, *asJSON, told))
+		},
 	}
-	if *n < 1 {
-		return usageError{errors.New("-n takes no value below 1")}
-	}
-	scr := newScreen(os.Stderr)
-	all, failed := evidence.ReadResults(dirs, scr.note)
-	var told []suspected
-	for _, r := range all {
-		if r.Layout == nil && r.LayoutErr == nil {
-			scr.note("%s: left out: under strategy lld only the images tell where the functions are", strings.Join(r.Dirs, ", "))
-			continue
-		}
-		suspicion, err := r.Suspects(ctx, scr.later("ranking the functions"))
-		scr.done()
-		if err != nil {
-			failed = errors.Join(failed, err)
-			continue
-		}
-		if suspicion.Omitted > 0 {
-			scr.note("%s: %s layouts are left out: of strategy lld, or more than fit the memory", strings.Join(r.Dirs, ", "), humanize.Comma(int64(suspicion.Omitted)))
-		}
-		suspicion.Suspects = suspicion.Best(*n)
-		s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
-		s.file, s.baseline = toMinimize(r, suspicion), r.Baseline != nil
-		told = append(told, s)
-	}
-	return errors.Join(failed, printAll(out, *asJSON, told))
 }
 
 // toMinimize is the seed file of a layout that the best suspect explains, or of

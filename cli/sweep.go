@@ -28,16 +28,14 @@ import (
 	"unlucky/seeds"
 )
 
-func sweep(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	err := doSweep(ctx, args, out)
-	if slices.ContainsFunc(args, asksBisect) && err != nil && !errors.Is(err, flag.ErrHelp) && !errors.As(err, new(exit)) {
-		// Before anything was built: git must take it neither for bad nor for "skip".
-		if errors.As(err, &usageError{}) {
-			err = commandError{err, "sweep"}
-		}
-		return because(err, exitEndBisect, newScreen(os.Stderr))
+// bisected is what a sweep ends with whose arguments were args. Where -bisect is one
+// of them, git must take an error before anything was built neither for bad nor for
+// "skip".
+func bisected(args []string, err error) error {
+	if err == nil || !slices.ContainsFunc(args, asksBisect) || errors.As(err, new(exit)) {
+		return err
 	}
-	return err
+	return because(err, exitEndBisect, newScreen(os.Stderr))
 }
 
 // asksBisect tells whether an argument is -bisect, in any way that package flag
@@ -48,8 +46,7 @@ func asksBisect(arg string) bool {
 	return (name == "-bisect" || name == "--bisect") && (!given || on || err != nil)
 }
 
-func doSweep(ctx context.Context, args []string, out io.Writer) error {
-	f := flag.NewFlagSet("sweep", flag.ContinueOnError)
+func sweep(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	o.packed(f)
 	var (
@@ -60,87 +57,95 @@ func doSweep(ctx context.Context, args []string, out io.Writer) error {
 		stopAfter = f.Int("stop-after", 0, "stop after `N` finds, in the order of seeds")
 		dir       = f.String("o", "unlucky.out", "`folder` of the results")
 		shard     = f.String("shard", "", "try only each N-th seed, from the I-th on: `I/N`, such as 3/8; shards on any machines share -o (default: what a Slurm array or a Kubernetes Indexed Job says)")
-		command   = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
+		notice    = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
 		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
 		full      = f.Bool("full-script", false, "link each layout by the whole link-vmlinux.sh: slower, to compare with")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)
-	rest, err := parse(f, args, out, "sweep SCENARIO [flags]", 0, 1)
-	if err != nil {
-		return err
-	}
-	switch {
-	case o.kernel == "" && len(rest) == 0:
-		return usageError{errors.New("usage: unlucky sweep SCENARIO [flags], or unlucky sweep -kernel FILE [flags]")}
-	case o.kernel != "" && len(rest) > 0:
-		return usageError{fmt.Errorf("-kernel %s has its scenario in it: leave %s out", o.kernel, rest[0])}
-	case o.kernel != "" && *full:
-		return usageError{errors.New("-kernel and -full-script exclude each other")}
-	}
-	s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit}
-	if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
-		return usageError{err}
-	}
-	if s.Strategy, err = layout.ParseStrategy(*strategy); err != nil {
-		return usageError{err}
-	}
-	if *workers < 0 || *stopAfter < 0 || *limit < 0 {
-		return usageError{errors.New("-j, -stop-after and -for take no negative value")}
-	}
-	if *bisect && *shard != "" {
-		return usageError{errors.New("-bisect and -shard exclude each other")}
-	}
-	by := ""
-	if !*bisect { // which is never part of an array
-		if s.Shard, by, err = findShard(*shard, os.Getenv); err != nil {
-			return usageError{err}
-		}
-	}
-	if *fail && *bisect {
-		return usageError{errors.New("-fail and -bisect exclude each other")}
-	}
-	scr := newScreen(os.Stderr)
-	if by != "" {
-		scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, by)
-	}
-	var scenario scenarios.Scenario // with -kernel, its own
-	if o.kernel == "" {
-		if scenario, err = o.load(rest); err != nil {
+	return &command{
+		args: "SCENARIO", min: 0, max: 1, long: true,
+		summary: "link and boot many layouts, save the unlucky seeds",
+		examples: []string{
+			"unlucky sweep kcfi-seal -seeds 1:64",
+			`unlucky sweep my.yaml -linux ~/src/linux -for 8h -exec 'mail -s "unlucky: $UNLUCKY_TITLE" me <"$UNLUCKY_FILE"'`,
+			"unlucky sweep -kernel canary.kernel.tar.zst -seeds 1:1000",
+			"git bisect run unlucky sweep ../my.yaml -linux . -o ../out -seeds 1:32 -stop-after 1 -bisect",
+		},
+		ended: bisected,
+		run: func(ctx context.Context, c call) (err error) {
+			switch {
+			case o.kernel == "" && len(c.args) == 0:
+				return usageError{errors.New("usage: unlucky sweep SCENARIO [flags], or unlucky sweep -kernel FILE [flags]")}
+			case o.kernel != "" && len(c.args) > 0:
+				return usageError{fmt.Errorf("-kernel %s has its scenario in it: leave %s out", o.kernel, c.args[0])}
+			case o.kernel != "" && *full:
+				return usageError{errors.New("-kernel and -full-script exclude each other")}
+			}
+			s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit}
+			if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
+				return usageError{err}
+			}
+			if s.Strategy, err = layout.ParseStrategy(*strategy); err != nil {
+				return usageError{err}
+			}
+			if *workers < 0 || *stopAfter < 0 || *limit < 0 {
+				return usageError{errors.New("-j, -stop-after and -for take no negative value")}
+			}
+			if *bisect && *shard != "" {
+				return usageError{errors.New("-bisect and -shard exclude each other")}
+			}
+			by := ""
+			if !*bisect { // which is never part of an array
+				if s.Shard, by, err = findShard(*shard, os.Getenv); err != nil {
+					return usageError{err}
+				}
+			}
+			if *fail && *bisect {
+				return usageError{errors.New("-fail and -bisect exclude each other")}
+			}
+			if by != "" {
+				c.scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, by)
+			}
+			var scenario scenarios.Scenario // with -kernel, its own
+			if o.kernel == "" {
+				if scenario, err = o.load(c.args); err != nil {
+					return err
+				}
+			}
+			if *bisect && o.kernel == "" {
+				if err := kbuild.Check(ctx, scenario.Kernel); err != nil {
+					return err // no other commit fares better
+				}
+			}
+			report, err := runSweep(ctx, s, o, scenario, *notice, *bisect, *full, c.scr)
+			c.scr.done()
+			if report != nil {
+				if *asJSON {
+					err = errors.Join(err, json.NewEncoder(c.out).Encode(report))
+				} else {
+					printReport(c.out, report)
+					printNext(c.out, report, s, o.again())
+				}
+			}
+			unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
+			if *bisect && report != nil && report.Idle && s.Template.Scenario.Verdict.Crash.Regexp == nil {
+				unlucky = false // all fail alike, and nothing says that it is the bug
+			}
+			switch {
+			case unlucky && (*fail || *bisect):
+				return because(err, ExitNo, c.scr)
+			case err == nil && ctx.Err() != nil:
+				c.scr.note("interrupted; the same command continues here")
+				return exit(ExitInterrupted) // above 127: ends a bisection
+			case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
+				return because(err, exitCannotTell, c.scr)
+			case err == nil && report.Idle:
+				return exit(ExitFailed)
+			}
 			return err
-		}
+		},
 	}
-	if *bisect && o.kernel == "" {
-		if err := kbuild.Check(ctx, scenario.Kernel); err != nil {
-			return err // no other commit fares better
-		}
-	}
-	report, err := runSweep(ctx, s, o, scenario, *command, *bisect, *full, scr)
-	scr.done()
-	if report != nil {
-		if *asJSON {
-			err = errors.Join(err, json.NewEncoder(out).Encode(report))
-		} else {
-			printReport(out, report)
-			printNext(out, report, s, o.again())
-		}
-	}
-	unlucky := report != nil && (report.Baseline.Found || report.Finds() > 0)
-	if *bisect && report != nil && report.Idle && s.Template.Scenario.Verdict.Crash.Regexp == nil {
-		unlucky = false // all fail alike, and nothing says that it is the bug
-	}
-	switch {
-	case unlucky && (*fail || *bisect):
-		return because(err, ExitNo, scr)
-	case err == nil && ctx.Err() != nil:
-		scr.note("interrupted; the same command continues here")
-		return exit(ExitInterrupted) // above 127: ends a bisection
-	case *bisect && (err != nil || report.Count(qemu.Pass) == 0):
-		return because(err, exitCannotTell, scr)
-	case err == nil && report.Idle:
-		return exit(ExitFailed)
-	}
-	return err
 }
 
 // because prints an error, if there is one, and gives the exit status.

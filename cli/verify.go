@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,8 +27,7 @@ import (
 )
 
 // verify tells whether a fix is one.
-func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
-	f := flag.NewFlagSet("verify", flag.ContinueOnError)
+func verify(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	o.trusting(f)
 	var patches []scenarios.Patch
@@ -46,97 +44,101 @@ func verify(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 		dir        = f.String("o", "unlucky.verify", "`folder` of the results, where those of each mended kernel are in one named by its vmlinux.o")
 		asJSON     = f.Bool("json", false, "print the result as JSON")
 	)
-	const synopsis = "verify DIR -patch FILE | -linux TREE | -build BUILD [flags]"
-	rest, err := parse(f, args, out, synopsis, 1, 1)
-	if err != nil {
-		return err
+	return &command{
+		args: "DIR", min: 1, max: 1, long: true,
+		summary: "say whether a fix mends what a sweep has found",
+		examples: []string{
+			"unlucky verify unlucky.out/kcfi-seal -patch fix.patch",
+			"unlucky verify unlucky.out/foo -linux ~/src/linux-fixed -confidence 99.9",
+		},
+		run: func(ctx context.Context, c call) (err error) {
+			v := &search.Verify{Sweep: &fuzz.Sweep{Workers: *workers, For: *limit}, Confidence: *confidence / 100}
+			s := v.Sweep
+			switch {
+			case o.linux == "" && o.build == "" && patches == nil:
+				return usageError{errors.New("which fix? give -patch FILE, or a tree that has it with -linux or -build")}
+			case o.build != "" && patches != nil:
+				return usageError{errors.New("-build and -patch exclude each other: a finished build is taken as it is")}
+			case !(v.Confidence > 0 && v.Confidence < 1):
+				return usageError{errors.New("-confidence is above 0 and below 100")}
+			case *workers < 0 || *limit < 0:
+				return usageError{errors.New("-j and -for take no negative value")}
+			case within(*dir, c.args[0]):
+				return usageError{fmt.Errorf("-o %s is in %s, and would be taken for sweeps of the same kernel: give another -o", *dir, c.args[0])}
+			}
+			if *rangeFlag != "" {
+				if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
+					return usageError{err}
+				}
+			}
+			defer c.scr.done()
+			if v.Found, err = foundIn(c.args[0], c.scr); err != nil {
+				return err
+			}
+			path, saved, err := savedOf(v, c.scr)
+			if err != nil {
+				return err
+			}
+			mended, err := savedScenario(ctx, path, saved, o)
+			if err != nil {
+				return err
+			}
+			var kept []scenarios.Patch
+			for _, p := range mended.Kernel.Patches {
+				if o.linux != "" && p.Want == scenarios.Absent {
+					c.scr.note("%s, which %s wants absent, is left in %s", p.File, saved.Scenario.Name, o.linux)
+					continue
+				}
+				kept = append(kept, p)
+			}
+			mended.Kernel.Patches = append(kept, patches...)
+			b, err := savedSession(ctx, mended, o, c.scr)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			if err := b.sweeps(s, c.scr); err != nil {
+				return err
+			}
+			s.Dir = filepath.Join(*dir, b.Digest[:12])
+			if s.Strategy = layout.Cover; len(v.Found.Strategies()) == 1 {
+				s.Strategy = v.Found.Strategies()[0]
+			}
+			rate := v.Found.Rate()
+			if *rangeFlag == "" {
+				s.First, s.Last = 1, uint32(min(rate.Layouts(v.Confidence), math.MaxUint32))
+			}
+			step := "booting the baseline"
+			if v.Known() {
+				step = "booting the old culprits where they failed"
+			}
+			v.Culprits = c.scr.later(step)
+			c.scr.note("verifying seeds %d to %d, as %d of %d layouts%s were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of, withBaseline(v.Found.Baseline != nil))
+			result, err := v.Run(ctx)
+			c.scr.done()
+			if ctx.Err() != nil {
+				c.scr.note("interrupted; the same command continues here")
+				return exit(ExitInterrupted)
+			}
+			if err != nil {
+				return b.advise(err)
+			}
+			if *asJSON {
+				err = json.NewEncoder(c.out).Encode(result)
+			} else {
+				printVerified(c.out, result, v, b)
+			}
+			switch {
+			case err != nil:
+				return err
+			case result.Conclusion == search.NotFixed:
+				return exit(ExitNo)
+			case result.Conclusion == search.CannotTell:
+				return exit(ExitFailed)
+			}
+			return nil
+		},
 	}
-	v := &search.Verify{Sweep: &fuzz.Sweep{Workers: *workers, For: *limit}, Confidence: *confidence / 100}
-	s := v.Sweep
-	switch {
-	case o.linux == "" && o.build == "" && patches == nil:
-		return usageError{errors.New("which fix? give -patch FILE, or a tree that has it with -linux or -build")}
-	case o.build != "" && patches != nil:
-		return usageError{errors.New("-build and -patch exclude each other: a finished build is taken as it is")}
-	case !(v.Confidence > 0 && v.Confidence < 1):
-		return usageError{errors.New("-confidence is above 0 and below 100")}
-	case *workers < 0 || *limit < 0:
-		return usageError{errors.New("-j and -for take no negative value")}
-	case within(*dir, rest[0]):
-		return usageError{fmt.Errorf("-o %s is in %s, and would be taken for sweeps of the same kernel: give another -o", *dir, rest[0])}
-	}
-	if *rangeFlag != "" {
-		if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
-			return usageError{err}
-		}
-	}
-	scr := newScreen(os.Stderr)
-	defer scr.done()
-	if v.Found, err = foundIn(rest[0], scr); err != nil {
-		return err
-	}
-	path, saved, err := savedOf(v, scr)
-	if err != nil {
-		return err
-	}
-	mended, err := savedScenario(ctx, path, saved, o)
-	if err != nil {
-		return err
-	}
-	var kept []scenarios.Patch
-	for _, p := range mended.Kernel.Patches {
-		if o.linux != "" && p.Want == scenarios.Absent {
-			scr.note("%s, which %s wants absent, is left in %s", p.File, saved.Scenario.Name, o.linux)
-			continue
-		}
-		kept = append(kept, p)
-	}
-	mended.Kernel.Patches = append(kept, patches...)
-	b, err := savedSession(ctx, mended, o, scr)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	if err := b.sweeps(s, scr); err != nil {
-		return err
-	}
-	s.Dir = filepath.Join(*dir, b.Digest[:12])
-	if s.Strategy = layout.Cover; len(v.Found.Strategies()) == 1 {
-		s.Strategy = v.Found.Strategies()[0]
-	}
-	rate := v.Found.Rate()
-	if *rangeFlag == "" {
-		s.First, s.Last = 1, uint32(min(rate.Layouts(v.Confidence), math.MaxUint32))
-	}
-	step := "booting the baseline"
-	if v.Known() {
-		step = "booting the old culprits where they failed"
-	}
-	v.Culprits = scr.later(step)
-	scr.note("verifying seeds %d to %d, as %d of %d layouts%s were unlucky; ^C stops, and the same command goes on", s.First, s.Last, rate.Unlucky, rate.Of, withBaseline(v.Found.Baseline != nil))
-	result, err := v.Run(ctx)
-	scr.done()
-	if ctx.Err() != nil {
-		scr.note("interrupted; the same command continues here")
-		return exit(ExitInterrupted)
-	}
-	if err != nil {
-		return b.advise(err)
-	}
-	if *asJSON {
-		err = json.NewEncoder(out).Encode(result)
-	} else {
-		printVerified(out, result, v, b)
-	}
-	switch {
-	case err != nil:
-		return err
-	case result.Conclusion == search.NotFixed:
-		return exit(ExitNo)
-	case result.Conclusion == search.CannotTell:
-		return exit(ExitFailed)
-	}
-	return nil
 }
 
 // within tells whether a path is that of a folder, or below it.

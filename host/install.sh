@@ -36,6 +36,10 @@ table() {
 		chromium          chromium               chromium                                       chromium
 		slurm             slurm-wlm              slurm-slurmctld+slurm-slurmd                   -
 		munge             munge                  munge                                          -
+		zsh               zsh                    zsh                                            zsh
+		fish              fish                   fish                                           fish
+		groff             groff-base             groff-base                                     groff
+		mandoc            mandoc                 mandoc                                         mandoc
 	END
 }
 

@@ -22,6 +22,7 @@ func Run(ctx context.Context, dir string, env []string, out io.Writer, argv ...s
 
 // RunNice is Run at a nice value; it returns the CPU time that was spent.
 func RunNice(ctx context.Context, nice int, dir string, env []string, out io.Writer, argv ...string) (time.Duration, error) {
+	Trace(ctx, dir, argv)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

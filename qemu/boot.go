@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"unlucky/host"
 	"unlucky/qemu/oops"
 )
 
@@ -92,6 +93,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
+	host.Trace(ctx, "", m.Argv())
 	begin := time.Now()
 	cmd, err := m.Command(context.Background()) // a process group is more than ctx would end
 	if err != nil {

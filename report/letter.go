@@ -235,6 +235,7 @@ func (l *Letter) Facts() (lines []string) {
 	}
 	fact("objects", "vmlinux.o, sha256 "+l.Digests.Object)
 	fact("image", "vmlinux, sha256 "+l.Digests.Image)
+	fact("unlucky", l.Tools.Unlucky)
 	fact("layout", fmt.Sprintf("%s, strategy %s, found %s", l.Layout.Name(), l.Strategy, l.At.Format("2006-01-02")))
 	return lines
 }

@@ -84,10 +84,11 @@ func share(n, of int) string {
 
 // Page is the page about some sweeps.
 type Page struct {
-	Begin  template.HTML
-	Made   time.Time
-	Notes  []string // what could not be read
-	Sweeps []*reportSweep
+	Begin   template.HTML
+	Made    time.Time
+	Version string   // of the program
+	Notes   []string // what could not be read
+	Sweeps  []*reportSweep
 }
 
 // reportSweep is the part of the page about some results. Of a kernel that has

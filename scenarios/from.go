@@ -88,7 +88,7 @@ func (s *source) parent(name string) ([]byte, *source, error) {
 	data, err := readRegular(p.file)
 	switch {
 	case s.builtin, errors.Is(err, fs.ErrNotExist) && !isPath(name):
-		return nil, nil, unknown(name)
+		return nil, nil, &UnknownError{name}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, fmt.Errorf("there is no %s: name a scenario file, as seen from this one, or one of %s", p.file, strings.Join(names, ", "))
 	case err != nil:

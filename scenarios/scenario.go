@@ -164,7 +164,7 @@ func open(nameOrPath string) ([]byte, *source, error) {
 	}
 	data, err := readFile(nameOrPath)
 	if errors.Is(err, fs.ErrNotExist) && !isPath(nameOrPath) {
-		return nil, nil, unknown(nameOrPath)
+		return nil, nil, &UnknownError{nameOrPath}
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the scenario: %w", err)
@@ -281,8 +281,14 @@ func Builtin() []Scenario {
 	return all
 }
 
-func unknown(name string) error {
-	return fmt.Errorf("no scenario %q: built in are %s; or give a YAML file", name, strings.Join(names, ", "))
+// Names are those of the built-in scenarios, the default first.
+func Names() []string { return slices.Clone(names) }
+
+// UnknownError is a name that no built-in scenario has.
+type UnknownError struct{ Name string }
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("no scenario %q: built in are %s; or give a YAML file", e.Name, strings.Join(names, ", "))
 }
 
 // Marshal writes the scenario as a file that Parse reads.

@@ -76,6 +76,8 @@ type Tools struct {
 	GCC   string `yaml:"gcc,omitempty"`
 	LLD   string `yaml:"lld"`
 	QEMU  string `yaml:"qemu"` // empty where guest.command boots
+	// Unlucky is the version of this program; older files have none.
+	Unlucky string `yaml:"unlucky,omitempty"`
 }
 
 // Compiler is it with its version.

@@ -429,7 +429,7 @@ var hard = []string{
 // everywhere puts a text at every place of a saved seed that takes any.
 var everywhere = map[string]func(f *File, text string){
 	"command":         func(f *File, text string) { f.Command = text },
-	"tools":           func(f *File, text string) { f.Tools = Tools{Clang: text, LLD: text, QEMU: text} },
+	"tools":           func(f *File, text string) { f.Tools = Tools{Clang: text, LLD: text, QEMU: text, Unlucky: text} },
 	"plan.order":      func(f *File, text string) { f.Plan.Order = []string{text, "a", text} },
 	"plan.paddings":   func(f *File, text string) { f.Plan.Paddings[1].Section = text },
 	"passing":         func(f *File, text string) { f.Minimized.Passing = text },
