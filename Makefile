@@ -42,7 +42,7 @@ test-all: install-test
 
 # The tests that need no kernel build: some two minutes.
 short: install
-	$(GOTESTSUM) --jsonfile tests-short.json -- -short -vet=off -count=1 ./...
+	$(GOTESTSUM) --jsonfile tests-short.json -- -short -vet=off -count=1 -timeout 40m ./...
 
 # Kernel trees that are at hand, each swept: make test-trees LINUX="DIR..."
 test-trees: install
