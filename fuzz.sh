@@ -6,6 +6,7 @@
 set -eu
 
 time=${1:-30s}
+untested=
 module=github.com/dvyukov/go-fuzz-corpus
 beside=../shared/corpus/go-fuzz-corpus
 if [ -z "${GO_FUZZ_CORPUS-}" ] && [ -d "$beside/elf/corpus" ]; then
@@ -18,8 +19,8 @@ if [ -d "$GO_FUZZ_CORPUS/elf/corpus" ]; then
 	echo "ELF files from $GO_FUZZ_CORPUS/elf/corpus"
 	export GO_FUZZ_CORPUS
 else
-	echo "NOT TESTED: $module is not to be had here, and GO_FUZZ_CORPUS names no folder with"
-	echo "elf/corpus: the targets that read ELF files start from the project's own only"
+	untested="NOT TESTED: $module is not to be had here, and GO_FUZZ_CORPUS names no folder with
+elf/corpus: the targets that read ELF files start from the project's own only"
 	unset GO_FUZZ_CORPUS
 fi
 
@@ -66,4 +67,5 @@ done <<END
 $targets
 END
 printf '\n%s%s targets, %s for each, %s failed\n' "$summary" "$written" "$time" "$failed"
+[ -z "$untested" ] || echo "$untested"
 [ "$failed" -eq 0 ]

@@ -23,6 +23,16 @@ func TestBundle(t *testing.T) {
 		minimize        bool
 		want            []string // regexps, in this order in the text
 	}{
+		{"kcfi-seal", "14", false, []string{
+			`^Subject: \[BUG\] int3 in kernel_power_off: depends on the layout of the image\n`,
+			`\nOops: int3: 0000 \[#1\] SMP\n`, `\nRIP: 0010:kernel_power_off\+0x`, `\n  int3|  int3  <-- trapping instruction\n`,
+			`\nRIP is behind kernel_power_off, which has 0x\w+ bytes\.\n`,
+			`\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+without\s+seal-mend\.patch`,
+		}},
+		{"kcfi-seal", "86", false, []string{
+			`^Subject: \[BUG\] unable to handle kernel paging request in `, `\nBUG: unable to handle page fault for address: `,
+			`  <-- RIP is \d+ bytes into it: control went astray\n`, `  <-- trapping instruction\n`,
+		}},
 		{"canary", "1:32", true, []string{
 			`^Subject: \[BUG\] invalid opcode in canary_reboot: depends on the layout of the image\n`,
 			`\nLinux 6\.12\.\d+ crashes in 3 of 3 boots \(invalid opcode in\ncanary_reboot\)`,
@@ -36,16 +46,6 @@ func TestBundle(t *testing.T) {
 			`\n  canary-\d+/run\.sh\n`, `\n  unlucky replay canary-\d+\.tar\.zst\n`,
 			`\nWhat decides\n`, `\n  0 +0x30 +fails`, `\n  16 +0x40 +passes`,
 			`\n  kernel    Linux version 6\.12`, `\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+with\s+seal-mend\.patch`, `LTO_CLANG_THIN=y`, `\n  toolchain clang \d+`,
-		}},
-		{"kcfi-seal", "14", false, []string{
-			`^Subject: \[BUG\] int3 in kernel_power_off: depends on the layout of the image\n`,
-			`\nOops: int3: 0000 \[#1\] SMP\n`, `\nRIP: 0010:kernel_power_off\+0x`, `\n  int3|  int3  <-- trapping instruction\n`,
-			`\nRIP is behind kernel_power_off, which has 0x\w+ bytes\.\n`,
-			`\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+without\s+seal-mend\.patch`,
-		}},
-		{"kcfi-seal", "86", false, []string{
-			`^Subject: \[BUG\] unable to handle kernel paging request in `, `\nBUG: unable to handle page fault for address: `,
-			`  <-- RIP is \d+ bytes into it: control went astray\n`, `  <-- trapping instruction\n`,
 		}},
 	} {
 		t.Run(test.scenario+" "+test.seeds, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // the sweep would end, and boot.
 func TestKernels(t *testing.T) {
 	needKernels(t)
-	for _, pkg := range []string{"linux-source-6.12", "linux-source-6.1", "linux-source"} {
+	for _, pkg := range []string{"linux-source-6.1", "linux-source"} {
 		source, suite := kernelSource(t, pkg)
 		t.Run(source+" "+suite, func(t *testing.T) {
 			scenario := "boot"

@@ -43,14 +43,19 @@ type browser struct {
 	trouble   []string // what the console, the log and exceptions say, and what did not load
 }
 
+// needBrowser says that a test of the page is left out.
+func needBrowser(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: the page in a browser")
+	}
+}
+
 // browse opens a file from the disk.
 func browse(t *testing.T, path string) *browser {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
-		if testing.Short() {
-			t.Skip("NOT TESTED with -short: the page in a browser, as chromium is not installed")
-		}
 		t.Fatal("chromium is not installed: make install-test")
 	}
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
@@ -240,6 +245,7 @@ func (b *browser) notBlank(name string) {
 
 // The page about a real sweep whose scenario and console attack it.
 func TestReport(t *testing.T) {
+	needBrowser(t)
 	l := newLane(t)
 	const attack = `<script>document.body.id = "attacked"</script><img src="https://example.com/x.png" onerror="document.body.id = 'attacked'">`
 	file := filepath.Join(l.dir, "tiny.yaml")
@@ -338,6 +344,7 @@ func TestReport(t *testing.T) {
 // A folder that came by mail: 10,000 layouts with hundreds of titles, names that
 // attack, and paths that lead elsewhere.
 func TestReportOfMuch(t *testing.T) {
+	needBrowser(t)
 	dir := t.TempDir()
 	const layouts, titles = 10_000, 300
 	const attack = `</title><script>document.body.id = "attacked"</script>`

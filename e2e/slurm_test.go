@@ -203,6 +203,59 @@ func (c *cluster) tasks(array string) (tasks []task) {
 	return tasks
 }
 
+// The script for Slurm is one for any sh, and what it says to type is right;
+// TestSlurm runs it.
+func TestSlurmExample(t *testing.T) {
+	const script = "../examples/slurm/sweep.sbatch"
+	text, err1 := os.ReadFile(script)
+	readme, err2 := os.ReadFile("../examples/slurm/README.md")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, shell := range []string{"sh", "bash"} {
+		if out, err := exec.Command(shell, "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s -n: %v\n%s", shell, err, out)
+		}
+	}
+	array := regexp.MustCompile(`(?m)^#SBATCH --array=1-(\d+) `).FindStringSubmatch(string(text))
+	command := regexp.MustCompile(`(?m)^exec unlucky (.*) "\$@"$`).FindStringSubmatch(string(text))
+	if array == nil || command == nil {
+		t.Fatalf("no array, or no command: %s", text)
+	}
+	// Without a cache of its own it makes one on the node, for this user alone.
+	tmp := t.TempDir()
+	cmd := exec.Command("sh", script, "-seeds", "1:0")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "XDG_CACHE_HOME=", "SLURM_CPUS_PER_TASK=1")
+	out, err := cmd.CombinedOutput()
+	if exitStatus(err) != 2 {
+		t.Errorf("the script ended with %v, not with unlucky's status of wrong usage\n%s", err, out)
+	}
+	if cache, err := os.Stat(filepath.Join(tmp, fmt.Sprintf("unlucky-%d", os.Getuid()))); err != nil || cache.Mode() != os.ModeDir|0o700 {
+		t.Errorf("the cache is %v, %v", cache, err)
+	}
+	// What is typed: in the script's comment, and in the README.
+	typed := regexp.MustCompile(`(?m)sbatch (?:--\S+ )*sweep\.sbatch (-.*)$`).FindAllStringSubmatch(string(text)+string(readme), -1)
+	if len(typed) < 2 {
+		t.Fatalf("only %q say what to type", typed)
+	}
+	last := os.Environ()
+	for name, value := range map[string]string{"ID": array[1], "MIN": "1", "MAX": array[1], "COUNT": array[1], "STEP": "1"} {
+		last = append(last, "SLURM_ARRAY_TASK_"+name+"="+value)
+	}
+	shard := fmt.Sprintf("shard %[1]s of %[1]s, by SLURM_ARRAY_TASK_ID\n", array[1])
+	for _, m := range typed {
+		// As far as it goes here: the kernel is missing, which a wrong flag or
+		// environment would not come to.
+		args := append(strings.Fields(strings.ReplaceAll(command[1], `"$SLURM_CPUS_PER_TASK"`, "1")), strings.Fields(m[1])...)
+		cmd := exec.Command("unlucky", args...)
+		cmd.Dir, cmd.Env = t.TempDir(), last
+		out, err := cmd.CombinedOutput()
+		if exitStatus(err) != 1 || !strings.Contains(string(out), shard) || !strings.Contains(string(out), "kernel.tar.zst: no such file") {
+			t.Errorf("%q: %v\n%s\nwant %q, and an error that names the kernel", args, err, out, shard)
+		}
+	}
+}
+
 // The example for Slurm, an array of 8 shards of canary on two nodes. One task is
 // killed in the middle and requeued, another is preempted; both go on. Together
 // the shards find what one sweep finds, record by record.

@@ -1,7 +1,6 @@
-package cli
+package kubernetes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -19,30 +17,20 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// example reads a file of examples.
-func example(t *testing.T, path string) string {
+// read reads a file.
+func read(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("../examples", path))
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
-// parses runs a command line of an example as far as it goes here: its kernel is
-// missing, which a wrong flag or environment would not come to.
-func parses(t *testing.T, args []string) {
-	t.Helper()
-	err := run(t.Context(), args, nil, os.Stderr)
-	if err == nil || errors.As(err, &usageError{}) || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "kernel.tar.zst") {
-		t.Errorf("%q: error %v, want one that names the kernel", args, err)
-	}
-}
-
 // The manifests are of types that Kubernetes knows, and agree with each other,
 // with the Containerfile and with unlucky.
 func TestKubernetesExample(t *testing.T) {
-	jobText, claimText, ok := strings.Cut(example(t, "kubernetes/job.yaml"), "\n---\n")
+	jobText, claimText, ok := strings.Cut(read(t, "job.yaml"), "\n---\n")
 	var job batch.Job
 	var claim core.PersistentVolumeClaim
 	for text, object := range map[string]any{jobText: &job, claimText: &claim} {
@@ -98,8 +86,9 @@ func TestKubernetesExample(t *testing.T) {
 		t.Errorf("/dev/shm is %+v", source)
 	}
 	paths := slices.Clone(c.Args)
+	env := os.Environ()
 	for _, e := range c.Env {
-		t.Setenv(e.Name, e.Value)
+		env = append(env, e.Name+"="+e.Value)
 		paths = append(paths, "="+e.Value)
 	}
 	for _, path := range paths {
@@ -108,79 +97,40 @@ func TestKubernetesExample(t *testing.T) {
 		}
 	}
 
-	// As Kubernetes sets it in the last pod.
-	t.Setenv("JOB_COMPLETION_INDEX", strconv.Itoa(int(*s.Completions)-1))
-	shard, _, err := findShard("", os.Getenv)
-	if err != nil || shard.Index != shard.Count || shard.Count != uint32(*s.Completions) {
-		t.Errorf("the last pod is shard %s, %v; want the last of %d", shard, err, *s.Completions)
+	// The last pod, as Kubernetes sets it, is the last shard, and comes as far as it
+	// goes here: its kernel is missing, which a wrong flag or environment would not
+	// come to.
+	unlucky := filepath.Join(t.TempDir(), "unlucky")
+	build := exec.Command("go", "build", "-o", unlucky, ".")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	parses(t, c.Args)
+	last := exec.Command(unlucky, c.Args...)
+	last.Env = append(env, fmt.Sprint("JOB_COMPLETION_INDEX=", *s.Completions-1))
+	out, err := last.CombinedOutput()
+	shard := fmt.Sprintf("shard %[1]d of %[1]d, by JOB_COMPLETION_INDEX and UNLUCKY_SHARDS\n", *s.Completions)
+	if status := new(exec.ExitError); !errors.As(err, &status) || status.ExitCode() != 1 || !strings.Contains(string(out), shard) || !strings.Contains(string(out), "/shared/kernel.tar.zst") {
+		t.Errorf("%q: %v\n%s\nwant %q, and an error that names the kernel", c.Args, err, out, shard)
+	}
 
-	file := example(t, "kubernetes/Containerfile")
+	file := read(t, "Containerfile")
 	if m := regexp.MustCompile(`(?m)^ENTRYPOINT \["unlucky"\]$`).FindString(file); m == "" {
 		t.Error("the arguments are not unlucky's")
 	}
-	version, err := os.ReadFile("../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
 	from := regexp.MustCompile(`(?m)^FROM golang:(\d+\.\d+) AS build$`).FindStringSubmatch(file)
-	if from == nil || !strings.Contains(string(version), "\ngo "+from[1]+".") {
+	if from == nil || !strings.Contains(read(t, "../../go.mod"), "\ngo "+from[1]+".") {
 		t.Errorf("the Containerfile builds with Go %q, go.mod wants another", from)
 	}
 	installed := regexp.MustCompile(`apt-get install \S+ \S+ ([^\\]*)`).FindStringSubmatch(file)
 	if installed == nil || len(strings.Fields(installed[1])) == 0 {
 		t.Fatal("the Containerfile installs nothing")
 	}
-	table, err := os.ReadFile("../host/install.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
+	table := regexp.MustCompile(`[\s+]`).Split(read(t, "../../host/install.sh"), -1)
 	for _, p := range strings.Fields(installed[1]) {
 		p = regexp.MustCompile(`-\d+$`).ReplaceAllString(p, "-N")
-		if !slices.Contains(regexp.MustCompile(`[\s+]`).Split(string(table), -1), p) {
+		if !slices.Contains(table, p) {
 			t.Errorf("the Containerfile installs %s, host/install.sh has it not", p)
 		}
-	}
-}
-
-// The script for Slurm is one for any sh, and what it says to type is right;
-// TestSlurm runs it.
-func TestSlurmExample(t *testing.T) {
-	text := example(t, "slurm/sweep.sbatch")
-	for _, shell := range []string{"sh", "bash"} {
-		if out, err := exec.Command(shell, "-n", "../examples/slurm/sweep.sbatch").CombinedOutput(); err != nil {
-			t.Errorf("%s -n: %v\n%s", shell, err, out)
-		}
-	}
-	array := regexp.MustCompile(`(?m)^#SBATCH --array=1-(\d+) `).FindStringSubmatch(text)
-	command := regexp.MustCompile(`(?m)^exec unlucky (.*) "\$@"$`).FindStringSubmatch(text)
-	if array == nil || command == nil {
-		t.Fatalf("no array, or no command: %s", text)
-	}
-	for name, value := range map[string]string{"ID": array[1], "MIN": "1", "MAX": array[1], "COUNT": array[1], "STEP": "1"} {
-		t.Setenv("SLURM_ARRAY_TASK_"+name, value)
-	}
-	if shard, _, err := findShard("", os.Getenv); err != nil || shard.String() != array[1]+"/"+array[1] {
-		t.Errorf("the last task is shard %s, %v", shard, err)
-	}
-	// Without a cache of its own it makes one on the node, for this user alone.
-	tmp := t.TempDir()
-	cmd := exec.Command("sh", "../examples/slurm/sweep.sbatch", "-seeds", "1:0")
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "XDG_CACHE_HOME=", "SLURM_CPUS_PER_TASK=1")
-	out, err := cmd.CombinedOutput()
-	if status := new(exec.ExitError); !errors.As(err, &status) || status.ExitCode() != exitUsage {
-		t.Errorf("the script ended with %v, not with unlucky's status\n%s", err, out)
-	}
-	if cache, err := os.Stat(filepath.Join(tmp, fmt.Sprintf("unlucky-%d", os.Getuid()))); err != nil || cache.Mode() != os.ModeDir|0o700 {
-		t.Errorf("the cache is %v, %v", cache, err)
-	}
-	// What is typed: in the script's comment, and in the README.
-	typed := regexp.MustCompile(`(?m)sbatch (?:--\S+ )*sweep\.sbatch (-.*)$`).FindAllStringSubmatch(text+example(t, "slurm/README.md"), -1)
-	if len(typed) < 2 {
-		t.Fatalf("only %q say what to type", typed)
-	}
-	for _, m := range typed {
-		parses(t, append(strings.Fields(strings.ReplaceAll(command[1], `"$SLURM_CPUS_PER_TASK"`, "1")), strings.Fields(m[1])...))
 	}
 }
