@@ -40,7 +40,8 @@ type Expect struct {
 	Infra *regexp.Regexp
 	// Warnings makes the kernel's WARNING reports count as crashes.
 	Warnings bool
-	// Limit is the longest that QEMU may run, in wall-clock time. It is never
+	// Limit is the longest that QEMU may run, in wall-clock time without what
+	// it waits for a CPU. It is never
 	// left out where nobody watches, as a halted guest never ends; 0 is none.
 	Limit time.Duration
 }
@@ -106,7 +107,7 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	}
 	defer context.AfterFunc(ctx, p.kill)()
 	if e.Limit > 0 {
-		defer time.AfterFunc(e.Limit, p.kill).Stop()
+		defer p.limit(e.Limit)()
 	}
 
 	log := newStderrLog(p)

@@ -249,6 +249,43 @@ func TestBootCrashKeepsPrinting(t *testing.T) {
 	}
 }
 
+// A guest that waits for a CPU most of the time is not taken for one that hangs.
+func TestBootStarved(t *testing.T) {
+	kernel, dir := buildGuest(t), enterable(t)
+	real, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// On one CPU, behind others.
+	wrapper := filepath.Join(dir, "qemu")
+	writeScript(t, wrapper, "exec taskset -c 0 nice -n 5 "+real+` "$@"`)
+	m := guest(kernel, "tcg", "booting\\nall good\\n\\t", t.TempDir())
+	m.Binary = wrapper
+	alone, err := m.Boot(t.Context(), Expect{Pass: passRE, Limit: far})
+	if err != nil || alone.Kind != Pass {
+		t.Fatalf("alone: %s, %v", alone.Kind, err)
+	}
+	for others := 6; ; others *= 2 {
+		ctx, stop := context.WithCancel(t.Context())
+		for range others {
+			if err := exec.CommandContext(ctx, "taskset", "-c", "0", "sh", "-c", "while :; do :; done").Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := m.Boot(ctx, Expect{Pass: passRE, Limit: 2 * alone.Elapsed})
+		stop()
+		if err != nil || r.Kind != Pass {
+			t.Fatalf("behind %d others: %s in %v, %s, %v; alone it took %v", others, r.Kind, r.Elapsed, r.Reason, err, alone.Elapsed)
+		}
+		if r.Elapsed > 2*alone.Elapsed {
+			return
+		}
+		if others > 40 {
+			t.Fatalf("behind %d others it took %v, alone %v: it was not starved", others, r.Elapsed, alone.Elapsed)
+		}
+	}
+}
+
 func TestBootCancelled(t *testing.T) {
 	kernel := buildGuest(t)
 	for _, accel := range accels() {
