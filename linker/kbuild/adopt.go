@@ -1,6 +1,7 @@
 package kbuild
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,11 +15,19 @@ import (
 
 // adopt takes a finished build folder, which is only read. What others are
 // using at the same time stays as it is.
-func (p *Build) adopt(build string, alone bool) error {
+func (p *Build) adopt(ctx context.Context, build string, alone bool, progress Progress) error {
 	p.Objtree = build
 	source, err := sourceOf(build)
 	if err == nil {
 		err = checkFinished(build)
+	}
+	if err == nil && exists(filepath.Join(build, "vmlinux.o")) { // open says what it means that there is none
+		var n int
+		n, err = sectionsOf(filepath.Join(build, "vmlinux.o"))
+		p.units = n < leastSections
+	}
+	if p.units {
+		p.Objtree = filepath.Join(p.Source, BuildName)
 	}
 	if err != nil || !alone {
 		return err
@@ -35,6 +44,11 @@ func (p *Build) adopt(build string, alone bool) error {
 	}
 	if !exists(filepath.Join(build, "vmlinux.o")) {
 		return nil // open says what that means
+	}
+	if p.units {
+		if err := p.byUnits(ctx, build, progress); err != nil {
+			return err
+		}
 	}
 	return p.WriteState()
 }

@@ -45,6 +45,7 @@ type Build struct {
 	Environment []string // kbuild's whole environment, without the user's
 	Srctree     string   // the source, as seen from Objtree: "..", "." or absolute
 
+	units    bool     // the units of its layouts are object files
 	sections []string // what make is told beside, for a section per function
 	lock     *flock.Flock
 }
@@ -221,7 +222,7 @@ func (p *Build) prepare(ctx context.Context, k scenarios.Kernel, progress Progre
 	var err error
 	switch {
 	case k.Build != "":
-		err = p.adopt(k.Build, alone)
+		err = p.adopt(ctx, k.Build, alone, progress)
 	case k.Dir != "" && !alone:
 		return host.Hint(fmt.Errorf("another unlucky%s is using the build of %s", host.LockHolder(p.lock.Path()), k.Dir), "wait for it, or build the tree yourself and give that with -build")
 	case k.Dir != "":
@@ -561,6 +562,10 @@ func (p *Build) open(ctx context.Context) error {
 	if err := checkLinker(p.Objtree, p.LLD); err != nil {
 		return err
 	}
+	if !strings.HasPrefix(filepath.Base(p.Args[0]), "ld.lld") { // ld.bfd, whose options lld takes but for this
+		p.Args[0] = "ld.lld"
+		p.Args[1], p.Args[2] = strings.ReplaceAll(p.Args[1], "--no-warn-rwx-segments", ""), strings.ReplaceAll(p.Args[2], "--no-warn-rwx-segments", "")
+	}
 	return p.readEnvironment(ctx)
 }
 
@@ -640,6 +645,9 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 		if name == "PAHOLE_FLAGS" {
 			// With several threads it gives other bytes each time.
 			v = paholeThreads.ReplaceAllString(v, "$1")
+		}
+		if name == "KBUILD_LDS" && p.units {
+			v = name + "=" + unitScript
 		}
 		if linkVariables[name] {
 			p.Env = append(p.Env, v)

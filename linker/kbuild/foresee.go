@@ -2,7 +2,6 @@ package kbuild
 
 import (
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"math"
@@ -258,26 +257,19 @@ func (f *facts) finished(ctx context.Context, build string) {
 	if err := checkFinished(build); err != nil {
 		f.check("vmlinux.o", err, "")
 	}
-	object, err := elf.Open(path)
+	n, err := sectionsOf(path)
 	if errors.Is(err, os.ErrNotExist) {
-		err = host.Hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "set LTO_CLANG_THIN=y and build it again")
+		err = host.Hint(fmt.Errorf("this kernel's link takes no vmlinux.o: %w", err), "run make vmlinux in it (before 6.1 no kernel can be swept)")
 	}
 	if err != nil {
 		f.check("vmlinux.o", err, "")
 		return
 	}
-	defer object.Close()
-	n := 0
-	for _, s := range object.Sections {
-		if s.Flags&elf.SHF_EXECINSTR != 0 && strings.HasPrefix(s.Name, ".text.") {
-			n++
-		}
-	}
 	f.add("vmlinux.o", "there, with %d sections of functions", n)
-	if n > 0 {
+	if n >= leastSections {
 		f.add("what can move", "each function that has a section of its own")
 	} else {
-		f.add("what can move", "nothing: its functions have no sections of their own, as -ffunction-sections or LTO gives them")
+		f.add("what can move", "object files, each as a whole: its functions have no sections of their own, as CFLAGS_KERNEL=-ffunction-sections or LTO gives them")
 	}
 	f.links()
 	f.add("build", "none: a finished one is taken as it is, and only read")

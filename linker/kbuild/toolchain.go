@@ -175,13 +175,14 @@ func (t *Toolchain) inspectLinker(ctx context.Context, program string) error {
 	return err
 }
 
-// useLinker makes the linker that a build was linked with the toolchain's.
+// useLinker makes the linker that a build was linked with the toolchain's. In the
+// place of another than lld, it is lld that links the layouts.
 func (t *Toolchain) useLinker(ctx context.Context, name string) error {
 	if name == "ld.lld" {
 		return nil
 	}
 	if !strings.HasPrefix(filepath.Base(name), "ld.lld") {
-		return host.Hint(fmt.Errorf("this kernel was linked by %s, not by lld", name), "build it with LLVM=1")
+		return t.inspectLinker(ctx, t.Linker())
 	}
 	return t.inspectLinker(ctx, name)
 }
