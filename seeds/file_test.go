@@ -60,7 +60,7 @@ func example(t testing.TB) File {
 			Image:  strings.Repeat("fe", 32),
 			Initrd: strings.Repeat("ad", 32),
 		},
-		Tools:    Tools{Clang: "22.1.8", LLD: "22.1.8", QEMU: "7.2.22"},
+		Tools:    Tools{Clang: "22.1.8", LLD: "22.1.8", QEMU: "7.2.22", Unlucky: "v0.0.0-20260517030405-0123456789ab"},
 		Command:  `qemu-system-x86_64 -M microvm,acpi=off -append 'console=ttyS0 panic=-1' -kernel vmlinux`,
 		At:       time.Date(2026, 5, 17, 3, 4, 5, 0, time.UTC),
 		Scenario: scenario,
@@ -238,12 +238,12 @@ func TestReadErrors(t *testing.T) {
 		{"accel", "accel: tcg", "accel: hvf", `7.yaml: line 13: accel: "hvf" is neither kvm nor tcg`},
 		{"digest", "fefefefe", "FEfefefe", `7.yaml: line 17: digests.image: "FEfefefe` + strings.Repeat("fe", 28) + `" is not a SHA-256 in 64 lower-case hex digits`},
 		{"no digest", "  image: " + strings.Repeat("fe", 32) + "\n", "", `7.yaml: digests.image: "" is not a SHA-256 in 64 lower-case hex digits`},
-		{"found", "found: 2026", "found: 0001", "7.yaml: line 24: found: 0001-05-17 03:04:05 +0000 UTC is not a time of a find"},
-		{"no time", "found: 2026-05-17T03:04:05Z", "found: 7", `7.yaml: line 24: found: "7" is not a time like 2006-01-02T15:04:05Z`},
+		{"found", "found: 2026", "found: 0001", "7.yaml: line 25: found: 0001-05-17 03:04:05 +0000 UTC is not a time of a find"},
+		{"no time", "found: 2026-05-17T03:04:05Z", "found: 7", `7.yaml: line 25: found: "7" is not a time like 2006-01-02T15:04:05Z`},
 		// The rest of these is scenarios' own.
-		{"scenario's key", "    memory:", "    memry:", "7.yaml: line 50: guest.memry: ..."},
-		{"scenario's value", "memory: 128M", "memory: 128", "7.yaml: line 50: guest.memory: ..."},
-		{"scenario without its patch", "        text: |\n", "        tested: |\n", "7.yaml: line 33: ..."},
+		{"scenario's key", "    memory:", "    memry:", "7.yaml: line 51: guest.memry: ..."},
+		{"scenario's value", "memory: 128M", "memory: 128", "7.yaml: line 51: guest.memory: ..."},
+		{"scenario without its patch", "        text: |\n", "        tested: |\n", "7.yaml: line 34: ..."},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := test.new
@@ -283,7 +283,7 @@ func TestReadHostile(t *testing.T) {
 	}
 	for _, test := range []struct{ name, text, want string }{
 		{"aliases of aliases", with("titles", laughs+"]"), "7.yaml: line 10: anchors and aliases are not taken: write the value out"},
-		{"aliases of aliases in the plan", strings.Replace(string(data), "\nscenario:", "\nplan: {paddings: [&a {section: "+strings.Repeat("x", 1<<20)+", bytes: 1}"+strings.Repeat(", *a, {section: x, bytes: 1}", 1<<12)+"]}\nscenario:", 1), "7.yaml: line 25: anchors and aliases are not taken: write the value out"},
+		{"aliases of aliases in the plan", strings.Replace(string(data), "\nscenario:", "\nplan: {paddings: [&a {section: "+strings.Repeat("x", 1<<20)+", bytes: 1}"+strings.Repeat(", *a, {section: x, bytes: 1}", 1<<12)+"]}\nscenario:", 1), "7.yaml: line 26: anchors and aliases are not taken: write the value out"},
 		{"an alias of itself", with("titles", "&a [*a]"), "7.yaml: line 10: anchors and aliases are not taken: write the value out"},
 		{"a depth of a million", with("titles", strings.Repeat("[", 1<<20)), "7.yaml: line 10: exceeded max depth"},
 		{"a list of half a million", with("titles", "["+strings.Repeat("a,", 1<<19)+"a]"), "7.yaml: line "},
@@ -293,7 +293,7 @@ func TestReadHostile(t *testing.T) {
 		{"seed that is a path", strings.Replace(string(data), "seed: 7", "seed: ../../etc/x", 1), `7.yaml: line 4: "../../etc/x" is neither`},
 		{"NUL in the title", strings.Replace(string(data), "title: 'BUG: unable", `title: "\0" #`, 1), `7.yaml: line 7: title: "\x00" is not printable ASCII`},
 		{"line feed in the title", strings.Replace(string(data), "title: 'BUG: unable", `title: "a\nb" #`, 1), `7.yaml: line 7: title: "a\nb" is not printable ASCII`},
-		{"scenario's name leaves the folder", strings.Replace(string(data), "\n  name: ", "\n  name: ../../etc/x #", 1), `7.yaml: line 26: name: "../../etc/x" is no name`},
+		{"scenario's name leaves the folder", strings.Replace(string(data), "\n  name: ", "\n  name: ../../etc/x #", 1), `7.yaml: line 27: name: "../../etc/x" is no name`},
 		{"boots beyond all", strings.Replace(string(data), "boots: 3", "boots: 99999999999999999999", 1), "7.yaml: line 8: cannot unmarshal"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -424,6 +424,25 @@ var hard = []string{
 	"...", "...\n", "\n...\n", "a\n...\nb", "---", "---\n", "\n--- a\n", "%YAML 1.1\n", "<<", "~", "null", "7", "0x7", "1:20", ".5", "yes", "y", "2026-05-17", "=",
 	"# a", "a # b", "\n# a\n", "#\n#", "a\n# b\n\n# c\n", "'", "\"", "'\n\"", "\\", "\\n\n", "a: b", "a:\n", "- a", "- a\n- b\n", "&a *a", "*a", "!a", "!!binary aGk=", "|", ">\n", "|+\n\n", "[", "{}", "@", "`", "? a", "?",
 	"a" + strings.Repeat(" b", 500), strings.Repeat("a", 2000) + "\n", strings.Repeat("\x01", 2000),
+}
+
+// A file of before the program's own version was saved is read, and written as it was.
+func TestReadWithoutVersion(t *testing.T) {
+	data, err := os.ReadFile("testdata/crash.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := regexp.MustCompile(`(?m)^  unlucky: .*\n`).ReplaceAll(data, nil)
+	if len(older) == len(data) {
+		t.Fatal("the golden has no version of the program")
+	}
+	f, err := parse(older, "older.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := f.Marshal(); err != nil || !bytes.Equal(again, older) {
+		t.Errorf("it is written as\n%s, %v", again, err)
+	}
 }
 
 // everywhere puts a text at every place of a saved seed that takes any.
