@@ -15,8 +15,8 @@ sweep: install unlucky
 	./unlucky sweep kcfi-seal -seeds $(SEEDS)
 
 GOTESTSUM := $(GO) tool -modfile=$(CURDIR)/tools/go.mod gotestsum --format testname
-# What the tests say that they did not test, each once.
-UNTESTED = @grep -ho 'NOT TESTED\([^"\\]\|\\"\)*' $(1) | sed 's/\\"/"/g' | sort -u
+# What the tests say that they did not test, each once; not what a script would say.
+UNTESTED = @grep -hv '"Output":" *\\u003e ' $(1) | grep -o 'NOT TESTED\([^"\\]\|\\"\)*' | sed 's/\\"/"/g' | sort -u
 # The one real kernel of make test.
 KERNEL := ^(TestKCFISeal|TestShortcut)$$
 
