@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker/kbuild"
@@ -68,7 +69,8 @@ func doctor(ctx context.Context, args []string, _ io.Reader, out io.Writer) erro
 			false: "has no --randomize-section-padding (LLVM 20 and later have it): all strategies but lld",
 		}[tools.Randomizes()])
 	}
-	needs := append([]kbuild.Need{{Name: "qemu-system-" + scenario.Kernel.Arch, Package: "qemu-system-x86"}}, kbuild.Needs...)
+	emulator := arch.Emulator(scenario.Kernel.Arch)
+	needs := append([]kbuild.Need{{Name: emulator, Package: qemu.NeedOf(emulator)}}, kbuild.Needs...)
 	for _, n := range needs {
 		path, err := n.Find()
 		switch {

@@ -13,16 +13,13 @@ import (
 	"slices"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/fuzz/evidence"
 	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/report"
 	"unlucky/seeds"
 )
-
-// switches of the kernel command line that name a subsystem in one boot each.
-var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection=off", "spectre_v2=off",
-	"spec_rstack_overflow=off", "nokaslr", "nosmp"}
 
 func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet("minimize", flag.ContinueOnError)
@@ -81,7 +78,11 @@ func minimize(ctx context.Context, args []string, _ io.Reader, out io.Writer) er
 		}
 	}
 	if *ablate {
-		m.Switches = slices.Concat(switches, scenario.Guest.Ablate)
+		a, err := arch.Of(scenario.Kernel.Arch)
+		if err != nil {
+			return err
+		}
+		m.Switches = slices.Concat(a.Switches, scenario.Guest.Ablate)
 	}
 	m.Twins = twinsOf(rest[0], b.Digest)
 	m.Suspects = suspectsOf(ctx, rest[0], b.Digest, scr)

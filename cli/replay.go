@@ -76,7 +76,7 @@ func replay(ctx context.Context, args []string, in io.Reader, out io.Writer) err
 	m := b.guest.Machine
 	m.Kernel = image.Path
 	if *keep != "" {
-		if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+		if m.Kernel, m.Initrd, err = keepImage(*keep, saved.Scenario.Kernel.Image, image, m.Initrd); err != nil {
 			return err
 		}
 		if packed { // without the kernel the plan can't be told
@@ -193,8 +193,9 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 	}
 }
 
-// keepImage copies what a boot needs, and what a debugger wants, into dir.
-func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
+// keepImage copies what a boot needs, by its name, and what a debugger wants, into
+// dir.
+func keepImage(dir, name string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", "", err
 	}
@@ -204,7 +205,7 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 	kernel, keptInitrd = filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
 	files := map[string]string{image.VMLinux: kernel, initrd: keptInitrd, image.SystemMap: filepath.Join(dir, "System.map")}
 	if image.Path != image.VMLinux {
-		kernel = filepath.Join(dir, "bzImage")
+		kernel = filepath.Join(dir, name)
 		files[image.Path] = kernel
 	}
 	for from, to := range files {

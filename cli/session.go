@@ -11,6 +11,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"unlucky/arch"
 	"unlucky/fuzz"
 	"unlucky/host"
 	"unlucky/linker"
@@ -65,7 +66,7 @@ func (b *session) workers(scr *screen) (int, error) {
 
 // prepare makes the kernel and the initrd of a scenario.
 func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *session, err error) {
-	if _, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch); err != nil {
+	if _, err := qemu.Version(ctx, arch.Emulator(s.Kernel.Arch)); err != nil {
 		return nil, err // before minutes have gone into a build
 	}
 	initrd, err := initrdOf(s.Guest)
@@ -91,7 +92,7 @@ func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *ses
 
 // newRig makes a rig of a kernel, which it closes if it fails.
 func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario, initrd []byte, scr *screen) (_ *session, err error) {
-	version, err := qemu.Version(ctx, "qemu-system-"+s.Kernel.Arch)
+	version, err := qemu.Version(ctx, arch.Emulator(s.Kernel.Arch))
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}

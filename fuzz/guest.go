@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
 	"unlucky/scenarios"
@@ -29,7 +30,7 @@ type Guest struct {
 func NewGuest(s scenarios.Scenario, initrd string) *Guest {
 	return &Guest{
 		Machine: qemu.Machine{
-			Binary:    "qemu-system-" + s.Kernel.Arch,
+			Binary:    arch.Emulator(s.Kernel.Arch),
 			Type:      s.Guest.Machine,
 			Accel:     s.Guest.Accel,
 			CPU:       s.Guest.CPU,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker/kbuild"
@@ -180,7 +181,7 @@ func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (
 	}
 	tools.Clang = m.Clang
 	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
-	b.Image, b.Digest = "vmlinux", m.Object
+	b.Image, b.Digest = arch.VMLinux, m.Object
 	p := &Kernel{Build: b, packed: &m}
 	if err := p.Take(ctx, progress); err != nil {
 		return nil, err
@@ -215,6 +216,9 @@ func (p *Kernel) unpack(ctx context.Context, a *archive, progress kbuild.Progres
 	var err error
 	if p.object, err = openObject(filepath.Join(p.Objtree, "vmlinux.o")); err != nil {
 		return err
+	}
+	if p.Arch = p.object.arch; p.Arch == nil {
+		return fmt.Errorf("%s is of an architecture that is not known here", p.object.path)
 	}
 	way := &shortcut{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
 	for _, argv := range way.links {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"unlucky/arch"
 )
 
 // decoder turns the YAML of one scenario into the struct. It walks the nodes
@@ -147,7 +149,7 @@ func (d *decoder) bad(key, format string, args ...any) error {
 
 // scenario decodes a whole one.
 func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
-	s := defaults()
+	s := defaults(arch.X86_64)
 	d.at = map[string]place{}
 	if err := d.decode(n, "", reflect.ValueOf(&s).Elem()); err != nil {
 		return Scenario{}, err
@@ -328,7 +330,7 @@ func (d *decoder) check(s *Scenario) error {
 	if err := d.checkKernel(&s.Kernel); err != nil {
 		return err
 	}
-	if err := d.checkGuest(&s.Guest); err != nil {
+	if err := d.checkGuest(&s.Guest, arch.Emulator(s.Kernel.Arch)); err != nil {
 		return err
 	}
 	if s.Verdict.Pass.IsZero() {
@@ -361,10 +363,14 @@ func (d *decoder) checkKernel(k *Kernel) error {
 			return err
 		}
 	}
-	if err := d.oneOf("kernel.arch", k.Arch, "x86_64"); err != nil {
+	if err := d.oneOf("kernel.arch", k.Arch, arch.Names()...); err != nil {
 		return err
 	}
-	if err := d.oneOf("kernel.image", k.Image, "vmlinux", "bzImage"); err != nil {
+	a, err := arch.Of(k.Arch)
+	if err != nil {
+		return err
+	}
+	if err := d.oneOf("kernel.image", k.Image, a.Images...); err != nil {
 		return err
 	}
 	if k.Build != "" {
@@ -495,7 +501,7 @@ func (d *decoder) checkConfig(k *Kernel) error {
 	return d.load(key, &k.Config, hint)
 }
 
-func (d *decoder) checkGuest(g *Guest) error {
+func (d *decoder) checkGuest(g *Guest, emulator string) error {
 	switch {
 	case g.Init == "" && g.Rootfs == "":
 		return d.bad("guest", "needs init (a shell script, for busybox) or rootfs (a cpio)")
@@ -521,7 +527,7 @@ func (d *decoder) checkGuest(g *Guest) error {
 	}
 	for key, value := range map[string]string{"machine": g.Machine, "cpu": g.CPU} {
 		if value == "" {
-			return d.bad("guest."+key, "is empty: name one of those that `qemu-system-x86_64 -%s help` lists", key)
+			return d.bad("guest."+key, "is empty: name one of those that `%s -%s help` lists", emulator, key)
 		}
 	}
 	return d.oneOf("guest.accel", g.Accel, "auto", "kvm", "tcg")

@@ -5,7 +5,7 @@ set -eu
 CDPATH= cd -- "$(dirname -- "$0")"
 qemu={{quote .Machine.Binary}} accel=${ACCEL:-{{.Accel}}}
 if ! command -v "$qemu" >/dev/null; then
-	echo >&2 "run.sh: $qemu is not installed: apt-get install qemu-system-x86"
+	echo >&2 "run.sh: $qemu is not installed: apt-get install {{.Need}}"
 	exit 1
 fi
 {{- if eq .Machine.CPU "host"}}
