@@ -35,6 +35,7 @@ type measured struct {
 	Floor   rates          `json:"floor"`
 	Layouts int            `json:"layouts"` // of all sweeps
 	Steps   evidence.Steps `json:"steps"`   // of all sweeps
+	target  string         // of make by hand
 }
 
 type rates []float64
@@ -104,7 +105,8 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 		return m, err
 	}
 	m.Kernel = fmt.Sprintf("%s, vmlinux.o %.12s, lld %s, %s", b.template.Scenario.Name, b.Digest, b.LLD, qemu.Named(b.template.Tools.QEMU, b.guest.Machine.Accel))
-	scr.progress("making the first bzImage by hand (half a minute)", 0, 0)
+	m.target = b.Arch.Target
+	scr.progress("making the first "+m.target+" by hand (half a minute)", 0, 0)
 	hand, err := b.NewByHand(ctx, b.template.Scenario.Kernel)
 	if err != nil {
 		return m, err
@@ -242,7 +244,7 @@ func (m measured) print(out io.Writer) {
 		name, what string
 		r          rates
 	}{
-		{"by hand", "make bzImage, QEMU", m.ByHand},
+		{"by hand", "make " + m.target + ", QEMU", m.ByHand},
 		{"sweep", "unlucky sweep", m.Sweep},
 		{"floor", "one pass of lld, QEMU, on each CPU", m.Floor},
 	} {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -133,7 +134,7 @@ func minimizedBeside(path string, saved seeds.File, scr *screen) (*seeds.File, e
 
 // fillBundle puts the members of a bundle into dir.
 func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, image linker.Image, initrd string) error {
-	if _, _, err := keepImage(dir, image, initrd); err != nil {
+	if _, _, err := keepImage(dir, saved.Scenario.Kernel.Image, image, initrd); err != nil {
 		return err
 	}
 	if err := saved.Write(filepath.Join(dir, seeds.SeedFile), console); err != nil {
@@ -164,7 +165,8 @@ func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, i
 	return nil
 }
 
-// contents says what the members of a bundle are for.
+// contents says what the members of a bundle are for, but for the image that is made
+// of vmlinux.
 var contents = map[string]string{
 	seeds.ReportFile:  "a mail or bug report, ready to send",
 	seeds.RunFile:     "boots it as it was booted, with nothing of unlucky",
@@ -173,7 +175,6 @@ var contents = map[string]string{
 	seeds.ConsoleFile: "the console of a boot that shows it",
 	seeds.MapFile:     "the addresses of the image's symbols",
 	seeds.InitrdFile:  "its user space",
-	seeds.BzImageFile: "the image that is booted",
 	seeds.VMLinuxFile: "the image, for QEMU and for debuggers",
 }
 
@@ -182,7 +183,7 @@ func printPacked(out io.Writer, saved seeds.File, p seeds.Packed) {
 	fmt.Fprintf(&b, "%s: %s of %s, %s\n\n", p.Path, saved.Layout.Name(), saved.Scenario.Name, report.Seen(saved))
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, m := range p.Members {
-		fmt.Fprintf(w, "%s\t  %s\n", humanize.IBytes(uint64(m.Bytes)), fmt.Sprintf("%-13s %s", m.Name, contents[m.Name]))
+		fmt.Fprintf(w, "%s\t  %s\n", humanize.IBytes(uint64(m.Bytes)), fmt.Sprintf("%-13s %s", m.Name, cmp.Or(contents[m.Name], "the image that is booted")))
 	}
 	w.Flush()
 	name := seeds.BundleName(saved)

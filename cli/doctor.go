@@ -71,7 +71,7 @@ func doctor(f *flag.FlagSet) *command {
 			needs := kbuild.Needs
 			machine := fuzz.NewGuest(scenario, "").Machine
 			if machine.Program == nil {
-				needs = append([]kbuild.Need{{Name: machine.Binary, Package: "qemu-system-x86"}}, needs...)
+				needs = append([]kbuild.Need{{Name: machine.Binary, Package: qemu.NeedOf(machine.Binary)}}, needs...)
 			}
 			for _, n := range needs {
 				path, err := n.Find()

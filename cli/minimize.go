@@ -13,16 +13,13 @@ import (
 	"slices"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/fuzz/evidence"
 	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/report"
 	"unlucky/seeds"
 )
-
-// switches of the kernel command line that name a subsystem in one boot each.
-var switches = []string{"cfi=off", "mitigations=off", "indirect_target_selection=off", "spectre_v2=off",
-	"spec_rstack_overflow=off", "nokaslr", "nosmp"}
 
 func minimize(f *flag.FlagSet) *command {
 	o := newSetup(f)
@@ -87,7 +84,11 @@ func minimize(f *flag.FlagSet) *command {
 				}
 			}
 			if *ablate {
-				m.Switches = slices.Concat(switches, scenario.Guest.Ablate)
+				a, err := arch.Of(scenario.Kernel.Arch)
+				if err != nil {
+					return err
+				}
+				m.Switches = slices.Concat(a.Switches, scenario.Guest.Ablate)
 			}
 			m.Twins = twinsOf(c.args[0], b.Digest)
 			m.Suspects = suspectsOf(ctx, c.args[0], b.Digest, c.scr)

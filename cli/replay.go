@@ -84,7 +84,7 @@ func replay(f *flag.FlagSet) *command {
 			m := b.guest.Machine
 			m.Kernel = image.Path
 			if *keep != "" {
-				if m.Kernel, m.Initrd, err = keepImage(*keep, image, m.Initrd); err != nil {
+				if m.Kernel, m.Initrd, err = keepImage(*keep, saved.Scenario.Kernel.Image, image, m.Initrd); err != nil {
 					return err
 				}
 				name := "plan.yaml"
@@ -219,8 +219,9 @@ func printReplayed(out io.Writer, f seeds.File, r fuzz.Replayed) {
 	}
 }
 
-// keepImage copies what a boot needs, and what a debugger wants, into dir.
-func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
+// keepImage copies what a boot needs, by its name, and what a debugger wants, into
+// dir.
+func keepImage(dir, name string, image linker.Image, initrd string) (kernel, keptInitrd string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", "", err
 	}
@@ -230,7 +231,7 @@ func keepImage(dir string, image linker.Image, initrd string) (kernel, keptInitr
 	kernel, keptInitrd = filepath.Join(dir, "vmlinux"), filepath.Join(dir, "initrd")
 	files := map[string]string{image.VMLinux: kernel, initrd: keptInitrd, image.SystemMap: filepath.Join(dir, "System.map")}
 	if image.Path != image.VMLinux {
-		kernel = filepath.Join(dir, "bzImage")
+		kernel = filepath.Join(dir, name)
 		files[image.Path] = kernel
 	}
 	for from, to := range files {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
 	"unlucky/scenarios"
@@ -32,7 +33,7 @@ func NewGuest(s scenarios.Scenario, initrd string) *Guest {
 	g := &Guest{
 		Machine: qemu.Machine{
 			Program:   s.Guest.Program(),
-			Binary:    "qemu-system-" + s.Kernel.Arch,
+			Binary:    arch.Emulator(s.Kernel.Arch),
 			Type:      s.Guest.Machine,
 			Accel:     s.Guest.Accel,
 			CPU:       s.Guest.CPU,

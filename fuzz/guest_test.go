@@ -33,12 +33,12 @@ func (b *boots) run(m qemu.Machine, _ context.Context, e qemu.Expect) (qemu.Resu
 }
 
 var (
-	pass       = qemu.Result{Kind: qemu.Pass}
-	hang       = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
-	infra = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
-	crash      = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
-	refused    = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
-	exits      = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
+	pass    = qemu.Result{Kind: qemu.Pass}
+	hang    = qemu.Result{Kind: qemu.Hang, Title: "hang: no output"}
+	infra   = qemu.Result{Kind: qemu.Infra, Reason: "KVM internal error"}
+	crash   = qemu.Result{Kind: qemu.Crash, Title: "kernel BUG in f", Report: oops.Report{Title: "kernel BUG in f"}}
+	refused = qemu.Result{Kind: qemu.Infra, Reason: "QEMU exit status 1: unable to find CPU model 'nosuch'"}
+	exits   = qemu.Result{Kind: qemu.Crash, Title: "unexpected exit"}
 )
 
 func TestGuestBoot(t *testing.T) {

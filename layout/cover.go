@@ -40,8 +40,12 @@ import (
 // 2 KiB on average, by which .text grows.
 const runLength = 8
 
-// PageUnits is the number of residues modulo a page, in units of 16 bytes.
-const PageUnits = Modulus / 16
+// coverStep is the step of an address in this version of the strategy, in bytes: seeds
+// keep their layouts whatever Step is.
+const coverStep = 16
+
+// coverUnits is the number of residues modulo a page, in those steps.
+const coverUnits = Modulus / coverStep
 
 // rotations is the block of seeds that leave no gap. Bugs that need two
 // neighbours held together which a block holds apart are few, so it is not the
@@ -55,8 +59,8 @@ const cutSeeds = 16
 // coverPlan is the plan of a seed.
 func coverPlan(seed uint32, layout []Section) (p Plan) {
 	n := seed - 1 // seed 0 is the last of all blocks
-	block := uint64(n / PageUnits)
-	rest := uint64(bits.Reverse8(uint8(block << 4))) // below 16
+	block := uint64(n / coverUnits)
+	rest := uint64(bits.Reverse8(uint8(block << 4))) // below coverStep
 	order := make([]int, len(layout))
 	for i := range order {
 		order[i] = i
@@ -76,16 +80,16 @@ func coverPlan(seed uint32, layout []Section) (p Plan) {
 		}
 		align, gap := s.Alignment(), uint64(0)
 		movable := Movable(layout, place)
-		if movable && (fresh || align > 16 || block != rotations && (odd || align < 16 || mix(cut, uint64(i))%runLength == 0)) {
+		if movable && (fresh || align > coverStep || block != rotations && (odd || align < coverStep || mix(cut, uint64(i))%runLength == 0)) {
 			run++
-			shift := 16*uint64(digits(n, run)) + rest
+			shift := coverStep*uint64(digits(n, run)) + rest
 			if gap = (s.Address + shift&^(align-1) - placer.Next(i)) % Modulus; gap > 0 {
 				p.Paddings = append(p.Paddings, Padding{Section: s.Name, Bytes: gap})
 			}
 		}
 		// A section that stands where it stands, or moves in larger steps, does
 		// not hand its shift on.
-		fresh, odd = !movable || align > 16, align < 16
+		fresh, odd = !movable || align > coverStep, align < coverStep
 		placer.Put(i, gap)
 		if movable && first == "" {
 			first = s.Name
@@ -99,9 +103,9 @@ func coverPlan(seed uint32, layout []Section) (p Plan) {
 
 // digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.
 func digits(n uint32, run uint64) uint32 {
-	block := n / PageUnits
+	block := n / coverUnits
 	if block == rotations {
-		return n % PageUnits
+		return n % coverUnits
 	}
 	s := func(i int) uint32 { return n >> (2 * i) & 3 }
 	key := func(run uint64, values ...uint32) uint64 {

@@ -86,7 +86,7 @@ func residueKind(name, what string, modulus uint64, from, to float64) BugKind {
 // meetingKind are the bugs of two functions that have the same residue.
 func meetingKind(name, what string, modulus uint64) BugKind {
 	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
-		fine := func(i int) bool { return h.align[i] == 16 }
+		fine := func(i int) bool { return h.align[i] == Step }
 		i := h.draw(random, fine)
 		j := h.draw(random, func(j int) bool { return fine(j) && i >= 0 && i != j })
 		if j < 0 {
@@ -126,7 +126,7 @@ func (h *Hunt) draw(random func(int) int, will func(i int) bool) int {
 
 // residue draws one that a function can have and has not in the baseline.
 func (h *Hunt) residue(random func(int) int, i int, modulus uint64) uint64 {
-	align := max(16, h.align[i])
+	align := max(Step, h.align[i])
 	return (h.layout[i].Address + align*uint64(1+random(int(modulus/align)-1))) % modulus
 }
 

@@ -14,8 +14,10 @@ const Modulus = 4096
 // that the kernel reads for another thing is the second lowest (kcfi-hash).
 const FarModulus = 1 << 16
 
-// MinSlack is the least that holds two functions apart, in bytes.
-const MinSlack = 16
+// Step is the unit of residues, in bytes: functions move by multiples of it, and by
+// less two are not held apart. Those that are aligned to less do not move by less,
+// either. Strategies have steps of their own, as a seed keeps its layout.
+const Step = 16
 
 // Hybrids are the layouts between a failing and a passing one of the same
 // kernel: each function is at its residue modulo Modulus in one of the two. The
@@ -222,7 +224,7 @@ func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, ti
 	if c.On[f] {
 		p, address = h.fail, h.fail.Address[i]+move[f]
 	}
-	least := uint64(MinSlack)
+	least := uint64(Step)
 	switch {
 	case before < 0:
 		least = 0 // what stands before the first never moves
@@ -252,8 +254,8 @@ func (h *Hybrids) Unordered(variant int) Plan {
 			continue
 		}
 		if Movable(h.layout, place) {
-			least := placer.Next(i) + MinSlack
-			gaps[place] = MinSlack + (h.fail.Address[i]-least)%max(UnorderedModulus, h.align[i])
+			least := placer.Next(i) + Step
+			gaps[place] = Step + (h.fail.Address[i]-least)%max(UnorderedModulus, h.align[i])
 			if first {
 				gaps[place] += uint64(variant) * Modulus
 				first = false

@@ -17,8 +17,7 @@ import (
 )
 
 // ByHand makes layouts as a person does without this program, for benchmarks:
-// scripts/link-vmlinux.sh edited to link a padded vmlinux.o, and `make bzImage`
-// for each.
+// scripts/link-vmlinux.sh edited to link a padded vmlinux.o, and make for each.
 type ByHand struct {
 	kernel *Kernel
 	spec   scenarios.Kernel
@@ -27,7 +26,7 @@ type ByHand struct {
 	object *edited
 }
 
-// NewByHand copies the build and makes its first bzImage, which takes half a
+// NewByHand copies the build and makes its first boot image, which takes half a
 // minute.
 func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHand, err error) {
 	if filepath.Dir(p.Objtree) != p.Source {
@@ -65,7 +64,7 @@ func (p *Kernel) NewByHand(ctx context.Context, spec scenarios.Kernel) (_ *ByHan
 
 func (h *ByHand) script() string { return filepath.Join(h.build, "scripts/link-vmlinux.sh") }
 
-// Make makes the bzImage of a plan, with a job for each CPU.
+// Make makes the image of a plan for a boot loader, with a job for each CPU.
 func (h *ByHand) Make(ctx context.Context, plan layout.Plan) (path string, err error) {
 	e, err := h.kernel.edit(ctx, plan)
 	if err != nil {
@@ -79,10 +78,11 @@ func (h *ByHand) Make(ctx context.Context, plan layout.Plan) (path string, err e
 		return "", err
 	}
 	var log bytes.Buffer
-	if err := h.kernel.Make(ctx, h.spec, &log, "O="+filepath.Base(h.build), "-j", fmt.Sprint(runtime.NumCPU()), "bzImage"); err != nil {
-		return "", fmt.Errorf("make bzImage: %w%s", err, host.LastLines(log.Bytes(), 8))
+	target := h.kernel.Arch.Target
+	if err := h.kernel.Make(ctx, h.spec, &log, "O="+filepath.Base(h.build), "-j", fmt.Sprint(runtime.NumCPU()), target); err != nil {
+		return "", fmt.Errorf("make %s: %w%s", target, err, host.LastLines(log.Bytes(), 8))
 	}
-	return filepath.Join(h.build, "arch/x86/boot/bzImage"), nil
+	return filepath.Join(h.build, h.kernel.Arch.BootFile(target)), nil
 }
 
 // Close removes the copy.

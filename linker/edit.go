@@ -34,7 +34,7 @@ func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64
 		}
 	}
 	if err != nil {
-		err = host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/x86/kernel/vmlinux.lds) and the seed")
+		err = host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/*/kernel/vmlinux.lds) and the seed")
 	}
 	return err
 }

@@ -417,7 +417,7 @@ func TestDamagedObject(t *testing.T) {
 		if err := os.WriteFile(object, data[:n], 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, err := linker.Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Build: build, Image: "vmlinux"}, nil)
+		_, err := linker.Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Build: build, Arch: "x86_64", Image: "vmlinux"}, nil)
 		if err == nil || !strings.Contains(err.Error(), object) {
 			t.Errorf("%d of %d bytes: error %v, want one that names the file", n, len(data), err)
 		}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
 )
@@ -31,7 +32,7 @@ type Image struct {
 	// has other symbols than the baseline.
 	Addresses []uint64
 
-	VMLinux   string // the ELF file with its symbols; of a bzImage until the worker links again
+	VMLinux   string // the ELF file with its symbols; of a boot image until the worker links again
 	SystemMap string // until the worker links again; empty where one pass of the linker made the image
 }
 
@@ -40,7 +41,7 @@ type Steps struct {
 	Pad      time.Duration `json:"pad"`      // vmlinux.o
 	Link     time.Duration `json:"link"`     // lld, or the whole of link-vmlinux.sh; CPU time, as it runs at low priority
 	Kallsyms time.Duration `json:"kallsyms"` // addresses into the image
-	Image    time.Duration `json:"image"`    // sorted tables, digest, bzImage
+	Image    time.Duration `json:"image"`    // sorted tables, digest, boot image
 }
 
 // LinkError is a layout that does not link: a property of the layout, not of
@@ -301,7 +302,7 @@ func (p *Kernel) output() string {
 	if len(p.Args) > 3 {
 		return p.Args[3] // from 6.15 on, vmlinux or vmlinux.unstripped
 	}
-	return "vmlinux"
+	return arch.VMLinux
 }
 
 // linkReason is the first error of a failed link, in one line.

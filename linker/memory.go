@@ -18,7 +18,7 @@ func (p *Kernel) newMemoryRoom() (room string, held *os.File, takes uint64, err 
 	}
 	bytes, runs := free(host.MemoryDir)
 	all := p.memory.Add(int64(takes))
-	if bytes > uint64(all)+takes && (runs || p.Image != "bzImage") { // whose makefiles run programs there
+	if bytes > uint64(all)+takes && (runs || p.BootFile() == "") { // whose makefiles run programs there
 		if room, held, err = host.NewRoom(host.MemoryDir); err == nil {
 			return room, held, takes, nil
 		}
@@ -50,8 +50,8 @@ func (p *Kernel) files() (uint64, error) {
 		image = max(image, info.Size())
 	}
 	size += 5 * image
-	if p.Image == "bzImage" {
-		boot, err := kbuild.DiskUsage(filepath.Join(append([]string{p.Objtree}, bootDir...)...))
+	if p.BootFile() != "" {
+		boot, err := kbuild.DiskUsage(filepath.Join(p.Objtree, filepath.Dir(p.BootFile())))
 		if err != nil {
 			return 0, err
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 
+	"unlucky/arch"
 	"unlucky/layout"
 )
 
@@ -21,6 +22,7 @@ type object struct {
 	sections []elf.SectionHeader // all of them, 0 included
 	index    map[string]int      // section name as in Padding.Section -> index
 	headers  int64               // file offset of the section header table
+	arch     *arch.Arch          // nil for one that is not known
 	fill     byte                // what lld fills padding in text with
 }
 
@@ -36,8 +38,8 @@ func openObject(path string) (*object, error) {
 		return nil, fmt.Errorf("%s: not a relocatable object (%v)", path, f.Type)
 	}
 	o := &object{path: path, headers: f.headers, index: make(map[string]int, len(f.Sections))}
-	if f.Machine == elf.EM_X86_64 {
-		o.fill = 0xcc // int3: lld/ELF/Arch/X86_64.cpp, trapInstr
+	if o.arch = arch.OfELF(f.Machine); o.arch != nil {
+		o.fill = o.arch.Fill
 	}
 	seen := make(map[string]int, len(f.Sections))
 	for i, s := range f.Sections {

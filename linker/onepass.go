@@ -253,7 +253,7 @@ func (w *Worker) whole(ctx context.Context, plan layout.Plan) (image Image, err 
 // error is that it gives none.
 func (w *Worker) compare(ctx context.Context, one *onePass, flag *uint32, want string) (bool, error) {
 	script := w.vmlinux() + ".script"
-	if os.Rename(w.vmlinux(), script) == nil { // a bzImage's, which the caller may want
+	if os.Rename(w.vmlinux(), script) == nil { // a boot image's, which the caller may want
 		defer os.Rename(script, w.vmlinux())
 	}
 	if err := w.pass(ctx, one, flag, new(Steps)); err != nil {
@@ -367,9 +367,9 @@ func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 			return err
 		}
 	}
-	if w.kernel.Image == "bzImage" {
+	if w.kernel.BootFile() != "" {
 		image.VMLinux = w.vmlinux()
-		path, err := w.compress(ctx)
+		path, err := w.bootImage(ctx)
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker/kbuild"
@@ -31,8 +32,8 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 	if p.packed != nil {
 		return errors.New("this kernel is packed already")
 	}
-	if p.Image != "vmlinux" {
-		return host.Hint(fmt.Errorf("a %s is made by the kernel's own makefiles, which can't be packed", p.Image), "use image: vmlinux")
+	if p.BootFile() != "" {
+		return host.Hint(fmt.Errorf("a %s is made by the kernel's own makefiles, which can't be packed", p.Image), "use image: %s", arch.VMLinux)
 	}
 	if progress == nil {
 		progress = func(string, int64, int64) {}

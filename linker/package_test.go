@@ -193,7 +193,7 @@ func TestPrepareWithoutTools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: tree, Config: "tinyconfig", Image: "vmlinux"}, nil)
+	_, err = Prepare(t.Context(), t.TempDir(), scenarios.Kernel{Dir: tree, Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}, nil)
 	var h *host.HintError
 	if err == nil || !strings.Contains(err.Error(), "make, flex, bison") || !errors.As(err, &h) || !strings.Contains(h.Hint, "install make flex bison") {
 		t.Errorf("error %v", err)

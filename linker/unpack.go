@@ -17,6 +17,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker/kbuild"
@@ -180,7 +181,7 @@ func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (
 	}
 	tools.Clang, tools.GCC = m.Clang, m.GCC
 	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
-	b.Image, b.Digest = "vmlinux", m.Object
+	b.Image, b.Digest = arch.VMLinux, m.Object
 	p := &Kernel{Build: b, packed: &m}
 	if err := p.Take(ctx, progress); err != nil {
 		return nil, err

@@ -54,7 +54,7 @@ func (p *Kernel) NewWorker() (_ *Worker, err error) {
 			return nil, err
 		}
 	}
-	if p.Image == "bzImage" {
+	if p.BootFile() != "" {
 		return w, w.bootFolder()
 	}
 	return w, nil

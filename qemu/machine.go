@@ -136,13 +136,13 @@ func startError(binary string, err error) error {
 		return fmt.Errorf("cannot run %s: what it needs to be loaded is not there (file %[1]s tells): %w", path, err)
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not installed: %s: %w", binary, host.Install(needOf(binary)), err)
+		return fmt.Errorf("%s is not installed: %s: %w", binary, host.Install(NeedOf(binary)), err)
 	}
 	return fmt.Errorf("cannot run %s: %w", binary, err)
 }
 
-// needOf returns what package host calls a QEMU binary.
-func needOf(binary string) string {
+// NeedOf returns what package host calls a QEMU binary.
+func NeedOf(binary string) string {
 	switch arch := strings.TrimPrefix(filepath.Base(binary), "qemu-system-"); arch {
 	case "x86_64", "i386":
 		return "qemu-system-x86"

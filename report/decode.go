@@ -15,8 +15,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"golang.org/x/arch/x86/x86asm"
-
+	"unlucky/arch"
+	"unlucky/scenarios"
 	"unlucky/seeds"
 )
 
@@ -26,11 +26,27 @@ import (
 type decoder struct {
 	symbols []mapSymbol // by address
 	named   map[string][]mapSymbol
-	text    *elf.File   // the image
+	text    *elf.File // the image
+	code    machineCode
 	lines   *dwarf.Data // nil where the image has none
 	slid    uint64      // by KASLR: what the console says less what System.map says
 	blind   bool        // by how much is not known
 }
+
+// machineCode is how the machine code of an architecture, and what its consoles say
+// of it, is read.
+type machineCode struct {
+	counter string // what a console calls the program counter
+	trap    string // the beginning of the line that says where the kernel trapped
+	behind  string // in the first line of a report whose trap is taken behind its instruction
+	longest int    // bytes of an instruction
+	// first is the first instruction of some code, in the syntax of GNU as, how many
+	// bytes it has, and what may be addresses in it.
+	first func(code []byte, pc uint64) (asm string, n int, to []uint64)
+}
+
+// machineCodes are those that can be read, by the architecture's name.
+var machineCodes = map[string]machineCode{arch.X86_64.Name: x86Code}
 
 type mapSymbol struct {
 	address uint64
@@ -38,9 +54,13 @@ type mapSymbol struct {
 	size    uint64 // up to the next symbol of another address, as kallsyms has it
 }
 
-// newDecoder reads System.map and vmlinux in dir. image is what was booted, a
-// vmlinux or a bzImage, and console the whole log that the reports are of.
-func newDecoder(dir, image string, console []string) (*decoder, error) {
+// newDecoder reads System.map and vmlinux in dir, of a scenario's kernel. console is
+// the whole log that the reports are of.
+func newDecoder(dir string, kernel scenarios.Kernel, console []string) (*decoder, error) {
+	code, ok := machineCodes[kernel.Arch]
+	if !ok {
+		return nil, fmt.Errorf("the machine code of architecture %q cannot be read", kernel.Arch)
+	}
 	symbols, err := os.ReadFile(filepath.Join(dir, seeds.MapFile))
 	if err != nil {
 		return nil, err
@@ -49,12 +69,12 @@ func newDecoder(dir, image string, console []string) (*decoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{text: text}
+	d := &decoder{text: text, code: code}
 	if text.Section(".debug_line") != nil {
 		d.lines, _ = text.DWARF() // a trace without lines is better than none
 	}
 	d.readMap(symbols)
-	d.findSlide(image, console)
+	d.findSlide(kernel.Image, console)
 	return d, nil
 }
 
@@ -81,7 +101,7 @@ func (d *decoder) readMap(systemMap []byte) {
 	}
 }
 
-// findSlide finds out what KASLR did, which a bzImage has.
+// findSlide finds out what KASLR did, which an image has that is not vmlinux itself.
 func (d *decoder) findSlide(image string, console []string) {
 	d.blind = image != seeds.VMLinuxFile
 	for _, line := range console {
@@ -152,14 +172,14 @@ func (d *decoder) decode(report []string) string {
 		if m := codeLine.FindStringSubmatch(line); m != nil && code == "" {
 			code = m[1]
 		}
-		isRIP := strings.HasPrefix(strings.TrimSpace(line), "RIP: 0010:")
+		isTrap := strings.HasPrefix(strings.TrimSpace(line), d.code.trap)
 		if m := frame.FindStringSubmatch(line); m != nil {
 			offset, _ := strconv.ParseUint(m[2], 16, 64)
 			size, _ := strconv.ParseUint(m[3], 16, 64)
 			if a, ok := d.find(m[1], offset, size); ok {
-				if isRIP && !trapped {
+				if isTrap && !trapped {
 					trap, trapped = a, true
-				} else if !isRIP && offset > 0 {
+				} else if !isTrap && offset > 0 {
 					a-- // a return address: the call is before it
 				}
 				line += d.source(a)
@@ -169,7 +189,7 @@ func (d *decoder) decode(report []string) string {
 			m := bareAddress.FindStringSubmatch(text)
 			a, _ := strconv.ParseUint(m[1]+m[2], 16, 64)
 			if name := d.here(a); name != "" {
-				if isRIP && !trapped {
+				if isTrap && !trapped {
 					trap, trapped = a-d.slid, true
 				}
 				return text + " " + name
@@ -185,7 +205,7 @@ func (d *decoder) decode(report []string) string {
 		b.WriteString(line + "\n")
 	}
 	if code != "" {
-		behind := strings.Contains(report[0], "int3: ")
+		behind := strings.Contains(report[0], d.code.behind)
 		b.WriteString("\n" + d.disassemble(code, trap, trapped, behind))
 	}
 	if len(points) > 0 {
@@ -286,7 +306,7 @@ func (d *decoder) disassemble(line string, trap uint64, known, behind bool) stri
 		case i == at && !behind, end == at && behind:
 			in.mark = "<-- trapping instruction"
 		case i < at && at < end:
-			in.mark = fmt.Sprintf("<-- RIP is %d bytes into it: control went astray", at-i)
+			in.mark = fmt.Sprintf("<-- %s is %d bytes into it: control went astray", d.code.counter, at-i)
 			end = at
 		}
 		all = append(all, in)
@@ -334,7 +354,7 @@ func (d *decoder) outside(address uint64) string {
 	if before.Size == 0 || address <= before.Value+before.Size {
 		return ""
 	}
-	return fmt.Sprintf("RIP is behind %s, which has %#x bytes.\n", before.Name, before.Size)
+	return fmt.Sprintf("%s is behind %s, which has %#x bytes.\n", d.code.counter, before.Name, before.Size)
 }
 
 // boundary is how many bytes behind an address the next instruction of the image
@@ -349,7 +369,7 @@ func (d *decoder) boundary(address uint64) int {
 		return 0
 	}
 	pc := d.symbols[i].address
-	code := d.bytes(pc, int(address-pc)+maxInsn)
+	code := d.bytes(pc, int(address-pc)+d.code.longest)
 	for pc < address && len(code) > 0 {
 		_, in := d.instruction(code, pc, true)
 		code, pc = code[len(in):], pc+uint64(len(in))
@@ -357,40 +377,14 @@ func (d *decoder) boundary(address uint64) int {
 	return int(max(pc, address) - address)
 }
 
-const maxInsn = 15 // bytes of an instruction: Intel SDM, volume 2, 2.3.11
-
 // instruction is the first one of code, and its bytes.
 func (d *decoder) instruction(code []byte, pc uint64, known bool) (asm string, its []byte) {
-	if endbr := []byte{0xf3, 0x0f, 0x1e, 0xfa}; bytes.HasPrefix(code, endbr) { // which x86asm does not know
-		return "endbr64", code[:len(endbr)]
-	}
-	in, err := x86asm.Decode(append(slices.Clone(code[:min(len(code), maxInsn)]), make([]byte, maxInsn)...), 64)
-	switch {
-	case err != nil || in.Op == 0:
-		return "(bad)", code[:1]
-	case in.Len > len(code):
-		return "(cut)", code
-	}
-	if !known { // where its jumps lead is not, either
-		return x86asm.GNUSyntax(in, pc, nil), code[:in.Len]
-	}
-	asm = x86asm.GNUSyntax(in, pc, nil)
-	next := pc + uint64(in.Len)
-	for _, arg := range in.Args {
-		to := uint64(0)
-		switch a := arg.(type) {
-		case x86asm.Rel:
-			to = next + uint64(int64(a))
-		case x86asm.Imm:
-			to = uint64(a)
-		case x86asm.Mem:
-			if a.Base == x86asm.RIP {
-				to = next + uint64(a.Disp)
-			}
-		}
-		if name := d.at(to); name != "" && name[0] != '.' {
+	asm, n, to := d.code.first(code, pc)
+	for _, address := range to {
+		// Of code that is at no known place it is not known where jumps lead, either.
+		if name := d.at(address); known && name != "" && name[0] != '.' {
 			asm += " <" + name + ">"
 		}
 	}
-	return asm, code[:in.Len]
+	return asm, code[:n]
 }

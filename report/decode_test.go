@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+
+	"unlucky/arch"
 )
 
 // decoderOf is one of an image at 0xffffffff81000000.
@@ -15,7 +17,7 @@ func decoderOf(t *testing.T, code string) *decoder {
 		t.Fatal(err)
 	}
 	const address = 0xffffffff81000000
-	d := &decoder{text: &elf.File{Progs: []*elf.Prog{
+	d := &decoder{code: x86Code, text: &elf.File{Progs: []*elf.Prog{
 		{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: 0, Memsz: 1 << 20, Filesz: 0}, ReaderAt: bytes.NewReader(nil)}, // per-CPU
 		{ProgHeader: elf.ProgHeader{Type: elf.PT_LOAD, Vaddr: address, Memsz: 0x1000, Filesz: uint64(len(text))}, ReaderAt: bytes.NewReader(text)},
 	}}}
@@ -109,6 +111,15 @@ Code: 90 <90> 90`, `+0  90  nop  <-- trapping instruction
 				t.Errorf("it does not begin with the report: %s", got)
 			}
 		})
+	}
+}
+
+// The machine code of each architecture can be read.
+func TestMachineCodes(t *testing.T) {
+	for _, a := range arch.All {
+		if machineCodes[a.Name].first == nil {
+			t.Errorf("that of %s cannot", a.Name)
+		}
 	}
 }
 

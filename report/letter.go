@@ -51,7 +51,7 @@ func NewLetter(dir string, saved seeds.File, answer *seeds.File, console []byte)
 		}
 		return l, nil
 	}
-	d, err := newDecoder(dir, saved.Scenario.Kernel.Image, l.console)
+	d, err := newDecoder(dir, saved.Scenario.Kernel, l.console)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +71,7 @@ func (l *Letter) Failed() bool     { return l.Kind != qemu.Pass }
 func (l *Letter) Folder() string   { return seeds.BundleName(l.File) }
 func (l *Letter) Seen() string     { return Seen(l.File) }
 func (l *Letter) Trust() string    { return TrustFlag(l.Scenario) }
+func (l *Letter) Need() string     { return qemu.NeedOf(l.Machine.Binary) }
 func (l *Letter) PassLine() string { return l.Scenario.Verdict.Pass.String() }
 
 // Run is the command line that boots in QEMU's place, for a shell; empty for QEMU.

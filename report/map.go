@@ -90,7 +90,7 @@ func newMap(sections []layout.Section, scores []float64, culprits []seeds.Culpri
 	if text == nil {
 		return nil, nil
 	}
-	m := &layoutMap{Output: sections[first].Output, Bytes: 16, Width: mapColumns}
+	m := &layoutMap{Output: sections[first].Output, Bytes: layout.Step, Width: mapColumns}
 	for (end-begin)/m.Bytes >= maxCells-1 {
 		m.Bytes *= 2
 	}

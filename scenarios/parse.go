@@ -18,6 +18,8 @@ import (
 
 	"github.com/kballard/go-shellquote"
 	"gopkg.in/yaml.v3"
+
+	"unlucky/arch"
 )
 
 // decoder turns the YAML of one scenario into the struct. It walks the nodes
@@ -148,7 +150,7 @@ func (d *decoder) bad(key, format string, args ...any) error {
 
 // scenario decodes a whole one.
 func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
-	s := defaults()
+	s := defaults(arch.X86_64)
 	d.at = map[string]place{}
 	if err := d.decode(n, "", reflect.ValueOf(&s).Elem()); err != nil {
 		return Scenario{}, err
@@ -329,7 +331,7 @@ func (d *decoder) check(s *Scenario) error {
 	if err := d.checkKernel(&s.Kernel); err != nil {
 		return err
 	}
-	if err := d.checkGuest(&s.Guest); err != nil {
+	if err := d.checkGuest(&s.Guest, arch.Emulator(s.Kernel.Arch)); err != nil {
 		return err
 	}
 	if s.Verdict.Pass.IsZero() {
@@ -371,10 +373,14 @@ func (d *decoder) checkKernel(k *Kernel) error {
 	if k.Compiler == "clang" { // which it is without
 		k.Compiler = ""
 	}
-	if err := d.oneOf("kernel.arch", k.Arch, "x86_64"); err != nil {
+	if err := d.oneOf("kernel.arch", k.Arch, arch.Names()...); err != nil {
 		return err
 	}
-	if err := d.oneOf("kernel.image", k.Image, "vmlinux", "bzImage"); err != nil {
+	a, err := arch.Of(k.Arch)
+	if err != nil {
+		return err
+	}
+	if err := d.oneOf("kernel.image", k.Image, a.Images...); err != nil {
 		return err
 	}
 	if k.Build != "" {
@@ -505,7 +511,7 @@ func (d *decoder) checkConfig(k *Kernel) error {
 	return d.load(key, &k.Config, hint)
 }
 
-func (d *decoder) checkGuest(g *Guest) error {
+func (d *decoder) checkGuest(g *Guest, emulator string) error {
 	if err := d.checkCommand(g); err != nil {
 		return err
 	}
@@ -541,7 +547,7 @@ func (d *decoder) checkGuest(g *Guest) error {
 	}
 	for key, value := range map[string]string{"machine": g.Machine, "cpu": g.CPU} {
 		if value == "" {
-			return d.bad("guest."+key, "is empty: name one of those that `qemu-system-x86_64 -%s help` lists", key)
+			return d.bad("guest."+key, "is empty: name one of those that `%s -%s help` lists", emulator, key)
 		}
 	}
 	return d.oneOf("guest.accel", g.Accel, "auto", "kvm", "tcg")

@@ -36,6 +36,7 @@ import (
 	"github.com/kballard/go-shellquote"
 	"gopkg.in/yaml.v3"
 
+	"unlucky/arch"
 	"unlucky/yamltext"
 )
 
@@ -71,7 +72,7 @@ type Kernel struct {
 	// Try are symbols like those of Set that not every kernel has: set where
 	// kconfig takes them.
 	Try   []string `yaml:"try,omitempty" json:",omitempty"`
-	Image string   `yaml:"image"` // "vmlinux" or "bzImage"
+	Image string   `yaml:"image"` // one of the architecture's
 }
 
 // Patch is a patch for the kernel's source, as `patch -p1` takes it.
@@ -135,10 +136,10 @@ type Verdict struct {
 	Confirm  int    `yaml:"confirm"`            // boots that confirm a find
 }
 
-func defaults() Scenario {
+func defaults(a *arch.Arch) Scenario {
 	return Scenario{
-		Kernel:  Kernel{Arch: "x86_64", Image: "vmlinux"},
-		Guest:   Guest{Memory: 512 << 20, CPUs: 1, Machine: "q35", CPU: "max", Accel: "auto", Limit: Duration(minute)},
+		Kernel:  Kernel{Arch: a.Name, Image: a.Images[0]},
+		Guest:   Guest{Memory: 512 << 20, CPUs: 1, Machine: a.Machine, CPU: a.CPU, Accel: "auto", Limit: Duration(minute)},
 		Verdict: Verdict{Confirm: 2},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"unlucky/arch"
 	"unlucky/host"
 )
 
@@ -36,8 +37,7 @@ const (
 	ConsoleFile = "seed.console"  // of its first boot
 	MapFile     = "System.map"
 	InitrdFile  = "initrd"
-	BzImageFile = "bzImage" // if that is booted
-	VMLinuxFile = "vmlinux"
+	VMLinuxFile = arch.VMLinux // and the image that is made of it, by its own name, if that is booted
 )
 
 // member is a file that a bundle may have; max bounds its size in bytes.
@@ -48,16 +48,25 @@ type member struct {
 }
 
 // members are in the order in which they stand: what people read comes first.
-var members = []member{
+var members = slices.Concat([]member{
 	{ReportFile, 0o644, 16 << 20},
 	{RunFile, 0o755, 1 << 20},
 	{SeedFile, 0o644, maxFile},
 	{MinFile, 0o644, maxFile},
 	{ConsoleFile, 0o644, maxConsole},
 	{MapFile, 0o644, 256 << 20},
-	{InitrdFile, 0o644, 2 << 30},  // as qemu.ReadCpio
-	{BzImageFile, 0o644, 1 << 30}, // what a 32-bit boot loader could load
+	{InitrdFile, 0o644, 2 << 30}, // as qemu.ReadCpio
+}, bootImages(), []member{
 	{VMLinuxFile, 0o644, 2 << 30}, // a defconfig's with all of DWARF has a quarter of it
+})
+
+// bootImages are the images that are made of vmlinux: a bundle has one of them if that
+// is booted.
+func bootImages() (images []member) {
+	for _, name := range arch.BootFiles() {
+		images = append(images, member{name, 0o644, 1 << 30}) // what a 32-bit boot loader could load
+	}
+	return images
 }
 
 // maxConsole bounds a console, in bytes: a boot's is 1 MiB at most.
@@ -318,7 +327,8 @@ func checkUnpacked(dir string, digests map[string]string) (File, error) {
 		return File{}, err
 	}
 	for _, m := range members {
-		if digests[m.name] == "" && m.name != MinFile && (m.name != BzImageFile || f.Scenario.Kernel.Image == BzImageFile) {
+		unbooted := m.name != f.Scenario.Kernel.Image && slices.Contains(arch.BootFiles(), m.name)
+		if digests[m.name] == "" && m.name != MinFile && !unbooted {
 			return File{}, fmt.Errorf("it has no %s", m.name)
 		}
 	}

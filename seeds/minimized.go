@@ -245,7 +245,7 @@ func (c Culprit) residues(f Function) string {
 	var out []string
 	for i := 0; i < len(at); i++ {
 		first := i
-		for i+1 < len(at) && at[i+1] == at[i]+16 {
+		for i+1 < len(at) && at[i+1] == at[i]+layout.Step {
 			i++
 		}
 		if i > first+1 {

@@ -21,11 +21,20 @@ import (
 type rule struct {
 	group, with int    // histories; with is -1 where it is no distance
 	modulus     uint64 // bytes
-	residues    uint64 // modulo 64: a set of them, in units of 16 bytes
+	residues    uint64 // modulo 64: a set of them, in units of layout.Step
 	first, n    int    // else a range of them, which may go round
 	target      int
 	log         float64 // the natural logarithm of its corrected chance; notTold for none
 }
+
+// pageUnits is the number of residues modulo a page. One of them is a uint8: a smaller
+// step asks for more.
+const pageUnits = layout.Modulus / layout.Step
+
+const _ = uint8(pageUnits - 1)
+
+// unitsOf is the number of residues of a modulus.
+func unitsOf(modulus uint64) int { return int(modulus / layout.Step) }
 
 // holds tells whether a layout is at the residues of a rule.
 func (t *verdicts) holds(c rule, l int) bool {
@@ -36,7 +45,7 @@ func (t *verdicts) holds(c rule, l int) bool {
 	if c.with >= 0 {
 		at -= t.histories[c.with].at[l]
 	}
-	units := int(c.modulus / 16)
+	units := unitsOf(c.modulus)
 	unit := int(at) % units
 	if c.residues != 0 {
 		return c.residues>>unit&1 == 1
@@ -50,8 +59,8 @@ type comparison struct {
 	alive    []int // layouts
 	fails    int   // of them
 	targets  []target
-	all      [][layout.PageUnits]uint16 // alive layouts at each residue modulo a page, by history
-	logs     []float64                  // ln n!
+	all      [][pageUnits]uint16 // alive layouts at each residue modulo a page, by history
+	logs     []float64           // ln n!
 
 	rules  []rule    // that luck does not give any time, the best first; one of each history
 	dealt  []float64 // the best of verdicts dealt at random, as rule.log
@@ -186,7 +195,7 @@ func choose(n, k int) float64 {
 
 // count fills in where the layouts were.
 func (r *comparison) count() {
-	r.all = make([][layout.PageUnits]uint16, len(r.verdicts.histories))
+	r.all = make([][pageUnits]uint16, len(r.verdicts.histories))
 	for h := range r.all {
 		history := r.verdicts.histories[h]
 		for _, l := range r.alive {
@@ -197,8 +206,8 @@ func (r *comparison) count() {
 	}
 }
 
-// subsets is how many sets of residues modulo 64 say something.
-const subsets = 14
+// subsets is how many sets of residues modulo 64 say something: all but none and all.
+const subsets = 1<<(64/layout.Step) - 2
 
 // harmonic is the sum of 1/n for n below units.
 func harmonic(units int) (sum float64) {
@@ -215,14 +224,14 @@ func (r *comparison) cost(modulus uint64) float64 {
 	if modulus == 64 {
 		return math.Log(n * subsets)
 	}
-	units := int(modulus / 16)
+	units := unitsOf(modulus)
 	return math.Log(n * float64(units) * harmonic(units))
 }
 
 // distant is the cost of a distance.
 func (r *comparison) distant(modulus uint64) float64 {
 	groups := float64(len(r.verdicts.histories))
-	return math.Log(families*float64(len(r.targets))) + math.Log(2*float64(modulus/16)*groups*(groups-1)/2) // two moduli
+	return math.Log(families*float64(len(r.targets))) + math.Log(2*float64(unitsOf(modulus))*groups*(groups-1)/2) // two moduli
 }
 
 // scan finds the best rule of each history, below a limit of rule.log, and
@@ -259,7 +268,7 @@ func (r *comparison) scan(ctx context.Context, targets []target, limit float64) 
 
 // better finds a rule of a history that is better than the best so far.
 func (r *comparison) better(h, n int, target target, best rule) rule {
-	var fails, all [layout.PageUnits]int
+	var fails, all [pageUnits]int
 	history := r.verdicts.histories[h]
 	for _, l := range target.fails {
 		if !history.absent(l) {
@@ -276,7 +285,7 @@ func (r *comparison) better(h, n int, target target, best rule) rule {
 		}
 	}
 	for _, modulus := range []uint64{layout.Modulus, 256, 64} { // the finer first: the next are folded from them
-		units := int(modulus / 16)
+		units := unitsOf(modulus)
 		for i := units; i < len(fails) && modulus < layout.Modulus; i++ {
 			fails[i%units] += fails[i]
 			all[i%units] += all[i]
@@ -309,12 +318,12 @@ func (r *comparison) ranges(modulus uint64, fails, all []int, try func(l rule, c
 			ends = append(ends, i)
 		}
 	}
-	if len(ends) > layout.PageUnits/4 {
+	if len(ends) > pageUnits/4 {
 		ends = slices.DeleteFunc(ends, func(i int) bool { return i%4 != 0 })
 	}
 	single := r.cost(modulus)
 	units := len(fails)
-	var sumFails, sumAll [layout.PageUnits + 1]int
+	var sumFails, sumAll [pageUnits + 1]int
 	for i := range units {
 		sumFails[i+1] = sumFails[i] + fails[i]
 		sumAll[i+1] = sumAll[i] + all[i]
@@ -333,7 +342,7 @@ func (r *comparison) ranges(modulus uint64, fails, all []int, try func(l rule, c
 }
 
 // lengths are ln n.
-var lengths = func() (logs [layout.PageUnits]float64) {
+var lengths = func() (logs [pageUnits]float64) {
 	for n := 1; n < len(logs); n++ {
 		logs[n] = math.Log(float64(n))
 	}
@@ -378,7 +387,7 @@ func (r *comparison) distances(n int, target target) (found []rule) {
 			}
 			moves := make([]byte, len(target.fails))
 			for i, l := range target.fails {
-				moves[i] = (history.at[l] - history.at[target.fails[0]]) % uint8(modulus/16)
+				moves[i] = (history.at[l] - history.at[target.fails[0]]) % uint8(unitsOf(modulus))
 			}
 			alike[string(moves)] = append(alike[string(moves)], h)
 		}
@@ -386,7 +395,7 @@ func (r *comparison) distances(n int, target target) (found []rule) {
 			for i, g := range hs {
 				for _, h := range hs[:i] {
 					l := rule{group: h, with: g, modulus: modulus, n: 1, target: n}
-					l.first = int((r.verdicts.histories[h].at[target.fails[0]] - r.verdicts.histories[g].at[target.fails[0]]) % uint8(modulus/16))
+					l.first = int((r.verdicts.histories[h].at[target.fails[0]] - r.verdicts.histories[g].at[target.fails[0]]) % uint8(unitsOf(modulus)))
 					of := 0
 					for _, a := range r.alive {
 						if r.verdicts.holds(l, a) {

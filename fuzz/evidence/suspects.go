@@ -70,7 +70,7 @@ type SuspectFunction struct {
 	Traced   bool   `json:"traced,omitempty"`   // a failure's console names it with an offset
 }
 
-// Span are the residues from First to Last, in bytes, in steps of 16; where
+// Span are the residues from First to Last, in bytes, in steps of layout.Step; where
 // Last is below First it goes round.
 type Span struct {
 	First uint64 `json:"first"`
@@ -222,7 +222,7 @@ type verdicts struct {
 // history is where functions that have always moved as one were.
 type history struct {
 	sections []int   // indices into the layout
-	at       []uint8 // residue modulo a page of the first one's function, in units of 16 bytes, by layout
+	at       []uint8 // residue modulo a page of the first one's function, in units of layout.Step, by layout
 	// apart tells in which layouts the next section was not right behind, as it
 	// is in the baseline: those count as being at no residue. It is nil for
 	// functions wherever the next one is.
@@ -241,7 +241,9 @@ func (t *verdicts) place(ctx context.Context, progress func(done, total int)) er
 			sections = append(sections, i)
 		}
 	}
-	unit := func(i int, address uint64) uint8 { return uint8((address + t.layout[i].Entry) % layout.Modulus / 16) }
+	unit := func(i int, address uint64) uint8 {
+		return uint8((address + t.layout[i].Entry) % layout.Modulus / layout.Step)
+	}
 	end := func(i int, addresses []uint64) uint64 { // where the next one begins if it touches
 		return layout.AlignUp(addresses[i]+t.layout[i].Size, t.layout[i+1].Alignment())
 	}
@@ -404,12 +406,12 @@ func (t *verdicts) spans(c rule, address uint64) (out []Span) {
 		return s.Address + s.Entry
 	}
 	base := first(c.group)
-	offset := address - base&^15 // from what the units are counted by
+	offset := address - base&^(layout.Step-1) // from what the units are counted by
 	if c.with >= 0 {
-		offset = address - (base&^15 - first(c.with)&^15)
+		offset = address - (base&^(layout.Step-1) - first(c.with)&^(layout.Step-1))
 	}
-	units := int(c.modulus / 16)
-	at := func(unit int) uint64 { return (16*uint64(unit) + offset) % c.modulus }
+	units := unitsOf(c.modulus)
+	at := func(unit int) uint64 { return (layout.Step*uint64(unit) + offset) % c.modulus }
 	if c.residues == 0 {
 		return []Span{{at(c.first), at(c.first + c.n - 1)}}
 	}

@@ -27,7 +27,7 @@ type rule struct {
 // the result's.
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
-	r := &rule{m: m, culprit: c, step: layout.MinSlack, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
+	r := &rule{m: m, culprit: c, step: layout.Step, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
 	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {

@@ -474,7 +474,7 @@ func failingPlan(sections []layout.Section, output string, pass layout.Plan, spo
 			return plan, err
 		}
 		gap := (s.address - addresses[s.section]) % layout.Modulus
-		if gap < layout.MinSlack {
+		if gap < layout.Step {
 			gap += layout.Modulus
 		}
 		plan.Paddings = append(plan.Paddings, layout.Padding{Section: sections[s.section].Name, Bytes: gap})

@@ -24,6 +24,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/google/shlex"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/scenarios"
 )
@@ -36,7 +37,8 @@ type Build struct {
 	Source  string // what kbuild calls srctree
 	Objtree string // what kbuild calls objtree, with vmlinux.o in it
 	Digest  string // SHA-256 of vmlinux.o, hex: the key of everything later
-	Image   string // "vmlinux" or "bzImage"
+	Arch    *arch.Arch
+	Image   string // one of Arch's
 	// Package is the Debian source package that it was made from, if any.
 	Package SourcePackage
 
@@ -136,6 +138,10 @@ func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Build, er
 	if err != nil {
 		return nil, err
 	}
+	a, err := arch.Of(k.Arch)
+	if err != nil {
+		return nil, err
+	}
 	var key string
 	var source SourcePackage
 	switch {
@@ -150,7 +156,7 @@ func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Build, er
 		k.Package, key = source.Name, source.Version
 	}
 	p = NewBuild(filepath.Join(cache, kernelName(k, key, tools)), tools)
-	p.Image, p.Package = k.Image, source
+	p.Arch, p.Image, p.Package = a, k.Image, source
 	return p, nil
 }
 
@@ -211,6 +217,10 @@ func (p *Build) Take(ctx context.Context, progress Progress) error {
 	}
 }
 
+// BootFile is what is booted, in Objtree, where kbuild's makefiles make that of
+// vmlinux; empty where it is vmlinux itself.
+func (p *Build) BootFile() string { return p.Arch.BootFile(p.Image) }
+
 // Close releases the kernel.
 func (p *Build) Close() error { return p.lock.Unlock() }
 
@@ -230,12 +240,12 @@ func (p *Build) prepare(ctx context.Context, k scenarios.Kernel, progress Progre
 	default:
 		var s State
 		if s, err = p.ReadState(); err == nil {
-			whole := p.Image != "bzImage" || exists(filepath.Join(p.Objtree, "arch/x86/boot/bzImage"))
+			whole := p.BootFile() == "" || exists(filepath.Join(p.Objtree, p.BootFile()))
 			if err = p.open(ctx); err == nil && p.Digest == s.Object && whole {
 				return p.Ready()
 			}
 			if err == nil && p.Digest == s.Object && !alone {
-				return host.Hint(fmt.Errorf("the prepared kernel in %s has no bzImage yet and is in use", p.Dir), "wait for the other unlucky, then run this again")
+				return host.Hint(fmt.Errorf("the prepared kernel in %s has no %s yet and is in use", p.Dir, p.Image), "wait for the other unlucky, then run this again")
 			}
 			if err == nil && p.Digest == s.Object {
 				err = p.build(ctx, k, progress) // goes on from what is there
@@ -329,8 +339,8 @@ func (p *Build) buildPackage(ctx context.Context, k scenarios.Kernel, progress P
 
 func (p *Build) buildTree(ctx context.Context, k scenarios.Kernel, progress Progress) error {
 	var err error
-	if len(k.Patches) > 0 || builtInPlace(k.Dir) != "" {
-		err = copySource(ctx, k.Dir, p.Source, k.Patches, progress)
+	if len(k.Patches) > 0 || builtInPlace(k.Dir, p.Arch) != "" {
+		err = copySource(ctx, p.Arch, k.Dir, p.Source, k.Patches, progress)
 	} else {
 		err = LinkFarm(k.Dir, p.Source)
 	}
@@ -452,7 +462,7 @@ func (p *Build) Make(ctx context.Context, k scenarios.Kernel, out io.Writer, arg
 	// Fixed where kbuild would put the time, the user and the host into the image.
 	env := host.Environment(p.PATH(), "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
 		"KBUILD_BUILD_USER=unlucky", "KBUILD_BUILD_HOST=unlucky", "KBUILD_BUILD_VERSION=1")
-	return host.Run(ctx, p.Source, env, out, slices.Concat([]string{"make", "O=" + BuildName}, p.makeArgs(), p.sections, args)...)
+	return host.Run(ctx, p.Source, env, out, slices.Concat([]string{"make", "O=" + BuildName, "ARCH=" + p.Arch.Make}, p.makeArgs(), p.sections, args)...)
 }
 
 // configure writes .config: the base, then the symbols to set, then what
@@ -479,7 +489,7 @@ func (p *Build) configure(ctx context.Context, k scenarios.Kernel, progress Prog
 	if err != nil {
 		return err
 	}
-	names, err := symbolNames(p.Source)
+	names, err := symbolNames(p.Source, p.Arch)
 	if err != nil {
 		return err
 	}
@@ -632,7 +642,7 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 	// What the first make of two tells the second: to 6.12 the absolute folders,
 	// from 6.13 on objtree.
 	env := host.Environment(p.PATH(), "sub_make_done=1", "abs_srctree="+source, "abs_objtree="+build, "objtree=.")
-	argv := slices.Concat([]string{"make", "--silent", "--no-print-directory", "-f", filepath.Join(source, "Makefile"), "-f", rule},
+	argv := slices.Concat([]string{"make", "--silent", "--no-print-directory", "-f", filepath.Join(source, "Makefile"), "-f", rule, "ARCH=" + p.Arch.Make},
 		p.makeArgs(), []string{"unlucky_install"})
 	out, err := host.Output(ctx, p.Objtree, env, argv...)
 	if err != nil {

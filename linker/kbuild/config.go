@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"unlucky/arch"
 )
 
 // renamed are configuration symbols by all their names, the oldest first. Of two
@@ -30,16 +32,18 @@ var renamed = [][]string{
 }
 
 // declaredIn are the files of a tree that declare the renamed symbols.
-var declaredIn = []string{"arch/Kconfig", "arch/x86/Kconfig"}
+func declaredIn(a *arch.Arch) []string {
+	return []string{"arch/Kconfig", a.Folder() + "/Kconfig"}
+}
 
 // symbolMap gives the name that a tree has for a configuration symbol that
 // another tree has by another name. Other symbols are not in it.
 type symbolMap map[string]string
 
 // symbolNames reads the names that the tree in the folder source has.
-func symbolNames(source string) (symbolMap, error) {
+func symbolNames(source string, a *arch.Arch) (symbolMap, error) {
 	var declared []byte
-	for _, name := range declaredIn {
+	for _, name := range declaredIn(a) {
 		data, err := os.ReadFile(filepath.Join(source, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err

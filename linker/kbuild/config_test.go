@@ -5,15 +5,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"unlucky/arch"
 )
 
 // A symbol that was renamed is set by the name that the tree has, whichever of
 // them the scenario, its configuration or a config target uses.
 func TestRenamed(t *testing.T) {
-	names := func(arch, x86 string) symbolMap {
+	names := func(generic, x86 string) symbolMap {
 		t.Helper()
 		dir := t.TempDir()
-		for file, text := range map[string]string{"arch/Kconfig": arch, "arch/x86/Kconfig": x86} {
+		for file, text := range map[string]string{"arch/Kconfig": generic, "arch/x86/Kconfig": x86} {
 			path := filepath.Join(dir, file)
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
@@ -22,7 +24,7 @@ func TestRenamed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m, err := symbolNames(dir)
+		m, err := symbolNames(dir, arch.X86_64)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/scenarios"
 )
@@ -49,6 +50,10 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		f.finished(ctx, k.Build)
 		return f
 	}
+	a, err := arch.Of(k.Arch)
+	if err != nil {
+		return append(f, Fact{Name: "architecture", Err: err})
+	}
 	source, version := k.Dir, ""
 	if k.Package != "" {
 		p, err := findPackage(ctx, cache, k.Package)
@@ -59,7 +64,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 			dir, err := os.MkdirTemp("", "unlucky-")
 			if err == nil {
 				defer os.RemoveAll(dir)
-				err = unpackDeclared(ctx, p, dir, progress)
+				err = unpackDeclared(ctx, p, declaredIn(a), dir, progress)
 			}
 			if err != nil {
 				return append(f, Fact{Name: "source", Err: err})
@@ -72,7 +77,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 			err = host.Hint(fmt.Errorf("%s is no kernel tree: %w", k.Dir, err), "give the folder that holds the kernel's Makefile")
 		}
 		how := "only links to it are made"
-		if left := builtInPlace(k.Dir); left != "" {
+		if left := builtInPlace(k.Dir, a); left != "" {
 			how = "built in place (" + left + "), so its files are copied"
 		} else if len(k.Patches) > 0 {
 			how = "to be patched, so its files are copied"
@@ -85,7 +90,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	if version != "" && version != unknownVersion {
 		f.add("version", "%s", version)
 	}
-	f.symbols(k, source)
+	f.symbols(k, source, a)
 	for _, p := range k.Patches {
 		text := fmt.Sprintf("%s, wanted %s", p.File, p.Want)
 		if p.Tested != "" {
@@ -111,11 +116,11 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	return f
 }
 
-// unpackDeclared takes only the files of a package out in which symbolNames looks.
-func unpackDeclared(ctx context.Context, p SourcePackage, to string, progress Progress) error {
+// unpackDeclared takes only some files of a package out.
+func unpackDeclared(ctx context.Context, p SourcePackage, files []string, to string, progress Progress) error {
 	progress("looking into "+filepath.Base(p.Tarball), 0, 0)
 	argv := []string{"tar", "-xJf", p.Tarball, "-C", to, "--strip-components=1", "--occurrence=1"}
-	for _, name := range declaredIn {
+	for _, name := range files {
 		argv = append(argv, p.Name+"/"+name)
 	}
 	_, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), argv...)
@@ -123,8 +128,8 @@ func unpackDeclared(ctx context.Context, p SourcePackage, to string, progress Pr
 }
 
 // symbols tells what will be set, by the names that the tree has for it.
-func (f *facts) symbols(k scenarios.Kernel, source string) {
-	names, err := symbolNames(source)
+func (f *facts) symbols(k scenarios.Kernel, source string, a *arch.Arch) {
+	names, err := symbolNames(source, a)
 	if err != nil {
 		*f = append(*f, Fact{Name: "set", Err: err})
 		return

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/scenarios"
 )
@@ -177,8 +178,8 @@ func applyPatches(ctx context.Context, source string, patches []scenarios.Patch,
 
 // builtInPlace names what a build left in a source tree, and "" for a clean
 // one: the test that kbuild makes before it takes a tree for O=.
-func builtInPlace(tree string) string {
-	for _, left := range []string{".config", "include/config", "arch/x86/include/generated"} {
+func builtInPlace(tree string, a *arch.Arch) string {
+	for _, left := range []string{".config", "include/config", a.Folder() + "/include/generated"} {
 		if _, err := os.Stat(filepath.Join(tree, left)); err == nil {
 			return left
 		}
@@ -235,7 +236,7 @@ func removeTop(source string, which func(fs.DirEntry) bool) error {
 
 // sourceFiles are the files of a tree that git tracks, or all where no git is and
 // nothing was built.
-func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
+func sourceFiles(ctx context.Context, a *arch.Arch, tree string) (files []string, err error) {
 	out, err := host.Output(ctx, tree, host.Environment(os.Getenv("PATH")), "git", "-c", "safe.directory=*", "ls-files", "-z")
 	files = strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	switch {
@@ -243,7 +244,7 @@ func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
 		return nil, ctx.Err()
 	case err == nil && slices.Contains(files, "Makefile"): // not another project's, in which the tree lies
 		return files, nil
-	case builtInPlace(tree) != "":
+	case builtInPlace(tree, a) != "":
 		return nil, host.Hint(fmt.Errorf("%s was built in place, and is no git tree whose files can be copied: %w", tree, cmp.Or(err, errors.New("git tracks no Makefile there"))),
 			"run `make mrproper` in a copy of it and give that with -linux, or give the finished build with -build")
 	}
@@ -264,8 +265,8 @@ func sourceFiles(ctx context.Context, tree string) (files []string, err error) {
 // copySource makes source a copy of the source files of tree, as they are in the
 // working tree. Files that have not changed since the last
 // copy are left alone, so that make does not compile them again.
-func copySource(ctx context.Context, tree, source string, patches []scenarios.Patch, progress Progress) error {
-	files, err := sourceFiles(ctx, tree)
+func copySource(ctx context.Context, a *arch.Arch, tree, source string, patches []scenarios.Patch, progress Progress) error {
+	files, err := sourceFiles(ctx, a, tree)
 	if err != nil {
 		return err
 	}

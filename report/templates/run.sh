@@ -17,7 +17,7 @@ fi
 {{- else}}
 qemu={{quote .Machine.Binary}} accel=${ACCEL:-{{.Accel}}}
 if ! command -v "$qemu" >/dev/null; then
-	echo >&2 "run.sh: $qemu is not installed: apt-get install qemu-system-x86"
+	echo >&2 "run.sh: $qemu is not installed: apt-get install {{.Need}}"
 	exit 1
 fi
 {{- if eq .Machine.CPU "host"}}
