@@ -30,8 +30,10 @@ const unitScript = "units.lds"
 // sectionsOf counts the sections of functions in a vmlinux.o.
 func sectionsOf(object string) (n int, err error) {
 	f, err := elf.Open(object)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, err
+	} else if err != nil {
+		return 0, fmt.Errorf("%s: %w", object, err)
 	}
 	defer f.Close()
 	for _, s := range f.Sections {
