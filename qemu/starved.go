@@ -15,7 +15,7 @@ const mostPatience = 20
 // CPU: on a machine that others keep busy a guest that is as good as any would hang.
 func (p *process) limit(limit time.Duration) (stop func() bool) {
 	began := time.Now()
-	last, then := cpu{}, began
+	last, then, waited := cpu{}, began, time.Duration(0)
 	var timer *time.Timer
 	set := make(chan struct{})
 	timer = time.AfterFunc(limit, func() {
@@ -25,12 +25,14 @@ func (p *process) limit(limit time.Duration) (stop func() bool) {
 		if now.runnable { // it may wait right now, which is counted only once it has run
 			more = max(more, at.Sub(then)-(now.ran-last.ran))
 		}
-		if more < limit/20 || at.Sub(began)+more > mostPatience*limit {
+		waited += max(more, 0)
+		last, then = now, at
+		left := limit - (at.Sub(began) - waited)
+		if left < limit/20 || at.Sub(began) > mostPatience*limit {
 			p.kill()
 			return
 		}
-		last, then = now, at
-		timer.Reset(more)
+		timer.Reset(left)
 	})
 	close(set)
 	return timer.Stop
