@@ -418,7 +418,7 @@ func (p *Build) build(ctx context.Context, k scenarios.Kernel, progress Progress
 	if err := p.configure(ctx, k, progress); err != nil {
 		return err
 	}
-	if p.sections, err = sectionArgs(p.Source, p.Objtree); err != nil {
+	if p.sections, err = sectionArgs(p.Source, p.Objtree, p.Arch); err != nil {
 		return err
 	}
 	if p.sections != nil {

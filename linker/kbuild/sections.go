@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"unlucky/arch"
 	"unlucky/scenarios"
 )
 
@@ -16,7 +17,7 @@ import (
 // sections only where it knows of them: up to 6.18 for LTO and dead-code elimination,
 // so it is told the latter, and nothing else is. The command line takes the place of
 // the makefile's own flags for it (arch/x86/kernel/Makefile).
-func sectionArgs(source, objtree string) ([]string, error) {
+func sectionArgs(source, objtree string, a *arch.Arch) ([]string, error) {
 	config, err := os.ReadFile(filepath.Join(objtree, ".config"))
 	if err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func sectionArgs(source, objtree string) ([]string, error) {
 		return nil, err
 	}
 	if bytes.Count(script, []byte("#define TEXT_MAIN")) > 1 {
-		args = append(args, "CPPFLAGS_vmlinux.lds=-Ux86_64 -DCONFIG_LD_DEAD_CODE_DATA_ELIMINATION")
+		args = append(args, "CPPFLAGS_vmlinux.lds=-U"+a.Make+" -DCONFIG_LD_DEAD_CODE_DATA_ELIMINATION")
 	}
 	return args, nil
 }

@@ -71,13 +71,14 @@ func (p *Build) byUnits(ctx context.Context, build string, progress Progress) er
 		return host.Hint(fmt.Errorf("the functions of the build in %s have no sections of their own, and its .vmlinux.o.cmd does not link vmlinux.a", build),
 			"make it again with CFLAGS_KERNEL=-ffunction-sections, or give the tree with -linux")
 	}
-	script, err := os.ReadFile(filepath.Join(build, "arch/x86/kernel/vmlinux.lds"))
+	scriptPath := filepath.Join(build, p.Arch.Folder(), "kernel/vmlinux.lds")
+	script, err := os.ReadFile(scriptPath)
 	if err != nil {
 		return err
 	}
 	if !bytes.Contains(script, []byte(".text.[0-9a-zA-Z_]*")) {
 		if !textInput.Match(script) {
-			return fmt.Errorf("%s: no place takes .text in a way that is known", filepath.Join(build, "arch/x86/kernel/vmlinux.lds"))
+			return fmt.Errorf("%s: no place takes .text in a way that is known", scriptPath)
 		}
 		script = textInput.ReplaceAll(script, []byte("*(.text .text.unit[0-9]* .text.fixup)"))
 	}
