@@ -30,8 +30,8 @@ test: install lint short
 
 # All others, some 45 minutes: every test with the race detector, which wants a C
 # compiler, but for the two of make test; each fuzz target for a moment; the example
-# for Kubernetes. Of nine kernels five are copies of others; so kcfi-seal, of which
-# others are copies, comes first.
+# for Kubernetes. A kernel that differs from another by a patch is a copy, so kcfi-seal
+# of make test comes first.
 test-all: install-test
 	CC=$$(ls /usr/bin/clang /usr/bin/clang-[0-9]* | sort -V | tail -n 1) CGO_ENABLED=1 \
 		$(GOTESTSUM) --jsonfile tests.json -- -race -vet=off -count=1 -timeout 80m -skip '$(KERNEL)' ./...
