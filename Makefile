@@ -4,10 +4,10 @@
 
 GO ?= go
 NEEDS := llvm qemu-system-x86 linux-source-6.12 busybox make python3 flex bison bc patch tar xz libelf libssl
-TEST_NEEDS := linux-source-6.1 git chromium slurm munge zsh fish groff mandoc
+TEST_NEEDS := linux-source-6.1 gcc pahole git chromium slurm munge zsh fish groff mandoc
 SEEDS ?= 1:32
 
-.PHONY: sweep test test-all test-trees short bench hunt fuzz lint vulncheck install install-test unlucky clean
+.PHONY: sweep test test-all test-builds test-trees short bench hunt fuzz lint vulncheck install install-test unlucky clean
 
 # Hunt for the real bug of kcfi-seal: some 4 minutes the first time, behind the
 # packages; less than one later.
@@ -39,6 +39,11 @@ test-all: install-test
 	./fuzz.sh 5s
 	@$(MAKE) -s vulncheck
 	$(call UNTESTED,tests.json tests-kubernetes.json)
+
+# More ways to build a kernel than make test-all takes time for: without LTO by clang
+# and GCC, of 6.12 and the newest, and a finished build. Some 25 minutes.
+test-builds: install-test
+	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestWithoutLTO|TestFinishedBuild)$$' ./e2e
 
 # The tests that need no kernel build: some two minutes.
 short: install

@@ -23,6 +23,7 @@ table() {
 		busybox           busybox-static         busybox                                        busybox
 		make              make                   make                                           make
 		gcc               gcc                    gcc                                            gcc
+		pahole            pahole                 dwarves                                        pahole
 		flex              flex                   flex                                           flex
 		bison             bison                  bison                                          bison
 		bc                bc                     bc                                             bc
