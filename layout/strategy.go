@@ -72,7 +72,7 @@ func textPaddings(seed uint32, layout []Section) []Padding {
 	g := prng.NewMT19937()
 	g.Seed(uint64(seed))
 	output, segment := "", -1
-	for _, s := range layout {
+	for i, s := range layout {
 		if !randomized(s.Output) {
 			continue
 		}
@@ -81,7 +81,7 @@ func textPaddings(seed uint32, layout []Section) []Padding {
 			segment = s.Segment
 		}
 		output = s.Output
-		if g.Uint32()%16 == 0 && s.Text && s.Align > 0 {
+		if g.Uint32()%16 == 0 && s.Align > 0 && Paddable(layout, i) {
 			paddings = append(paddings, Padding{Section: s.Name, Bytes: s.Align})
 		}
 	}

@@ -352,7 +352,7 @@ func (p *Build) buildTree(ctx context.Context, k scenarios.Kernel, progress Prog
 
 // Script is the patched link-vmlinux.sh.
 func (p *Build) Script() string {
-	if filepath.Dir(p.Objtree) == p.Source {
+	if filepath.Dir(p.Objtree) == p.Source && !p.units { // whose folder leads into the user's
 		// Here make finds it before the one of the source.
 		return filepath.Join(p.Objtree, "scripts/link-vmlinux.sh")
 	}
