@@ -16,8 +16,7 @@ import (
 // Arch is one architecture.
 type Arch struct {
 	Name   string      // a scenario's kernel.arch, and QEMU's name
-	Kernel string      // the kernel's own name: its folder below arch
-	Make   string      // make's ARCH, where a folder has several
+	Kernel string      // the kernel's own name: its folder below arch, and make's ARCH
 	ELF    elf.Machine // of objects and images
 	Fill   byte        // what lld fills gaps in text with
 
@@ -40,7 +39,6 @@ const VMLinux = "vmlinux"
 var X86_64 = &Arch{
 	Name:    "x86_64",
 	Kernel:  "x86",
-	Make:    "x86_64",
 	ELF:     elf.EM_X86_64,
 	Fill:    0xcc, // int3: lld/ELF/Arch/X86_64.cpp, trapInstr
 	Images:  []string{VMLinux, "bzImage"},

@@ -462,7 +462,7 @@ func (p *Build) Make(ctx context.Context, k scenarios.Kernel, out io.Writer, arg
 	// Fixed where kbuild would put the time, the user and the host into the image.
 	env := host.Environment(p.PATH(), "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
 		"KBUILD_BUILD_USER=unlucky", "KBUILD_BUILD_HOST=unlucky", "KBUILD_BUILD_VERSION=1")
-	return host.Run(ctx, p.Source, env, out, slices.Concat([]string{"make", "O=" + BuildName, "ARCH=" + p.Arch.Make}, p.makeArgs(), p.sections, args)...)
+	return host.Run(ctx, p.Source, env, out, slices.Concat([]string{"make", "O=" + BuildName, "ARCH=" + p.Arch.Kernel}, p.makeArgs(), p.sections, args)...)
 }
 
 // configure writes .config: the base, then the symbols to set, then what
@@ -642,7 +642,7 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 	// What the first make of two tells the second: to 6.12 the absolute folders,
 	// from 6.13 on objtree.
 	env := host.Environment(p.PATH(), "sub_make_done=1", "abs_srctree="+source, "abs_objtree="+build, "objtree=.")
-	argv := slices.Concat([]string{"make", "--silent", "--no-print-directory", "-f", filepath.Join(source, "Makefile"), "-f", rule, "ARCH=" + p.Arch.Make},
+	argv := slices.Concat([]string{"make", "--silent", "--no-print-directory", "-f", filepath.Join(source, "Makefile"), "-f", rule, "ARCH=" + p.Arch.Kernel},
 		p.makeArgs(), []string{"unlucky_install"})
 	out, err := host.Output(ctx, p.Objtree, env, argv...)
 	if err != nil {

@@ -34,7 +34,7 @@ func sectionArgs(source, objtree string, a *arch.Arch) ([]string, error) {
 		return nil, err
 	}
 	if bytes.Count(script, []byte("#define TEXT_MAIN")) > 1 {
-		args = append(args, "CPPFLAGS_vmlinux.lds=-U"+a.Make+" -DCONFIG_LD_DEAD_CODE_DATA_ELIMINATION")
+		args = append(args, "CPPFLAGS_vmlinux.lds=-U"+a.Name+" -DCONFIG_LD_DEAD_CODE_DATA_ELIMINATION")
 	}
 	return args, nil
 }
