@@ -105,13 +105,9 @@ func TestKCFISeal(t *testing.T) {
 // they do as a vmlinux.
 func TestBzImage(t *testing.T) {
 	needKernels(t)
-	source, err := scenarios.Source("kcfi-seal")
-	if err != nil {
-		t.Fatal(err)
-	}
 	sweep := func(image string) evidence.Report {
 		// A loaded machine decompresses for seconds.
-		text := strings.NewReplacer("\nkernel:\n", "\nkernel:\n  image: "+image+"\n", "\nguest:\n", "\nguest:\n  limit: 60s\n").Replace(string(source))
+		text := fmt.Sprintf("from: kcfi-seal\nname: kcfi-seal\nkernel:\n  image: %s\nguest:\n  limit: 60s\n", image)
 		path := filepath.Join(t.TempDir(), image+".yaml")
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
