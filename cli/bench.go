@@ -98,7 +98,7 @@ func bench(f *flag.FlagSet) *command {
 // by all of them.
 func (b *session) measure(ctx context.Context, repeats, layouts, workers int, scr *screen) (m measured, err error) {
 	m.Machine = machineName()
-	// Decides the accelerator and learns the shortcut, as the first minute of
+	// Decides the accelerator and learns how one pass is made, as the first minute of
 	// a sweep does.
 	scr.progress("warming up", 0, 0)
 	if _, err := b.sweepFor(ctx, layout.Text, 2, workers, scr.note); err != nil {

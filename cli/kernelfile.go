@@ -25,7 +25,7 @@ func (o *setup) again() string {
 	return " -kernel " + qemu.Quote([]string{o.kernel})
 }
 
-// prepare is prepare for a scenario or, with -kernel, for the one that the kernel
+// session is openSession for a scenario or, with -kernel, for the one that the kernel
 // file has.
 func (o *setup) session(ctx context.Context, s scenarios.Scenario, scr *screen) (*session, error) {
 	if o.kernel == "" {
@@ -34,7 +34,7 @@ func (o *setup) session(ctx context.Context, s scenarios.Scenario, scr *screen) 
 	return o.open(ctx, nil, scr)
 }
 
-// open makes a rig of a kernel file, for its own scenario or that of a saved
+// open makes a session of a kernel file, for its own scenario or that of a saved
 // layout.
 func (o *setup) open(ctx context.Context, saved *scenarios.Scenario, scr *screen) (*session, error) {
 	kernel, err := linker.Unpack(ctx, kbuild.CacheDir(), o.kernel, scr.progress)

@@ -73,7 +73,7 @@ func prepare(f *flag.FlagSet) *command {
 	}
 }
 
-// pack writes the rig as a kernel file, once it is proven that this links the
+// pack writes the session as a kernel file, once it is proven that this links the
 // same images, and returns its size in bytes.
 func (b *session) pack(ctx context.Context, path string, scr *screen) (int64, error) {
 	b.FullScript = true // to compare with

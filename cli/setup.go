@@ -11,7 +11,7 @@ import (
 	"unlucky/scenarios"
 )
 
-// override is what the command line changes in a scenario.
+// setup is what the command line changes in a scenario.
 type setup struct {
 	linux, build, kernel, append, cpu, accel string
 	smp                                      int

@@ -64,7 +64,7 @@ type Template struct {
 // Digests tell whether a replay boots the same layout of the same kernel.
 type Digests struct {
 	Object string `yaml:"object"` // vmlinux.o as it was built
-	Plan   string `yaml:"plan"`   // linker.Plan.Digest
+	Plan   string `yaml:"plan"`   // layout.Plan.Digest
 	Image  string `yaml:"image"`  // the linked kernel that was booted
 	Initrd string `yaml:"initrd"`
 }
