@@ -4,7 +4,7 @@
 
 GO ?= go
 NEEDS := llvm qemu-system-x86 linux-source-6.12 busybox make python3 flex bison bc patch tar xz libelf libssl
-TEST_NEEDS := linux-source-6.1 gcc pahole git chromium slurm munge zsh fish groff mandoc
+TEST_NEEDS := qemu-system-arm linux-source-6.1 gcc pahole git chromium slurm munge zsh fish groff mandoc
 SEEDS ?= 1:32
 
 .PHONY: sweep test test-all test-builds test-trees short bench hunt fuzz lint vulncheck install install-test unlucky clean
@@ -20,30 +20,36 @@ UNTESTED = @grep -hv '"Output":" *\\u003e ' $(1) | grep -o 'NOT TESTED\([^"\\]\|
 # The one real kernel of make test.
 KERNEL := ^(TestKCFISeal|TestShortcut)$$
 
-# The tests to wait for, some 11 minutes: lint; all that needs no kernel; and one real
-# kernel, that of make sweep, built, swept, replayed and minimized, and linked by one
-# pass of the linker as by its whole script. Each test tells how long it took, and what
-# was not tested stands at the end.
+# The tests to wait for, a quarter of an hour on two CPUs: lint; all that needs no
+# kernel; and one real kernel, that of make sweep, built, swept, replayed and
+# minimized, and linked by one pass of the linker as by its whole script. Each test
+# tells how long it took, and what was not tested stands at the end.
 test: install lint short
 	$(GOTESTSUM) --jsonfile tests-kernel.json -- -vet=off -count=1 -timeout 40m -run '$(KERNEL)' ./e2e
 	$(call UNTESTED,tests-short.json tests-kernel.json)
 
-# All others, some 45 minutes: every test with the race detector, which wants a C
-# compiler, but for the two of make test; each fuzz target for a moment; the example
-# for Kubernetes. A kernel that differs from another by a patch is a copy, so kcfi-seal
-# of make test comes first.
+# All others, some 40 minutes: the packages that have goroutines with the race
+# detector, which wants a C compiler, but for statistics and floods, of which make test
+# has all; so some of the command line; real kernels without it, as boots and links are
+# most of them; each fuzz target for a moment; the example for Kubernetes. A kernel that
+# differs from another by a patch is a copy, so kcfi-seal of make test comes first.
+RACE = CC=$$(ls /usr/bin/clang /usr/bin/clang-[0-9]* 2>/dev/null | sort -V | tail -n 1) CGO_ENABLED=1 $(GOTESTSUM)
+RACY := ./cli ./fuzz/... ./host ./linker/... ./qemu
+WITHOUT_RACE := ^Test(SuspectsTied|SuspectsTouch|SuspectsFalseAlarms|LongLine|ReadCpioEndless)$$
 test-all: install-test
-	CC=$$(ls /usr/bin/clang /usr/bin/clang-[0-9]* | sort -V | tail -n 1) CGO_ENABLED=1 \
-		$(GOTESTSUM) --jsonfile tests.json -- -race -vet=off -count=1 -timeout 80m -skip '$(KERNEL)' ./...
+	$(RACE) --jsonfile tests-race.json -- -race -vet=off -count=1 -timeout 40m -skip '$(WITHOUT_RACE)' $(RACY)
+	$(RACE) --jsonfile tests-scripts.json -- -race -vet=off -count=1 -timeout 40m -run '^(TestScripts|TestTwoAtOnce)$$/^(sweep|minimize|merge|autopsy)$$' ./e2e
+	$(GOTESTSUM) --jsonfile tests.json -- -vet=off -count=1 -timeout 70m -skip '$(KERNEL)|^TestTwoAtOnce$$' ./scenarios ./e2e
 	cd examples/kubernetes && $(GO) vet . && $(GOTESTSUM) --jsonfile ../../tests-kubernetes.json -- -count=1 .
 	./fuzz.sh 5s
 	@$(MAKE) -s vulncheck
-	$(call UNTESTED,tests.json tests-kubernetes.json)
+	$(call UNTESTED,tests-race.json tests-scripts.json tests.json tests-kubernetes.json)
 
 # More ways to build a kernel than make test-all takes time for: without LTO by clang
-# and GCC, of 6.12 and the newest, and a finished build. Some 25 minutes.
+# and GCC, of 6.12 and the newest, for arm64, and a finished build. Some 30 minutes.
 test-builds: install-test
-	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestWithoutLTO|TestFinishedBuild)$$' ./e2e
+	@host/install.sh aarch64-linux-gnu-gcc
+	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestWithoutLTO|TestFinishedBuild|TestARM64OfGCC)$$' ./e2e
 
 # The tests that need no kernel build: some two minutes.
 short: install
@@ -61,9 +67,10 @@ bench: install unlucky
 	./unlucky bench
 
 # Layouts to the first crash of many kinds of bugs, by strategy, and a sample of
-# that booted. Some 6 minutes, once the kernel is prepared.
+# that booted; and the boots that minimize takes for each kind, without booting. Some 12
+# minutes, once the kernel is prepared.
 hunt: install unlucky
-	./unlucky hunt -bugs 1000 -boot 32
+	./unlucky hunt -bugs 1000 -minimize 8 -boot 32
 
 # Each fuzz target for FUZZTIME. The ELF inputs are those of go-fuzz-corpus.
 FUZZTIME ?= 30s

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -18,7 +19,13 @@ func TestArch(t *testing.T) {
 		if OfELF(a.ELF) != a {
 			t.Errorf("%s is not found by ELF machine %v", a.Name, a.ELF)
 		}
-		if a.Kernel == "" || a.Machine == "" || a.CPU == "" || len(a.Images) == 0 || !slices.Contains(a.Images, a.Target) {
+		if got, err := Of(a.Also); a.Also != "" && (got != a || err != nil) {
+			t.Errorf("Of(%q) is %v, %v", a.Also, got, err)
+		}
+		if (a.Cross() == "") != (a.GOARCH == runtime.GOARCH) {
+			t.Errorf("on %s tools of %s begin with %q", runtime.GOARCH, a.Name, a.Cross())
+		}
+		if a.Kernel == "" || a.GOARCH == "" || a.Deb == "" || a.Machine == "" || a.CPU == "" || len(a.Images) == 0 || !slices.Contains(a.Images, a.Target) {
 			t.Errorf("the description lacks something: %+v", a)
 		}
 	}
@@ -29,13 +36,16 @@ func TestArch(t *testing.T) {
 	}
 }
 
-func TestX86(t *testing.T) {
+func TestBootFile(t *testing.T) {
 	for image, want := range map[string]string{"vmlinux": "", "bzImage": "arch/x86/boot/bzImage"} {
 		if got := X86_64.BootFile(image); got != want {
 			t.Errorf("the file of %s is %q, want %q", image, got, want)
 		}
 	}
-	if got := BootFiles(); !slices.Equal(got, []string{"bzImage"}) {
+	if got := ARM64.BootFile("Image"); got != "arch/arm64/boot/Image" {
+		t.Errorf("the file of Image is %q", got)
+	}
+	if got := BootFiles(); !slices.Equal(got, []string{"bzImage", "Image"}) {
 		t.Errorf("boot files %q", got)
 	}
 	if got := Emulator(X86_64.Name); got != "qemu-system-x86_64" {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"gonum.org/v1/gonum/stat"
 
 	"unlucky/fuzz"
@@ -35,7 +36,16 @@ type measured struct {
 	Floor   rates          `json:"floor"`
 	Layouts int            `json:"layouts"` // of all sweeps
 	Steps   evidence.Steps `json:"steps"`   // of all sweeps
+	Links   links          `json:"links"`
 	target  string         // of make by hand
+}
+
+// links are what links cost, in CPU time, of so many layouts each: by delta and in one
+// pass of lld, all that follows included.
+type links struct {
+	Layouts int           `json:"layouts"`
+	Delta   time.Duration `json:"delta"` // 0 where layouts can't be linked so
+	Pass    time.Duration `json:"pass"`
 }
 
 type rates []float64
@@ -132,7 +142,57 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 		}
 		m.Floor = append(m.Floor, rate)
 	}
+	scr.progress("measuring links", 0, 0)
+	m.Links, err = b.links(ctx, layouts)
+	return m, err
+}
+
+// links links layouts both ways, each after the other, without booting them.
+func (b *session) links(ctx context.Context, layouts int) (m links, err error) {
+	sections, err := b.Layout(ctx)
+	if err != nil {
+		return m, err
+	}
+	w, err := b.NewWorker()
+	if err != nil {
+		return m, err
+	}
+	defer w.Close()
+	defer func(by linker.Way) { b.By = by }(b.By)
+	link := func(by linker.Way, seed int) (linker.Way, time.Duration, error) {
+		b.By = by
+		begin := cpuTime()
+		image, err := w.Link(ctx, layout.Text.Plan(uint32(seed), sections))
+		if err == nil {
+			err = image.Remove()
+		}
+		return image.By, cpuTime() - begin, err
+	}
+	for seed := 1; m.Layouts < layouts && seed < 2*layouts+10; seed++ {
+		by, delta, err := link(linker.Delta, seed)
+		if err != nil {
+			return m, err
+		}
+		_, pass, err := link(linker.Pass, seed)
+		if err != nil {
+			return m, err
+		}
+		if by == linker.Delta {
+			m.Layouts, m.Delta, m.Pass = m.Layouts+1, m.Delta+delta, m.Pass+pass
+		}
+	}
 	return m, nil
+}
+
+// cpuTime is that of this process and of all that it has waited for.
+func cpuTime() (sum time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) == nil {
+			sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return sum
 }
 
 // byHand is one layout by make and QEMU.
@@ -178,6 +238,8 @@ func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func(by linker.Way) { b.By = by }(b.By)
+	b.By = linker.Pass
 	cpus := runtime.NumCPU()
 	workers := make(chan *linker.Worker, cpus)
 	for range cpus {
@@ -255,9 +317,9 @@ func (m measured) print(out io.Writer) {
 		d          time.Duration
 	}{
 		{"pad", "the sections of vmlinux.o that change", m.Steps.Pad},
-		{"link", "one pass of lld; CPU time", m.Steps.Link},
-		{"kallsyms", "addresses into the image", m.Steps.Kallsyms},
-		{"image", "sorttable, SHA-256", m.Steps.Image},
+		{"link", "delta, or one pass of lld; CPU time", m.Steps.Link},
+		{"kallsyms", "addresses into what lld has linked", m.Steps.Kallsyms},
+		{"image", "SHA-256, the file; of lld's, sorttable", m.Steps.Image},
 		{"start", "QEMU, until the guest's first byte", m.Steps.Start},
 		{"boot", "until QEMU's end", m.Steps.Boot},
 		{"verdict", "saved seeds, journal", m.Steps.Verdict},
@@ -271,5 +333,10 @@ func (m measured) print(out io.Writer) {
 		fmt.Fprintf(&b, "  %-8s %-40s %6.1f ms  %5.1f %%\n", s.name, s.what, 1e3*s.d.Seconds()/float64(m.Layouts), 100*float64(s.d)/float64(sum))
 	}
 	fmt.Fprintf(&b, "\n%.1fx by hand\n%.0f %% of the floor\n", m.Sweep.median()/m.ByHand.median(), 100*m.Sweep.median()/m.Floor.median())
+	if n := m.Links.Layouts; n > 0 {
+		ms := func(d time.Duration) float64 { return 1e3 * d.Seconds() / float64(n) }
+		fmt.Fprintf(&b, "\na link, in CPU time with all that follows, mean of %d: %.1f ms by delta, %.1f by one pass of lld: %.2f of it\n",
+			n, ms(m.Links.Delta), ms(m.Links.Pass), float64(m.Links.Delta)/float64(m.Links.Pass))
+	}
 	io.WriteString(out, b.String())
 }

@@ -66,7 +66,11 @@ func bundle(f *flag.FlagSet) *command {
 				return err
 			}
 			defer os.RemoveAll(dir)
-			if err := fillBundle(dir, saved, min, console, b.image, b.guest.Machine.Initrd); err != nil {
+			debug, err := b.debugImage(ctx, c.scr)
+			if err != nil {
+				return err
+			}
+			if err := fillBundle(dir, saved, min, console, b.image, debug, b.guest.Machine.Initrd); err != nil {
 				return err
 			}
 			packed, err := seeds.Pack(ctx, dir, saved, *path, func(done, total int64) {
@@ -132,8 +136,9 @@ func minimizedBeside(path string, saved seeds.File, scr *screen) (*seeds.File, e
 	return &min, nil
 }
 
-// fillBundle puts the members of a bundle into dir.
-func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, image linker.Image, initrd string) error {
+// fillBundle puts the members of a bundle into dir. debug is an image with debug
+// information; empty where there is no other.
+func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, image linker.Image, debug, initrd string) error {
 	if _, _, err := keepImage(dir, saved.Scenario.Kernel.Image, image, initrd); err != nil {
 		return err
 	}
@@ -149,7 +154,7 @@ func fillBundle(dir string, saved seeds.File, min *seeds.File, console []byte, i
 			return err
 		}
 	}
-	l, err := report.NewLetter(dir, saved, answered, console)
+	l, err := report.NewLetter(dir, debug, saved, answered, console)
 	if err != nil {
 		return err
 	}
@@ -232,7 +237,7 @@ func unbundle(ctx context.Context, path string, o *setup, scr *screen) (_ *repla
 		return nil, err
 	}
 	r.image = linker.Image{
-		Path: at(s.Kernel.Image), Digest: r.saved.Digests.Image, VMLinux: at(seeds.VMLinuxFile), SystemMap: at(seeds.MapFile),
+		Path: at(s.Kernel.Image), VMLinux: at(seeds.VMLinuxFile), SystemMap: at(seeds.MapFile),
 	}
 	return r, nil
 }

@@ -45,7 +45,7 @@ func commands() []*command {
 		name string
 		make func(*flag.FlagSet) *command
 	}{
-		{"sweep", sweep}, {"replay", replay}, {"minimize", minimize}, {"bundle", bundle}, {"verify", verify},
+		{"sweep", sweep}, {"replay", replay}, {"minimize", minimize}, {"bundle", bundle}, {"verify", verify}, {"autopsy", autopsyCommand},
 		{"list", list}, {"suspects", suspects}, {"report", reportCommand}, {"coverage", coverage}, {"merge", merge},
 		{"prepare", prepare}, {"scenarios", listScenarios}, {"doctor", doctor}, {"fetch", fetch}, {"patch", patch},
 		{"classify", classify}, {"bench", bench}, {"hunt", hunt}, {"clean", clean},

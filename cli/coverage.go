@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"unlucky/fuzz/evidence"
 	"unlucky/layout"
 	"unlucky/report"
+	"unlucky/scenarios"
 )
 
 // covered is the coverage of one kernel by all sweeps of it.
@@ -26,7 +28,11 @@ type covered struct {
 	Totals    evidence.Totals             `json:"totals"`
 	Functions []evidence.FunctionCoverage `json:"functions,omitempty"` // the least covered first
 	Fixed     []layout.Section            `json:"fixed,omitempty"`
+	// Inserted is how many layouts have so many pieces of code that the linker has
+	// added for their addresses; nil where none has any.
+	Inserted map[int]int `json:"inserted,omitempty"`
 
+	moving   string           // what can move
 	layout   []layout.Section // of the baseline
 	tried    []evidence.Tried // those that have booted, each once
 	baseline bool             // it was tried, too
@@ -101,7 +107,7 @@ func findCovered(dirs []string, scr *screen) (kernels []*covered, failed error) 
 		})
 		if i < 0 {
 			i = len(kernels)
-			kernels = append(kernels, &covered{Object: r.Header.Object, layout: r.Layout})
+			kernels = append(kernels, &covered{Object: r.Header.Object, layout: r.Layout, moving: scenarios.Moving(r.Header.Sections)})
 		}
 		k := kernels[i]
 		k.Sweeps = append(k.Sweeps, r.Dirs...)
@@ -134,14 +140,23 @@ func (k *covered) count(ctx context.Context, scr *screen) (*evidence.Coverage, e
 		return nil, fmt.Errorf("%s: %w", strings.Join(k.Sweeps, ", "), err)
 	}
 	k.Totals = c.Totals()
+	if slices.ContainsFunc(k.tried, func(t evidence.Tried) bool { return t.Inserted > 0 }) {
+		k.Inserted = map[int]int{}
+		for _, t := range k.tried {
+			k.Inserted[t.Inserted]++
+		}
+	}
 	return c, nil
 }
 
 func (k *covered) print(out io.Writer) {
 	fmt.Fprintf(out, "vmlinux.o %.12s: %s layouts%s in %s\n\n", k.Object, humanize.Comma(int64(k.Totals.Layouts)), withBaseline(k.baseline), strings.Join(k.Sweeps, ", "))
-	printCoverage(out, k.Totals)
+	printCoverage(out, k.Totals, k.moving)
+	if k.Inserted != nil {
+		fmt.Fprintf(out, "  %-10s %s\n", "inserted", report.Wrap("", strings.Repeat(" ", 13), insertedText(k.Inserted)))
+	}
 	if len(k.Functions) > 0 {
-		fmt.Fprintf(out, "\nthe functions least covered:\n  %-18s", "in the baseline at")
+		fmt.Fprintf(out, "\nthe %s least covered:\n  %-18s", k.moving, "in the baseline at")
 		for _, r := range k.Functions[0].Residues {
 			fmt.Fprintf(out, " %9s", fmt.Sprint("mod ", r.Modulus))
 		}
@@ -166,10 +181,19 @@ func (k *covered) print(out io.Writer) {
 	}
 }
 
-// printCoverage prints figures for a mail.
-func printCoverage(out io.Writer, t evidence.Totals) {
+// insertedText says how many layouts have how much that the linker has inserted.
+func insertedText(layouts map[int]int) string {
+	var parts []string
+	for _, n := range slices.Sorted(maps.Keys(layouts)) {
+		parts = append(parts, fmt.Sprintf("%d in %s", n, humanize.Comma(int64(layouts[n]))))
+	}
+	return "patches of erratum 843419 and veneers, by layouts: " + strings.Join(parts, ", ")
+}
+
+// printCoverage prints figures for a mail, of what can move.
+func printCoverage(out io.Writer, t evidence.Totals, moving string) {
 	comma := func(n int) string { return humanize.Comma(int64(n)) }
-	fmt.Fprintf(out, "coverage of %s functions that can move (%s sections of others are fixed by the linker script):\n", comma(t.Functions), comma(t.Fixed))
+	fmt.Fprintf(out, "coverage of %s %s that can move (%s sections of others are fixed by the linker script):\n", comma(t.Functions), moving, comma(t.Fixed))
 	for _, r := range t.Residues {
 		tenths := 1000 * r.Seen / r.Of // rounded down: 100 % is all of them
 		fmt.Fprintf(out, "  %-10s %11s of %11s residues  %3d.%d %%\n", fmt.Sprint("mod ", r.Modulus), comma(r.Seen), comma(r.Of), tenths/10, tenths%10)

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"unlucky/arch"
 	"unlucky/fuzz"
 	"unlucky/host"
 	"unlucky/layout"
@@ -85,13 +86,24 @@ func doctor(f *flag.FlagSet) *command {
 					row(n.Name, toolVersion(ctx, path))
 				}
 			}
-			if path, err := qemu.FindBusybox(); scenario.Guest.Init == "" {
+			a, err := arch.Of(scenario.Kernel.Arch)
+			if err != nil {
+				return err
+			}
+			path, err := qemu.FindBusybox(a.ELF)
+			fetched := kbuild.Busybox(kbuild.CacheDir(), a)
+			switch {
+			case scenario.Guest.Init == "":
 				row("busybox", "not needed")
-			} else if err != nil {
+			case err == nil:
+				row("busybox", "there, statically linked, "+path)
+			case a.Cross() == "":
 				missing = append(missing, "busybox")
 				row("busybox", err.Error())
-			} else {
-				row("busybox", "there, statically linked, "+path)
+			case qemu.CheckBusybox(fetched, a.ELF) == nil:
+				row("busybox", "there, statically linked, "+fetched)
+			default:
+				row("busybox", "of "+a.Name+": a sweep fetches it from Debian, without root; so does unlucky fetch busybox:"+a.Name)
 			}
 
 			fmt.Fprintln(c.out, "\ncache:")
@@ -189,7 +201,7 @@ func runsAs(accel string) string {
 // tryKVM says whether KVM truly works, which only a kernel that reaches user
 // space on it shows: nested and partial KVM run small guests and fail there.
 func tryKVM(ctx context.Context, s scenarios.Scenario, scr *screen) string {
-	if err := qemu.KVM(); err != nil {
+	if err := fuzz.NewGuest(s, "").Machine.KVM(); err != nil {
 		return "no: " + err.Error() + "; TCG is used"
 	}
 	if s.Kernel.Dir != "" || !kbuild.Prepared(ctx, kbuild.CacheDir(), s.Kernel) { // a tree would be built

@@ -7,14 +7,19 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/stat"
 
+	"unlucky/fuzz/search"
+	"unlucky/host"
 	"unlucky/layout"
 	"unlucky/linker"
 	"unlucky/linker/kbuild"
@@ -28,6 +33,22 @@ type hunted struct {
 	Kinds  []kindHunt  `json:"kinds"`
 	Mean   perStrategy `json:"mean"` // geometric, of the kinds' ratios to text; what was not found counts as Seeds+1
 	Booted []bootHunt  `json:"booted,omitempty"`
+	// Minimized is how minimize fares, by addresses alone.
+	Minimized []minimizeHunt `json:"minimized,omitempty"`
+}
+
+// minimizeHunt is minimize on layouts of bugs of a kind.
+type minimizeHunt struct {
+	Kind  string         `json:"kind"`
+	Sure  minimizedBoots `json:"sure"`  // bugs that crash in every boot
+	Flaky minimizedBoots `json:"flaky"` // in one of two
+}
+
+// minimizedBoots are those of some bugs, sorted, and how many of the answers name all
+// functions that decide and no other.
+type minimizedBoots struct {
+	Boots []int `json:"boots"`
+	Right int   `json:"right"`
 }
 
 // perStrategy is a figure of each strategy.
@@ -57,15 +78,20 @@ func hunt(f *flag.FlagSet) *command {
 		bugs   = f.Int("bugs", 200, "`N` bugs to draw of each kind")
 		seeds  = f.Int("seeds", 2048, "`N` seeds after which a bug counts as not found")
 		boot   = f.Int("boot", 0, "boot the first `N` seeds of each planted scenario too, by each strategy, and compare with the addresses")
+		played = f.Int("minimize", 0, "minimize a layout of each of the first `N` bugs of each kind too, by its addresses alone, and count the boots")
+		align  = f.Uint64("align", 0, "play the kernel as if its functions were aligned to `bytes`: 1, 4, 16 or 64 (GCC -Os: 1, arm64: 4)")
 		asJSON = f.Bool("json", false, "print the table as JSON")
 	)
 	return &command{
 		args: "[SCENARIO]", min: 0, max: 1, long: true,
 		summary:  "compare strategies: layouts to the first crash of bugs of many kinds",
-		examples: []string{"unlucky hunt -bugs 1000 -boot 32"},
+		examples: []string{"unlucky hunt -bugs 1000 -minimize 8 -boot 32", "unlucky hunt -align 1"},
 		run: func(ctx context.Context, c call) error {
-			if *bugs < 1 || *seeds < 1 || *boot < 0 {
-				return usageError{errors.New("-bugs and -seeds are at least 1, -boot is not negative")}
+			if *bugs < 1 || *seeds < 1 || *boot < 0 || *played < 0 || *played > *bugs {
+				return usageError{errors.New("-bugs and -seeds are at least 1, -boot and -minimize are not negative, and -minimize is not above -bugs")}
+			}
+			if !slices.Contains([]uint64{0, 1, 4, 16, 64}, *align) || *align > 0 && *boot > 0 {
+				return usageError{errors.New("-align is 1, 4, 16 or 64, and no kernel that -boot could boot")}
 			}
 			scenario, err := o.load(c.args, "canary")
 			if err != nil {
@@ -81,14 +107,37 @@ func hunt(f *flag.FlagSet) *command {
 			if err != nil {
 				return err
 			}
+			result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
+			if *align > 0 {
+				if sections, err = layout.Realigned(sections, *align); err != nil {
+					return err
+				}
+				result.Kernel += fmt.Sprintf(", as if aligned to %d", *align)
+			}
 			h, err := layout.NewHunt(sections)
 			if err != nil {
 				return err
 			}
-			result := hunted{Kernel: fmt.Sprintf("%s, vmlinux.o %.12s", scenario.Name, kernel.Digest), Bugs: *bugs, Seeds: *seeds}
 			c.scr.progress(fmt.Sprintf("playing %d bugs of each kind against %d seeds of each strategy", *bugs, *seeds), 0, 0)
-			if err := result.play(ctx, h); err != nil {
+			first, err := result.play(ctx, h, sections)
+			if err != nil {
 				return err
+			}
+			if *played > 0 {
+				dir, err := os.MkdirTemp(host.MemoryDir, "unlucky-hunt-") // each boot is synced to a journal
+				if err != nil {
+					dir, err = os.MkdirTemp("", "unlucky-hunt-")
+				}
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(dir)
+				for n, k := range layout.BugKinds {
+					c.scr.progress("minimizing layouts of each kind", int64(n), int64(len(layout.BugKinds)))
+					if err := result.minimize(ctx, dir, h, sections, k, first[n*(*bugs):][:*played]); err != nil {
+						return err
+					}
+				}
 			}
 			wrong := 0
 			if *boot > 0 {
@@ -118,13 +167,14 @@ func hunt(f *flag.FlagSet) *command {
 	}
 }
 
-// play finds the first crash of each bug by addresses alone.
-func (r *hunted) play(ctx context.Context, h *layout.Hunt) error {
+// play finds the first crash of each bug by addresses alone. It returns the plan of a
+// layout that shows it, by the strategies but text; nil for none.
+func (r *hunted) play(ctx context.Context, h *layout.Hunt, sections []layout.Section) ([]*layout.Plan, error) {
 	var drawn []layout.Bug // of all kinds, one behind the other
 	for _, k := range layout.BugKinds {
 		bugs, err := h.Draw(k, r.Bugs)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		drawn = append(drawn, bugs...)
 	}
@@ -137,7 +187,17 @@ func (r *hunted) play(ctx context.Context, h *layout.Hunt) error {
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, err
+	}
+	plans := make([]*layout.Plan, len(drawn))
+	for b := range drawn {
+		plans[b] = drawn[b].Fails
+		for i, s := range compared[1:] {
+			if c := crashes[i+1][b]; c != nil && plans[b] == nil {
+				plan := s.Plan(uint32(c[0]), sections)
+				plans[b] = &plan
+			}
+		}
 	}
 	ratios := map[layout.Strategy][]float64{}
 	for n, k := range layout.BugKinds {
@@ -160,7 +220,45 @@ func (r *hunted) play(ctx context.Context, h *layout.Hunt) error {
 	for s, v := range ratios {
 		r.Mean[s] = stat.GeometricMean(v, nil)
 	}
-	return nil
+	return plans, nil
+}
+
+// minimize plays minimizing layouts of the first bugs of a kind, one of each where there is
+// any, with journals in a folder.
+func (r *hunted) minimize(ctx context.Context, dir string, h *layout.Hunt, sections []layout.Section, k layout.BugKind, plans []*layout.Plan) error {
+	bugs, err := h.Draw(k, len(plans))
+	if err != nil {
+		return err
+	}
+	row := minimizeHunt{Kind: k.Name}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for n, bug := range bugs {
+		if plans[n] == nil {
+			continue
+		}
+		group.Go(func() error {
+			for _, to := range []*minimizedBoots{&row.Sure, &row.Flaky} {
+				answer, right, err := search.Play(ctx, dir, h, sections, bug, *plans[n], to == &row.Flaky, func(string, ...any) {})
+				if err != nil {
+					return fmt.Errorf("minimizing a bug of the kind %q: %w", k.Name, err)
+				}
+				mu.Lock()
+				to.Boots = append(to.Boots, answer.Minimized.Boots)
+				if right {
+					to.Right++
+				}
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	slices.Sort(row.Sure.Boots)
+	slices.Sort(row.Flaky.Boots)
+	r.Minimized = append(r.Minimized, row)
+	return err
 }
 
 // boot sweeps a planted scenario by each strategy.
@@ -210,6 +308,15 @@ func (r *hunted) boot(ctx context.Context, name string, o *setup, seeds int, scr
 	return nil
 }
 
+// String is right, median and most.
+func (m minimizedBoots) String() string {
+	n := len(m.Boots)
+	if n == 0 {
+		return "\t\t\t"
+	}
+	return fmt.Sprintf("%d\t%d\t%d\t", m.Right, m.Boots[(n-1)/2], m.Boots[n-1])
+}
+
 func (r hunted) print(out io.Writer) {
 	fmt.Fprintf(out, "%s: layouts to the first crash, median of %d bugs of each kind\n\n", r.Kernel, r.Bugs)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -255,6 +362,15 @@ func (r hunted) print(out io.Writer) {
 	fmt.Fprintln(out)
 	for _, row := range r.Kinds {
 		fmt.Fprintf(out, "  %-20s %s\n", row.Kind, row.What)
+	}
+	if r.Minimized != nil {
+		fmt.Fprintf(out, "\nboots of minimize, of a layout of each of some bugs, by addresses alone:\n\n")
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(w, "kind\tlayouts\tright\tmedian\tmost\tflaky: right\tmedian\tmost\t")
+		for _, m := range r.Minimized {
+			fmt.Fprintf(w, "%s\t%d\t%s%s\n", m.Kind, len(m.Sure.Boots), m.Sure, m.Flaky)
+		}
+		w.Flush()
 	}
 	if r.Booted == nil {
 		return

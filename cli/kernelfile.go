@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 
 	"unlucky/linker"
 	"unlucky/linker/kbuild"
@@ -42,7 +43,7 @@ func (o *setup) open(ctx context.Context, saved *scenarios.Scenario, scr *screen
 	if err != nil {
 		return nil, err
 	}
-	s, initrd, err := o.contents(kernel, saved)
+	s, initrd, err := o.contents(ctx, scr, kernel, saved)
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
@@ -51,7 +52,7 @@ func (o *setup) open(ctx context.Context, saved *scenarios.Scenario, scr *screen
 
 // contents are the scenario and the initrd of a kernel file, or those of a saved
 // layout.
-func (o *setup) contents(kernel *linker.Kernel, saved *scenarios.Scenario) (s scenarios.Scenario, initrd []byte, err error) {
+func (o *setup) contents(ctx context.Context, scr *screen, kernel *linker.Kernel, saved *scenarios.Scenario) (s scenarios.Scenario, initrd []byte, err error) {
 	data, err := kernel.More(packedScenario)
 	if err != nil {
 		return s, nil, err
@@ -66,8 +67,11 @@ func (o *setup) contents(kernel *linker.Kernel, saved *scenarios.Scenario) (s sc
 		err = o.apply(&s)
 		return s, initrd, err
 	}
+	if s.Kernel.Sections != saved.Kernel.Sections {
+		return s, nil, fmt.Errorf("%s was packed for layouts in which other sections move", o.kernel)
+	}
 	if s.Guest.Init != saved.Guest.Init || s.Guest.Rootfs != saved.Guest.Rootfs {
-		initrd, err = initrdOf(saved.Guest)
+		initrd, err = initrdOf(ctx, *saved, scr)
 	}
 	return *saved, initrd, err
 }

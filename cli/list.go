@@ -47,7 +47,8 @@ func list(f *flag.FlagSet) *command {
 						}
 						continue
 					}
-					fmt.Fprintf(w, "%s\t%d/%d\t%d/%d\t%s\t%s\t%s\n", f.Scenario, len(f.Layouts), f.Of, f.Crashes, f.Boots, f.Title, f.File, f.Answer())
+					told := strings.Trim(f.Memory()+"; "+f.Answer(), "; ")
+					fmt.Fprintf(w, "%s\t%d/%d\t%d/%d\t%s\t%s\t%s\n", f.Scenario, len(f.Layouts), f.Of, f.Crashes, f.Boots, f.Title, f.File, told)
 				}
 			}
 			switch {

@@ -18,6 +18,7 @@ import (
 	"unlucky/fuzz/search"
 	"unlucky/layout"
 	"unlucky/report"
+	"unlucky/scenarios"
 	"unlucky/seeds"
 )
 
@@ -32,6 +33,7 @@ func minimize(f *flag.FlagSet) *command {
 		workers  = f.Int("j", 0, "`layouts` linked and booted at the same time (default: as many as there are CPUs for, and memory)")
 		match    = f.String("match", "", "`regexp` over title and console of the failure to follow; other crashes are saved and decide nothing")
 		ablate   = f.Bool("ablate", true, "try which switches of the kernel command line make it pass")
+		memory   = f.Bool("autopsy", true, "begin with the code that is damaged in the guest's memory (x86-64 under TCG)")
 		path     = f.String("o", "", "`file` of the result (default: SEED.min.yaml beside the seed file)")
 		asJSON   = f.Bool("json", false, "print the result as JSON")
 	)
@@ -49,7 +51,7 @@ func minimize(f *flag.FlagSet) *command {
 			if *boots < 0 || *maxBoots < 0 || *workers < 0 || *budget < 0 {
 				return usageError{errors.New("-boots, -max-boots, -j and -budget take no negative value")}
 			}
-			m := &search.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path}
+			m := &search.Minimize{Boots: *boots, MaxBoots: *maxBoots, Budget: *budget, Workers: *workers, Path: *path, Autopsy: *memory}
 			if *match != "" {
 				if m.Match, err = regexp.Compile(*match); err != nil {
 					return usageError{fmt.Errorf("-match: %w", err)}
@@ -77,6 +79,7 @@ func minimize(f *flag.FlagSet) *command {
 			}
 			defer b.Close()
 			scenario = b.template.Scenario
+			m.Autopsy = m.Autopsy && scenario.Kernel.Sections != scenarios.Data // it tells of code
 			m.Kernel, m.Guest, m.Template = b, b.guest, b.template
 			if m.Workers == 0 {
 				if m.Workers, err = b.workers(c.scr); err != nil {

@@ -35,6 +35,7 @@ type packed struct {
 
 func prepare(f *flag.FlagSet) *command {
 	o := newSetup(f)
+	o.moving(f)
 	var (
 		path   = f.String("o", "", "`file` to write (default NAME.kernel.tar.zst)")
 		asJSON = f.Bool("json", false, "print what was written as JSON")
@@ -76,7 +77,7 @@ func prepare(f *flag.FlagSet) *command {
 // pack writes the session as a kernel file, once it is proven that this links the
 // same images, and returns its size in bytes.
 func (b *session) pack(ctx context.Context, path string, scr *screen) (int64, error) {
-	b.FullScript = true // to compare with
+	b.By = linker.Script // to compare with
 	scenario, err := b.template.Scenario.Marshal()
 	if err != nil {
 		return 0, err
@@ -98,6 +99,7 @@ func (b *session) pack(ctx context.Context, path string, scr *screen) (int64, er
 		return 0, err
 	}
 	defer unpacked.Close()
+	unpacked.Sections = b.Sections
 	sections, err := b.Layout(ctx)
 	if err != nil {
 		return 0, err

@@ -26,11 +26,12 @@ func replay(f *flag.FlagSet) *command {
 	o.packed(f)
 	o.trusting(f)
 	var (
-		boots  = f.Int("boots", 3, "`N` times to boot the image")
-		gdb    = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
-		show   = f.Bool("print", false, "print the command that boots it, ready to paste, and do not boot")
-		keep   = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
-		asJSON = f.Bool("json", false, "print the result as JSON")
+		boots    = f.Int("boots", 3, "`N` times to boot the image")
+		gdb      = f.Bool("gdb", false, "start QEMU stopped, waiting for gdb, and print the gdb line")
+		show     = f.Bool("print", false, "print the command that boots it, ready to paste, and do not boot")
+		keep     = f.String("keep", "", "`folder` to keep the image, its System.map, the initrd, the consoles and the layout's explicit plan (of a bundle, the seed file) in")
+		corePath = f.String("core", "", "`file` to write the guest's memory and registers to as it ends, an ELF file for gdb and crash; it is booted once")
+		asJSON   = f.Bool("json", false, "print the result as JSON")
 	)
 	return &command{
 		args: "SEEDFILE|BUNDLE", min: 1, max: 1, long: true,
@@ -39,6 +40,7 @@ func replay(f *flag.FlagSet) *command {
 			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -boots 10",
 			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -append cfi=off",
 			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -gdb",
+			"unlucky replay unlucky.out/kcfi-seal/unexpected-exit/7.yaml -keep k -core k/core",
 			"unlucky replay kcfi-seal-7.tar.zst",
 		},
 		run: func(ctx context.Context, c call) error {
@@ -47,6 +49,12 @@ func replay(f *flag.FlagSet) *command {
 			}
 			if *gdb && *show {
 				return usageError{errors.New("-gdb and -print exclude each other")}
+			}
+			if *corePath != "" {
+				if *gdb || *show || given(f, "boots") && *boots > 1 {
+					return usageError{errors.New("-core boots once: it excludes -gdb, -print and more -boots")}
+				}
+				*boots = 1
 			}
 			if err := notFolder(c.args[0]); err != nil {
 				return err
@@ -67,6 +75,9 @@ func replay(f *flag.FlagSet) *command {
 			saved, image := b.saved, b.image
 			if *gdb && b.guest.Machine.Program != nil {
 				return usageError{fmt.Errorf("-gdb is QEMU's, and %s is booted by guest.command", saved.Scenario.Name)}
+			}
+			if *corePath != "" && b.guest.Machine.Program != nil {
+				return usageError{fmt.Errorf("-core is QEMU's, and %s is booted by guest.command", saved.Scenario.Name)}
 			}
 			if b.template.Tools.QEMU != saved.Tools.QEMU {
 				c.scr.note("QEMU is %s and was %s", b.template.Tools.QEMU, saved.Tools.QEMU)
@@ -100,9 +111,16 @@ func replay(f *flag.FlagSet) *command {
 				_, err := fmt.Fprintln(c.out, report.Printable(qemu.Quote(m.Argv())))
 				return err
 			case *gdb:
-				symbols := image.VMLinux
-				if *keep != "" {
+				symbols, err := b.debugImage(ctx, c.scr)
+				if err != nil {
+					return err
+				}
+				switch {
+				case symbols != "":
+				case *keep != "":
 					symbols = filepath.Join(*keep, "vmlinux")
+				default:
+					symbols = image.VMLinux
 				}
 				return debug(ctx, m, symbols, c.in, c.out)
 			}
@@ -117,14 +135,31 @@ func replay(f *flag.FlagSet) *command {
 				}
 				return os.WriteFile(filepath.Join(*keep, fmt.Sprintf("boot-%d.console", n)), r.Console, 0o644)
 			}
+			if *corePath != "" {
+				if b.guest.Machine.Core, err = qemu.NewCore(*corePath); err != nil {
+					return err
+				}
+			}
 			n := 0
 			var keepErr error
 			result, err := fuzz.Replay(ctx, saved, b.guest, image.Path, *boots, func(r qemu.Result) {
 				n++
 				keepErr = errors.Join(keepErr, each(n, r))
 			})
+			if core := b.guest.Machine.Core; core != nil && err == nil {
+				err = core.Close()
+			}
 			if err := errors.Join(b.advise(err), keepErr); err != nil {
 				return err
+			}
+			if *corePath != "" {
+				symbols := "vmlinux"
+				if *keep != "" {
+					symbols = filepath.Join(*keep, "vmlinux")
+				} else {
+					c.scr.note("-keep DIR keeps the vmlinux that belongs to it")
+				}
+				c.scr.note("the guest's memory: gdb %s", qemu.Quote([]string{symbols, *corePath}))
 			}
 			if *asJSON {
 				if err := json.NewEncoder(c.out).Encode(struct {
@@ -162,40 +197,67 @@ func notFolder(path string) error {
 type replayable struct {
 	bootable
 	saved    seeds.File
-	explicit seeds.File   // the same with its plan, where that can be told
-	image    linker.Image // there until Close
+	explicit seeds.File     // the same with its plan, where that can be told
+	image    linker.Image   // there until Close
+	worker   *linker.Worker // that has linked it; nil where it came in a bundle
+}
+
+// debugImage is the image with debug information, where the one that is booted has lost
+// it; else empty.
+func (r *replayable) debugImage(ctx context.Context, scr *screen) (string, error) {
+	if r.worker == nil {
+		return "", nil
+	}
+	defer scr.done()
+	scr.progress("linking it with its debug information", 0, 0)
+	return r.worker.WithDebug(ctx, *r.explicit.Plan, r.image)
+}
+
+// openSaved reads a seed file and makes the session that its layout is linked in.
+func openSaved(ctx context.Context, path string, o *setup, scr *screen) (saved seeds.File, b *session, err error) {
+	if err := notFolder(path); err != nil {
+		return saved, nil, err
+	}
+	if saved, err = seeds.Read(path); err != nil {
+		return saved, nil, err
+	}
+	s, err := savedScenario(ctx, path, saved, o)
+	if err != nil {
+		return saved, nil, err
+	}
+	b, err = savedSession(ctx, s, o, scr)
+	return saved, b, err
+}
+
+// relink links the image of a saved layout again, in a worker of its own: the image is
+// there until that is closed.
+func (b *session) relink(ctx context.Context, saved seeds.File, scr *screen) (linker.Image, *linker.Worker, error) {
+	w, err := b.NewWorker()
+	if err != nil {
+		return linker.Image{}, nil, err
+	}
+	scr.progress("linking "+saved.Layout.Name(), 0, 0)
+	image, err := fuzz.Relink(ctx, saved, b, w, b.Digest, b.template.Tools)
+	scr.done()
+	if err != nil {
+		return image, nil, errors.Join(err, w.Close())
+	}
+	return image, w, nil
 }
 
 // relink links the image of a seed file again.
 func relink(ctx context.Context, path string, o *setup, scr *screen) (*replayable, error) {
-	if err := notFolder(path); err != nil {
-		return nil, err
-	}
-	saved, err := seeds.Read(path)
+	saved, b, err := openSaved(ctx, path, o, scr)
 	if err != nil {
 		return nil, err
 	}
-	s, err := savedScenario(ctx, path, saved, o)
-	if err != nil {
-		return nil, err
-	}
-	b, err := savedSession(ctx, s, o, scr)
-	if err != nil {
-		return nil, err
-	}
-	b.FullScript = true // one link: nothing to save, and there is a System.map
-	l, err := b.NewWorker()
+	b.By = linker.Script // one link: nothing to save, and there is a System.map
+	image, w, err := b.relink(ctx, saved, scr)
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	r := &replayable{bootable: b.bootable, saved: saved, explicit: saved}
-	r.free = func() error { return errors.Join(l.Close(), b.Close()) }
-	scr.progress("linking "+saved.Layout.Name(), 0, 0)
-	r.image, err = fuzz.Relink(ctx, saved, b, l, b.Digest, b.template.Tools)
-	scr.done()
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
+	r := &replayable{bootable: b.bootable, saved: saved, explicit: saved, image: image, worker: w}
+	r.free = func() error { return errors.Join(w.Close(), b.Close()) }
 	plan, err := fuzz.PlanOf(ctx, saved, b)
 	if err != nil {
 		return nil, errors.Join(err, r.Close())

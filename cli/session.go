@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 
+	"unlucky/arch"
 	"unlucky/fuzz"
 	"unlucky/host"
 	"unlucky/linker"
@@ -72,7 +74,7 @@ func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *ses
 	if _, err := fuzz.NewGuest(s, "").Machine.Version(ctx); err != nil {
 		return nil, err // before minutes have gone into a build
 	}
-	initrd, err := initrdOf(s.Guest)
+	initrd, err := initrdOf(ctx, s, scr)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +92,9 @@ func openSession(ctx context.Context, s scenarios.Scenario, scr *screen) (_ *ses
 		}
 		s.Kernel.Package = p.String() // for a replay elsewhere
 	}
+	if kernel.Config.Name != "" {
+		s.Kernel.Config = kernel.Config.String()
+	}
 	return newSession(ctx, kernel, s, initrd, scr)
 }
 
@@ -106,7 +111,7 @@ func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
 	}
-	kernel.Note = scr.note
+	kernel.Note, kernel.Sections = scr.note, s.Kernel.Sections
 	dir, free, err := kernel.Room()
 	if err != nil {
 		return nil, errors.Join(err, kernel.Close())
@@ -120,9 +125,18 @@ func newSession(ctx context.Context, kernel *linker.Kernel, s scenarios.Scenario
 	sum := sha256.Sum256(initrd)
 	b.template = seeds.Template{
 		Scenario: s, Object: kernel.Digest, Initrd: hex.EncodeToString(sum[:]),
-		Tools: seeds.Tools{Clang: kernel.Clang, GCC: kernel.GCC, LLD: kernel.LLD, QEMU: version, Unlucky: programVersion()},
+		Tools: seeds.Tools{Clang: kernel.Clang, GCC: kernel.GCC, LLD: linkedBy(kernel, s), QEMU: version, Unlucky: programVersion()},
 	}
 	return b, nil
+}
+
+// linkedBy is the linker's version, with what the kernel's links are done without:
+// verdicts on such images are another sweep.
+func linkedBy(kernel *linker.Kernel, s scenarios.Scenario) string {
+	if len(s.Kernel.LinkWithout) == 0 {
+		return kernel.LLD
+	}
+	return kernel.LLD + " without " + strings.Join(s.Kernel.LinkWithout, " ")
 }
 
 // savedScenario is what a saved layout was booted with, with what the command line
@@ -167,7 +181,7 @@ func (b *bootable) accelerate(given string, scr *screen) error {
 	if accel == qemu.ByProgram {
 		return nil
 	}
-	if err := qemu.KVM(); accel != "tcg" && err != nil {
+	if err := b.guest.Machine.KVM(); accel != "tcg" && err != nil {
 		if given == "kvm" {
 			return err
 		}
@@ -183,14 +197,26 @@ func (b *bootable) accelerate(given string, scr *screen) error {
 // initrdOf is the user space of a guest. A compressed cpio is handed over
 // plain: a small kernel knows no compression. It is empty where a command has a user
 // space of its own.
-func initrdOf(g scenarios.Guest) ([]byte, error) {
+func initrdOf(ctx context.Context, s scenarios.Scenario, scr *screen) ([]byte, error) {
+	g := s.Guest
 	if g.Init == "" && g.Rootfs == "" {
 		return nil, nil
 	}
 	if g.Rootfs != "" {
 		return qemu.ReadCpio(g.Rootfs)
 	}
-	busybox, err := qemu.FindBusybox()
+	a, err := arch.Of(s.Kernel.Arch)
+	if err != nil {
+		return nil, err
+	}
+	busybox, err := qemu.FindBusybox(a.ELF)
+	if err != nil && a.Cross() != "" {
+		busybox, err = kbuild.FetchBusybox(ctx, kbuild.CacheDir(), a, scr.progress)
+		scr.done()
+		if err == nil {
+			err = qemu.CheckBusybox(busybox, a.ELF)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,8 @@ import (
 type setup struct {
 	linux, build, kernel, append, cpu, accel string
 	smp                                      int
-	qemuArgs                                 []string
+	sections                                 string
+	qemuArgs, linkWithout                    []string
 	trust                                    bool // a seed file
 }
 
@@ -30,17 +31,29 @@ func newSetup(f *flag.FlagSet) *setup {
 func (o *setup) source(f *flag.FlagSet) {
 	f.StringVar(&o.linux, "linux", "", "kernel `tree` to build instead of the scenario's; it is not written to")
 	f.StringVar(&o.build, "build", "", "finished kernel build `folder` to use instead; it is not written to")
+	f.Func("link-without", "link without this `option` of the kernel's, such as --fix-cortex-a53-843419; give it once for each", func(a string) error {
+		o.linkWithout = append(o.linkWithout, a)
+		return nil
+	})
+}
+
+// moving adds the flag that says which input sections move: a saved seed has it.
+func (o *setup) moving(f *flag.FlagSet) {
+	f.StringVar(&o.sections, "sections", "", "which input `sections` move, text, data or blocks: those of functions (the default), of objects in .data, .bss and .rodata, or of functions and, each as a whole, what the linker script places by hand among them")
 }
 
 // kernelFlags are those of source as they were given, quoted.
-func (o *setup) kernelFlags() string {
+func (o *setup) kernelFlags() (flags string) {
 	switch {
 	case o.linux != "":
-		return " -linux " + qemu.Quote([]string{o.linux})
+		flags = " -linux " + qemu.Quote([]string{o.linux})
 	case o.build != "":
-		return " -build " + qemu.Quote([]string{o.build})
+		flags = " -build " + qemu.Quote([]string{o.build})
 	}
-	return ""
+	for _, option := range o.linkWithout {
+		flags += " -link-without " + qemu.Quote([]string{option})
+	}
+	return flags
 }
 
 // guest adds the flags that change the guest, not the kernel.
@@ -83,6 +96,22 @@ func (o *setup) apply(s *scenarios.Scenario) error {
 		s.Kernel.Package, s.Kernel.Dir, s.Kernel.Build = "", "", ""
 		*to = dir
 	}
+	switch o.sections {
+	case "":
+	case scenarios.Text:
+		s.Kernel.Sections = ""
+	case scenarios.Data, scenarios.Blocks:
+		s.Kernel.Sections = o.sections
+	default:
+		return usageError{fmt.Errorf("-sections %s: there are text, data and blocks", o.sections)}
+	}
+	if o.kernel != "" && o.sections != "" {
+		return usageError{errors.New("-kernel excludes -sections: a kernel file is linked as it was packed")}
+	}
+	if o.kernel != "" && o.linkWithout != nil {
+		return usageError{errors.New("-kernel excludes -link-without: a kernel file is linked as it was packed")}
+	}
+	s.Kernel.LinkWithout = append(s.Kernel.LinkWithout[:len(s.Kernel.LinkWithout):len(s.Kernel.LinkWithout)], o.linkWithout...)
 	if s.Kernel.Build != "" { // it is what it is
 		s.Kernel.Patches, s.Kernel.Config, s.Kernel.Set, s.Kernel.Try = nil, "", nil, nil
 	}

@@ -15,6 +15,7 @@ import (
 
 	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
+	"unlucky/scenarios"
 )
 
 // suspected is what the sweeps of one kernel say of its functions.
@@ -26,6 +27,7 @@ type suspected struct {
 
 	file     string // seed file to minimize
 	baseline bool   // it is one of the layouts
+	moving   string // what can move
 }
 
 func suspects(f *flag.FlagSet) *command {
@@ -59,7 +61,7 @@ func suspects(f *flag.FlagSet) *command {
 				}
 				suspicion.Suspects = suspicion.Best(*n)
 				s := suspected{Scenario: r.Header.Scenario, Object: r.Header.Object, Sweeps: r.Dirs, Suspicion: suspicion}
-				s.file, s.baseline = toMinimize(r, suspicion), r.Baseline != nil
+				s.file, s.baseline, s.moving = toMinimize(r, suspicion), r.Baseline != nil, scenarios.Moving(r.Header.Sections)
 				told = append(told, s)
 			}
 			return errors.Join(failed, printAll(c.out, *asJSON, told))
@@ -92,15 +94,18 @@ func (s suspected) print(out io.Writer) {
 			suspect := s.Suspects[i]
 			if i == first {
 				fmt.Fprintf(out, "\n%s\n", explained(suspect))
-				fmt.Fprintln(w, "  rank\tchance\tresidues\tfail there\telsewhere\tfunction")
+				fmt.Fprintln(w, "  rank\tchance\tresidues\tfail there\telsewhere\t"+strings.TrimSuffix(s.moving, "s"))
 			}
-			fmt.Fprintf(w, "  %d\t%.1g\t%s mod %#x\t%d/%d\t%d/%d\t%s\n", i-first+1, suspect.Chance, spans(suspect.Residues), suspect.Modulus,
+			fmt.Fprintf(w, "  %d\t%.1g\t%s\t%d/%d\t%d/%d\t%s\n", suspect.Rank, suspect.Chance, where(suspect),
 				suspect.There.Fails, suspect.There.Of, suspect.Elsewhere.Fails, suspect.Elsewhere.Of, named(suspect))
 		}
 		w.Flush()
+		if n := slices.IndexFunc(s.Suspects[first:i], func(s evidence.Suspect) bool { return s.Rank > 1 }); n > 1 || n < 0 && i-first > 1 {
+			fmt.Fprintln(out, "  those of rank 1 are ties: no layout tells them apart, and the likeliest stands first")
+		}
 		if best := s.Suspects[first]; best.Chance <= evidence.Sure {
-			printTied(out, best.Functions)
-			printTied(out, best.With)
+			printTied(out, best.Functions, s.moving)
+			printTied(out, best.With, s.moving)
 		}
 	}
 	if s.TooFew != "" {
@@ -136,6 +141,17 @@ func spans(residues []evidence.Span) string {
 	return strings.Join(out, ",")
 }
 
+// where is where a suspect fails.
+func where(s evidence.Suspect) string {
+	switch {
+	case s.Bound == nil:
+		return fmt.Sprintf("%s mod %#x", spans(s.Residues), s.Modulus)
+	case s.Bound.Nearer:
+		return fmt.Sprintf("at most %#x bytes", s.Bound.Bytes)
+	}
+	return fmt.Sprintf("at least %#x bytes", s.Bound.Bytes)
+}
+
 // named names the first function of a suspect and says how many are tied with
 // it.
 func named(s evidence.Suspect) string {
@@ -163,11 +179,18 @@ const (
 )
 
 // printTied lists functions that no layout tells apart.
-func printTied(out io.Writer, functions []evidence.SuspectFunction) {
+func printTied(out io.Writer, functions []evidence.SuspectFunction, moving string) {
 	if len(functions) < 2 {
 		return
 	}
-	fmt.Fprintf(out, "  rank 1 is any of %d functions that have moved as one; more seeds or minimize tell them apart:\n", len(functions))
+	likeliest := ""
+	switch best := functions[0]; {
+	case best.Straddles:
+		likeliest = ", first the one that lies across a border where it fails"
+	case best.Traced:
+		likeliest = ", first the one that a failure's trace names"
+	}
+	fmt.Fprintf(out, "  rank 1 is a tie of %d %s that have moved as one%s; more seeds or minimize tell them apart:\n", len(functions), moving, likeliest)
 	line := "   "
 	for i, f := range functions {
 		word := " " + f.Name

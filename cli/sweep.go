@@ -21,6 +21,7 @@ import (
 	"unlucky/fuzz/evidence"
 	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker"
 	"unlucky/linker/kbuild"
 	"unlucky/qemu"
 	"unlucky/report"
@@ -49,6 +50,7 @@ func asksBisect(arg string) bool {
 func sweep(f *flag.FlagSet) *command {
 	o := newSetup(f)
 	o.packed(f)
+	o.moving(f)
 	var (
 		rangeFlag = f.String("seeds", "1:1000", "first and last `seed`, each from 0 to 4294967295")
 		workers   = f.Int("j", 0, "`layouts` booted at the same time, while as many are linked (default: as many as there are CPUs for, and memory; or guest.slots)")
@@ -58,9 +60,11 @@ func sweep(f *flag.FlagSet) *command {
 		dir       = f.String("o", "unlucky.out", "`folder` of the results")
 		shard     = f.String("shard", "", "try only each N-th seed, from the I-th on: `I/N`, such as 3/8; shards on any machines share -o (default: what a Slurm array or a Kubernetes Indexed Job says)")
 		notice    = f.String("exec", "", "shell `command` to run at the first find; UNLUCKY_FILE and UNLUCKY_TITLE tell it what")
+		memory    = f.Bool("autopsy", false, "look into the memory of the first find of each title, beside the sweep (x86-64 under TCG)")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
 		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
-		full      = f.Bool("full-script", false, "link each layout by the whole link-vmlinux.sh: slower, to compare with")
+		link      = f.String("link", "delta", "link by `delta, pass or script`, each where it is proven, or else by the next: delta without lld, pass by one run of it, script by the whole link-vmlinux.sh")
+		full      = f.Bool("full-script", false, "the same as -link script")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)
 	return &command{
@@ -79,10 +83,18 @@ func sweep(f *flag.FlagSet) *command {
 				return usageError{errors.New("usage: unlucky sweep SCENARIO [flags], or unlucky sweep -kernel FILE [flags]")}
 			case o.kernel != "" && len(c.args) > 0:
 				return usageError{fmt.Errorf("-kernel %s has its scenario in it: leave %s out", o.kernel, c.args[0])}
-			case o.kernel != "" && *full:
-				return usageError{errors.New("-kernel and -full-script exclude each other")}
 			}
-			s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit}
+			by, err := linker.ParseWay(*link)
+			if *full {
+				by = linker.Script
+			}
+			switch {
+			case err != nil:
+				return usageError{err}
+			case o.kernel != "" && by == linker.Script:
+				return usageError{errors.New("-kernel and -link script (-full-script) exclude each other")}
+			}
+			s := &fuzz.Sweep{Dir: *dir, Workers: *workers, StopAfter: *stopAfter, For: *limit, Autopsy: *memory}
 			if s.First, s.Last, err = parseSeeds(*rangeFlag); err != nil {
 				return usageError{err}
 			}
@@ -95,17 +107,17 @@ func sweep(f *flag.FlagSet) *command {
 			if *bisect && *shard != "" {
 				return usageError{errors.New("-bisect and -shard exclude each other")}
 			}
-			by := ""
+			array := ""
 			if !*bisect { // which is never part of an array
-				if s.Shard, by, err = findShard(*shard, os.Getenv); err != nil {
+				if s.Shard, array, err = findShard(*shard, os.Getenv); err != nil {
 					return usageError{err}
 				}
 			}
 			if *fail && *bisect {
 				return usageError{errors.New("-fail and -bisect exclude each other")}
 			}
-			if by != "" {
-				c.scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, by)
+			if array != "" {
+				c.scr.note("shard %d of %d, by %s", s.Shard.Index, s.Shard.Count, array)
 			}
 			var scenario scenarios.Scenario // with -kernel, its own
 			if o.kernel == "" {
@@ -118,7 +130,7 @@ func sweep(f *flag.FlagSet) *command {
 					return err // no other commit fares better
 				}
 			}
-			report, err := runSweep(ctx, s, o, scenario, *notice, *bisect, *full, c.scr)
+			report, err := runSweep(ctx, s, o, scenario, *notice, *bisect, by, c.scr)
 			c.scr.done()
 			if report != nil {
 				if *asJSON {
@@ -154,13 +166,13 @@ func because(err error, code exit, scr *screen) error {
 	return code
 }
 
-func runSweep(ctx context.Context, s *fuzz.Sweep, o *setup, scenario scenarios.Scenario, command string, bisect, full bool, scr *screen) (*evidence.Report, error) {
+func runSweep(ctx context.Context, s *fuzz.Sweep, o *setup, scenario scenarios.Scenario, command string, bisect bool, by linker.Way, scr *screen) (*evidence.Report, error) {
 	b, err := o.session(ctx, scenario, scr)
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
-	b.FullScript = full
+	b.By = by
 	if err := b.sweeps(s, scr); err != nil {
 		return nil, err
 	}
@@ -284,6 +296,7 @@ func printReport(out io.Writer, r *evidence.Report) {
 	}
 	printFindings(&b, "unlucky layouts by title", r.Unlucky(), r.Dir)
 	printFindings(&b, "crashes other than the one looked for", r.Others(), r.Dir)
+	printBugs(&b, r.Bugs)
 	for _, list := range []struct {
 		head string
 		kind qemu.Kind
@@ -297,7 +310,7 @@ func printReport(out io.Writer, r *evidence.Report) {
 	})
 	if r.Coverage != nil {
 		fmt.Fprintln(&b)
-		printCoverage(&b, *r.Coverage)
+		printCoverage(&b, *r.Coverage, scenarios.Moving(r.Sections))
 	}
 	for _, doubt := range r.Doubts {
 		fmt.Fprintf(&b, "\n%s\n", doubt)
@@ -373,6 +386,19 @@ func printFindings(out io.Writer, heading string, findings []evidence.Finding, d
 		}
 		if flaky != nil {
 			fmt.Fprintf(out, "        flaky: %s\n", strings.Join(flaky, ", "))
+		}
+	}
+}
+
+// printBugs prints what memory has told of each title.
+func printBugs(out io.Writer, bugs []evidence.Bug) {
+	if len(bugs) > 0 {
+		fmt.Fprintf(out, "\ndamaged code that has run, in the memory of one layout of each title:\n")
+	}
+	for _, b := range bugs {
+		fmt.Fprintf(out, "  %4d  %s\n", b.Layouts, b.Damage)
+		for _, t := range b.Titles {
+			fmt.Fprintf(out, "        %s\n", t)
 		}
 	}
 }

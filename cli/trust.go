@@ -76,11 +76,15 @@ func (o *setup) kernelIsKnown(ctx context.Context, k scenarios.Kernel) bool {
 	}
 	known := func(s scenarios.Scenario) bool {
 		b := s.Kernel
+		k.LinkWithout, k.Sections = b.LinkWithout, b.Sections // which run nothing
 		if b.Image = k.Image; o.linux != "" {
 			b.Package, b.Dir = k.Package, k.Dir
 		}
 		if kbuild.SamePackage(k.Package, b.Package) {
 			b.Package = k.Package // a seed file has the version, too
+		}
+		if kbuild.IsConfig(k.Config) && kbuild.SamePackage(k.Config, b.Config) {
+			b.Config = k.Config
 		}
 		return reflect.DeepEqual(b, k)
 	}

@@ -29,9 +29,13 @@ func TestBundle(t *testing.T) {
 			`\nRIP is behind kernel_power_off, which has 0x\w+ bytes\.\n`,
 			`\n  source    Debian's linux-source-6\.12 6\.12\.\S+,\s+without\s+seal-mend\.patch`,
 		}},
-		{"kcfi-seal", "86", false, []string{
+		{"kcfi-seal", "44", false, []string{
+			`^Subject: \[BUG\] invalid opcode in copy_process: `, `\nOops: invalid opcode: 0000 `,
+			`  <-- RIP is \d+ bytes? into it: control went astray\n`, `  <-- trapping instruction\n`,
+		}},
+		{"kcfi-seal", "46", false, []string{
 			`^Subject: \[BUG\] unable to handle kernel paging request in `, `\nBUG: unable to handle page fault for address: `,
-			`  <-- RIP is \d+ bytes into it: control went astray\n`, `  <-- trapping instruction\n`,
+			`  <-- trapping instruction\n`,
 		}},
 		{"canary", "1:32", true, []string{
 			`^Subject: \[BUG\] invalid opcode in canary_reboot: depends on the layout of the image\n`,

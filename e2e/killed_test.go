@@ -124,7 +124,7 @@ var moments = []struct {
 	{"link", nil, time.Second},
 	{"journal", []string{"*/tiny/sweep.journal", "*.journal"}, 40 * time.Millisecond},
 	{"boot", []string{"*/tiny/sweep.journal", "*.journal"}, 300 * time.Millisecond},
-	{"save", []string{"*/tiny/*/*", "*/tiny/twin*", "*.min.yaml"}, 30 * time.Millisecond},
+	{"save", []string{"*/tiny/*/*", "*/tiny/twin*", "*.min.yaml"}, 8 * time.Millisecond},
 }
 
 // state is the number and the bytes of the files that a pattern finds.
@@ -191,11 +191,9 @@ func sum(kills map[string]int) (n int) {
 // TestKilled kills sweeps and minimizes at some 200 random moments. What they
 // find is what uninterrupted ones find, and nothing of theirs is left.
 func TestKilled(t *testing.T) {
+	slow(t)
 	t.Parallel()
-	sweeps, minimizes := 160, 45
-	if testing.Short() {
-		sweeps, minimizes = 12, 8
-	}
+	const sweeps, minimizes = 160, 45
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("random moments of seed %d", seed)
 	finish := func(t *testing.T, l *lane, kills map[string]int) {
@@ -204,7 +202,7 @@ func TestKilled(t *testing.T) {
 		if left := l.left(); left != nil {
 			t.Errorf("left behind: %q", left)
 		}
-		if !testing.Short() && len(kills) < len(moments) {
+		if len(kills) < len(moments) {
 			t.Errorf("killed at %d of %d moments", len(kills), len(moments))
 		}
 	}
@@ -253,7 +251,7 @@ func TestKilled(t *testing.T) {
 			return strings.Replace(out, path, "", 1)
 		}
 		whole := answer(l.must(append(args, "-o", "whole.min.yaml")...), "whole.min.yaml")
-		for round := 0; sum(kills) < minimizes; round++ {
+		for round := 0; sum(kills) < minimizes || len(kills) < len(moments) && round < 20; round++ {
 			path := fmt.Sprintf("%d.min.yaml", round)
 			if got := answer(l.killed(kills, r, append(args, "-o", path)...), path); got != whole {
 				t.Errorf("round %d:\n%s\nwant\n%s", round, got, whole)

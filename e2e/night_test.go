@@ -151,6 +151,7 @@ func exitStatus(err error) int {
 // TestTwoAtOnce runs two at a time on one folder and on one cache: the second
 // says who has it, and nothing is mixed.
 func TestTwoAtOnce(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	a, b := newLane(t), newLane(t)
 	out := filepath.Join(a.dir, "out")

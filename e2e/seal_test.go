@@ -29,31 +29,9 @@ type sealHit struct {
 // kernel's own tables, and does not know of other live patching: alternatives,
 // static calls and branches.
 func sealHits(vmlinux string) ([]sealHit, error) {
-	f, err := elf.Open(vmlinux)
+	k, address, err := readKernelText(vmlinux)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	var k kernelText
-	for _, s := range f.Sections {
-		if s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC != 0 {
-			data, err := s.Data()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.Name, err)
-			}
-			k.spans = append(k.spans, span{s.Addr, data})
-		}
-	}
-	symbols, err := f.Symbols()
-	if err != nil {
-		return nil, err
-	}
-	address := map[string]uint64{}
-	for _, s := range symbols {
-		address[s.Name] = s.Value
-		if int(s.Section) < len(f.Sections) && f.Sections[s.Section].Flags&elf.SHF_EXECINSTR != 0 {
-			k.addFunction(s)
-		}
 	}
 	table := func(name string) []uint64 { return k.table(address[name], address[name+"_end"]) }
 	k.patchReturns(table("__return_sites"), address["__x86_return_thunk"], address["its_return_thunk"])
@@ -75,6 +53,50 @@ func sealHits(vmlinux string) ([]sealHit, error) {
 	return hits, k.err
 }
 
+// hashPairs are the functions of an image, "BEFORE SEALED", between which sealing the second
+// may take a byte of the displacement by which the first returns for the opcode of a kCFI
+// hash (decode_preamble_hash(), 16 bytes before a function that has none), and so
+// overwrites the others. Which of the thunks returns are patched to lead to is the
+// CPU's; they stand side by side.
+func hashPairs(vmlinux string) (pairs []string, err error) {
+	k, address, err := readKernelText(vmlinux)
+	if err != nil {
+		return nil, err
+	}
+	sites := k.table(address["__return_sites"], address["__return_sites_end"])
+	hashes, seals := k.table(address["__cfi_sites"], address["__cfi_sites_end"]), k.table(address["__ibt_endbr_seal"], address["__ibt_endbr_seal_end"])
+	if len(sites) == 0 || len(hashes) == 0 || len(seals) == 0 {
+		return nil, fmt.Errorf("%s: %d returns, %d kCFI hashes, %d functions to seal: nothing can be told of this kernel", vmlinux, len(sites), len(hashes), len(seals))
+	}
+	slices.Sort(sites)
+	slices.Sort(hashes)
+	for _, sealed := range seals {
+		_, hashed := slices.BinarySearch(hashes, sealed-16)
+		for site := sealed - 19; site < sealed-16 && !hashed; site++ { // behind the opcode, and not the jump's last byte
+			if _, ok := slices.BinarySearch(sites, site); ok && k.meets(site, sealed-16) {
+				pairs = append(pairs, k.function(site).Name+" "+k.function(sealed).Name)
+			}
+		}
+	}
+	return pairs, k.err
+}
+
+// meets tells whether a byte of the jump that a return site is patched to may be the opcode
+// of a hash.
+func (k *kernelText) meets(site, at uint64) bool {
+	n := uint64(5)
+	if k.at(site, 1)[0] == 0x2e { // an idle segment prefix; the patched jump has none
+		n = 6
+	}
+	thunk, ok := jump(k.at(site+n-5, 5), site+n-5)
+	for near := thunk - 0x40; ok && near <= thunk+0x40; near += 0x10 {
+		if b := byte((near - (site + 5)) >> (8 * (at - site - 1))); 0xb8 <= b && b <= 0xbf {
+			return true
+		}
+	}
+	return false
+}
+
 // kernelText is an image's bytes, its functions and returns.
 type kernelText struct {
 	spans     []span
@@ -86,6 +108,37 @@ type kernelText struct {
 type span struct {
 	address uint64
 	data    []byte
+}
+
+// readKernelText reads an image, and the addresses of its symbols.
+func readKernelText(vmlinux string) (k *kernelText, address map[string]uint64, err error) {
+	f, err := elf.Open(vmlinux)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	k = &kernelText{}
+	for _, s := range f.Sections {
+		if s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC != 0 {
+			data, err := s.Data()
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", s.Name, err)
+			}
+			k.spans = append(k.spans, span{s.Addr, data})
+		}
+	}
+	symbols, err := f.Symbols()
+	if err != nil {
+		return nil, nil, err
+	}
+	address = map[string]uint64{}
+	for _, s := range symbols {
+		address[s.Name] = s.Value
+		if int(s.Section) < len(f.Sections) && f.Sections[s.Section].Flags&elf.SHF_EXECINSTR != 0 {
+			k.addFunction(s)
+		}
+	}
+	return k, address, nil
 }
 
 // at is n bytes of the image, which may be written to.
@@ -208,6 +261,30 @@ func (k *kernelText) seal(sealed uint64) (hit sealHit, ok bool) {
 		hit.Lands = fmt.Sprintf("%s%+#x", f.Name, int64(to-f.Value))
 	}
 	return hit, true
+}
+
+// Jumps of return sites, and the byte of them that sealing may take for a hash: those
+// of Linux 6.19, and what is none.
+func TestHashMeets(t *testing.T) {
+	const site = 0xffffffff81001018
+	for _, c := range []struct {
+		code string
+		at   uint64 // bytes behind the site
+		want bool
+	}{
+		{"\x2e\xe9\x11\xb9\x13\x00", 2, true}, // d_alloc
+		{"\x2e\xe9\x21\xb8\x2d\x00", 2, true}, // atomic_notifier_chain_register
+		{"\xe9\xe1\xb9\x28\x00", 2, true},
+		{"\x2e\xe9\x11\xb9\x13\x00", 3, false},
+		{"\x2e\xe9\x11\xb7\x13\x00", 2, false},
+		{"\x2e\xe9\x81\xc0\x13\x00", 2, false},
+		{"\xcc\xcc\x11\xb9\x13\x00", 2, false},
+	} {
+		k := kernelText{spans: []span{{site, append([]byte(c.code), 0xcc, 0xcc)}}}
+		if got := k.meets(site, site+c.at); got != c.want || k.err != nil {
+			t.Errorf("% x, byte %d: %v, want %v, error %v", c.code, c.at, got, c.want, k.err)
+		}
+	}
 }
 
 // One function after the other, by how the first ends and where.

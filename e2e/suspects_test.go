@@ -46,7 +46,7 @@ func TestSuspectsReal(t *testing.T) {
 		modulus         uint64
 		most            int // functions tied
 	}{
-		{"canary", "257:384", "canary_victim", "", 256, 1},
+		{"canary", "257:512", "canary_victim", "", 256, 1},
 		{"pair", "1:128", "pair_first", "pair_second", 256, 2},
 		{"kcfi-seal", "1:64", "desc_make_final", "_prb_commit", 64, 1},
 	} {

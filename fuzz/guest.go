@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,10 +72,15 @@ func (g *Guest) Boot(ctx context.Context, image string) (qemu.Result, error) {
 	return g.BootWith(ctx, image, "")
 }
 
-// boot is Boot with switches added to the kernel command line.
+// BootWith is Boot with switches added to the kernel command line.
 func (g *Guest) BootWith(ctx context.Context, image, switches string) (qemu.Result, error) {
+	return g.judged(ctx, g.with(image, switches))
+}
+
+// judged is Boot of a machine that has its kernel.
+func (g *Guest) judged(ctx context.Context, m qemu.Machine) (qemu.Result, error) {
 	done := g.Share()
-	r, err := g.learn(ctx, image, switches, g.Expect)
+	r, err := g.learn(ctx, m, g.Expect)
 	done()
 	if err != nil || r.Kind != qemu.Hang {
 		return r, err
@@ -83,14 +89,14 @@ func (g *Guest) BootWith(ctx context.Context, image, switches string) (qemu.Resu
 	defer g.alone.Unlock()
 	patient := g.Expect
 	patient.Limit *= 2
-	return g.learn(ctx, image, switches, patient)
+	return g.learn(ctx, m, patient)
 }
 
 // Again is a further boot of an image that has a verdict: what is known to
 // hang is not waited for twice.
 func (g *Guest) Again(ctx context.Context, image string) (qemu.Result, error) {
 	defer g.Share()()
-	return g.learn(ctx, image, "", g.Expect)
+	return g.learn(ctx, g.with(image, ""), g.Expect)
 }
 
 // Share says that others may use the machine at the same time, until the
@@ -100,14 +106,19 @@ func (g *Guest) Share() (done func()) {
 	return g.alone.RUnlock
 }
 
-// learn boots until something is learnt, a few times at most, each on the board that
-// has been free for the longest.
-func (g *Guest) learn(ctx context.Context, image, switches string, e qemu.Expect) (r qemu.Result, err error) {
+// with is the guest's machine with a kernel, and switches added to its command line.
+func (g *Guest) with(image, switches string) qemu.Machine {
 	m := g.Machine
 	m.Kernel = image
 	if switches != "" {
 		m.Append += " " + switches
 	}
+	return m
+}
+
+// learn boots until something is learnt, a few times at most, each on the board that
+// has been free for the longest.
+func (g *Guest) learn(ctx context.Context, m qemu.Machine, e qemu.Expect) (r qemu.Result, err error) {
 	for range 1 + retries {
 		if r, err = g.run(m, ctx, e); err != nil || r.Kind != qemu.Infra {
 			break
@@ -131,7 +142,12 @@ func (g *Guest) run(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu.Re
 
 // Accelerate sets the accelerator, which decides what CPU model can be had.
 func (g *Guest) Accelerate(accel string, note func(string, ...any)) {
-	if g.Machine.Accel = accel; accel == "tcg" && g.Machine.CPU == "host" {
+	g.Machine.Accel = accel
+	if plain, ok := strings.CutSuffix(g.Machine.CPU, ","+arch.TCGOnly); ok && accel == "kvm" {
+		note("CPU model %s: %s is for TCG", plain, arch.TCGOnly)
+		g.Machine.CPU = plain
+	}
+	if accel == "tcg" && g.Machine.CPU == "host" {
 		note("CPU model max: there is no host under TCG")
 		g.Machine.CPU = "max"
 	}
@@ -147,13 +163,13 @@ const slowKVM = time.Minute
 // passes under TCG and shows nothing under KVM, moves the guest to TCG, and
 // note is told why.
 func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...any)) (qemu.Result, error) {
-	if err := qemu.KVM(); err != nil {
+	if err := g.Machine.KVM(); err != nil {
 		note("accelerator tcg: %v", err)
 		g.Accelerate("tcg", note)
 		return g.Boot(ctx, image)
 	}
 	cpu := g.Machine.CPU
-	g.Accelerate("kvm", note)
+	g.Accelerate("kvm", func(string, ...any) {})
 	m, patient := g.Machine, g.Expect
 	m.Kernel = image
 	patient.Limit = max(2*patient.Limit, slowKVM)
@@ -163,6 +179,7 @@ func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...a
 	}
 	if kvm.Kind == qemu.Infra {
 		var notes []string // for after the boot: what QEMU refuses under TCG too is not KVM's fault
+		g.Machine.CPU = cpu
 		g.Accelerate("tcg", func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) })
 		tcg, err := g.Boot(ctx, image)
 		if err != nil || tcg.Kind == qemu.Infra && tcg.Reason == kvm.Reason {
@@ -174,6 +191,7 @@ func (g *Guest) Settle(ctx context.Context, image string, note func(string, ...a
 		}
 		return tcg, nil
 	}
+	g.Machine.CPU = cpu
 	g.Accelerate("tcg", func(string, ...any) {})
 	tcg, err := g.Boot(ctx, image)
 	if err != nil || tcg.Kind == qemu.Pass {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"unlucky/arch"
 	"unlucky/fuzz"
 	"unlucky/fuzz/evidence"
 	"unlucky/qemu"
@@ -163,6 +164,7 @@ func TestSettle(t *testing.T) {
 // QEMU failing again and again is no verdict: the sweep stops and says so, and
 // the layout is done again by the next run.
 func TestSweepInfra(t *testing.T) {
+	slow(t)
 	k, dir := tiny(t, nil), t.TempDir()
 	s := sweep(k, scenario("canary"), dir, 1, 4, 1)
 	s.Guest.Run = (&boots{results: []qemu.Result{pass, pass, infra}}).run
@@ -198,6 +200,7 @@ func (v *vanishes) run(m qemu.Machine, ctx context.Context, e qemu.Expect) (qemu
 // of one layout too. What was found is kept, and nothing is there twice
 // once KVM is back.
 func TestKVMVanishes(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	kvm := scenario("canary")
@@ -296,5 +299,23 @@ func checkOnce(t *testing.T, r *evidence.Report) {
 			t.Errorf("saved twice: %s and %s", path, other)
 		}
 		saved[filepath.Base(path)] = path
+	}
+}
+
+// A CPU model is one that the accelerator has.
+func TestAccelerate(t *testing.T) {
+	for _, test := range []struct{ cpu, accel, want string }{
+		{"host", "tcg", "max"},
+		{"host", "kvm", "host"},
+		{arch.ARM64.CPU, "tcg", arch.ARM64.CPU},
+		{arch.ARM64.CPU, "kvm", "max"},
+		{"Nehalem", "kvm", "Nehalem"},
+	} {
+		g, notes := fuzz.NewGuest(scenario(""), ""), 0
+		g.Machine.CPU = test.cpu
+		g.Accelerate(test.accel, func(string, ...any) { notes++ })
+		if g.Machine.CPU != test.want || (notes > 0) != (test.want != test.cpu) {
+			t.Errorf("%s under %s is %s, with %d notes; want %s", test.cpu, test.accel, g.Machine.CPU, notes, test.want)
+		}
 	}
 }

@@ -2,9 +2,9 @@ package fuzz_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -27,6 +27,17 @@ func (k paper) Linker() (fuzz.Linker, error) {
 	return paperLinker{paper: k, dir: dir}, err
 }
 
+// paperKernel is one of n functions.
+func paperKernel(n int) (k paper) {
+	for i, end := 0, uint64(0x10000); i < n; i++ {
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Function: fmt.Sprint("f", i), Functions: 1,
+			Align: 16, Address: layout.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Text: true, Index: i + 1}
+		end = s.Address + s.Size
+		k.layout = append(k.layout, s)
+	}
+	return k
+}
+
 type paperLinker struct {
 	paper
 	dir string
@@ -35,12 +46,16 @@ type paperLinker struct {
 func (l paperLinker) Close() error { return os.RemoveAll(l.dir) }
 
 func (l paperLinker) Link(_ context.Context, p layout.Plan) (linker.Image, error) {
-	at, err := layout.Place(l.layout, ".text", p)
+	at, err := layout.Place(l.layout, p)
 	if err != nil {
 		return linker.Image{}, err
 	}
-	path := filepath.Join(l.dir, p.Digest())
-	return linker.Image{Path: path, VMLinux: path, Digest: p.Digest(), Addresses: at}, os.WriteFile(path, nil, 0o600)
+	file, err := os.CreateTemp(l.dir, "")
+	if err != nil {
+		return linker.Image{}, err
+	}
+	_, err = file.WriteString(layout.Identity(at))
+	return linker.Image{Path: file.Name(), VMLinux: file.Name(), Layout: layout.Identity(at), Addresses: at}, errors.Join(err, file.Close())
 }
 
 // TestSweepMemory: what a sweep holds grows by its records and by nothing else.
@@ -54,13 +69,7 @@ func TestSweepMemory(t *testing.T) {
 		dir = t.TempDir()
 	}
 	defer os.RemoveAll(dir)
-	var k paper
-	for i, end := 0, uint64(0x10000); i < 300; i++ {
-		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Function: fmt.Sprint("f", i), Functions: 1,
-			Align: 16, Address: layout.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Text: true, Index: i + 1}
-		end = s.Address + s.Size
-		k.layout = append(k.layout, s)
-	}
+	k := paperKernel(300)
 	sc := scenario("")
 	g := fuzz.NewGuest(sc, "")
 	console := []byte(strings.Repeat("a line of a console that is as long as others are\n", 4000))

@@ -60,7 +60,7 @@ func minimize(t *testing.T, k kernel, f seeds.File, path string) *search.Minimiz
 func slow(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("NOT TESTED with -short: it links and boots a small guest for some ten seconds")
+		t.Skip("NOT TESTED with -short: it links and boots a small guest for ten seconds and more")
 	}
 }
 
@@ -80,6 +80,7 @@ func addresses(t *testing.T) map[string]uint64 {
 }
 
 func TestMinimize(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	at := addresses(t)
 	for _, test := range []struct {
@@ -393,6 +394,7 @@ func TestMinimizeErrors(t *testing.T) {
 
 // The addresses of hybrids are those of the linked images.
 func TestHybrids(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	sections, err := k.Layout(t.Context())

@@ -61,9 +61,13 @@ func Relink(ctx context.Context, f seeds.File, k Kernel, l Linker, object string
 	if err != nil {
 		return image, fmt.Errorf("linking %s: %w", f.Layout.Name(), err)
 	}
-	if image.Digest != f.Digests.Image {
+	digest, err := image.Digest()
+	if err != nil {
+		return image, err
+	}
+	if digest != f.Digests.Image {
 		return image, fmt.Errorf("%s links to another image than was saved (%.12s, was %.12s)%s",
-			f.Layout.Name(), image.Digest, f.Digests.Image, changed(f.Tools, tools, "the same tools gave it: please report this"))
+			f.Layout.Name(), digest, f.Digests.Image, changed(f.Tools, tools, "the same tools gave it: please report this"))
 	}
 	return image, nil
 }

@@ -38,6 +38,7 @@ func TestParseShard(t *testing.T) {
 // again: together they give what one sweep gives, each layout once, and the
 // folder holds what one sweep's does.
 func TestShards(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "main.c", "at % 64 == 0x20", "at % 64 != 0x20")) // an unlucky baseline is saved, too
 	whole, err := sweep(k, scenario("canary"), t.TempDir(), 5, 20, 2).Run(t.Context())

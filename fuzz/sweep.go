@@ -32,6 +32,7 @@ type Sweep struct {
 	Workers     int             // layouts booted at the same time; as many are linked
 	StopAfter   int             // finds, in the order of seeds, after which to stop; 0 for never
 	For         time.Duration   // after which no further layout is begun; 0 for never
+	Autopsy     bool            // look into the memory of the first find of each title, beside the sweep
 
 	// Note is told what a person would want to know, in lines, one at a time.
 	Note func(format string, a ...any)
@@ -53,12 +54,16 @@ type Sweep struct {
 
 	mu      sync.Mutex
 	steps   evidence.Steps
-	passes  int                 // links in one pass
-	images  map[string]seeds.ID // image digest -> the layout that had it first
+	passes  int                 // links without the script
+	deltas  int                 // of these, without lld
+	layouts map[string]seeds.ID // by the digests of addresses and of images: the layout that had it first
+	differ  int                 // layouts that do
+	byImage bool                // the images' digests tell, too, which are the same
 	idle    int                 // layouts that are the baseline's
 	twins   int
 	found   bool
 	finding sync.WaitGroup // Found, which may take its time
+	memory  *examiner      // nil without Autopsy
 }
 
 // Tally is how far a sweep is.
@@ -86,7 +91,7 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 		return nil, err
 	}
 	report := &evidence.Report{Dir: s.store.Dir(), Shard: s.Shard}
-	s.images = map[string]seeds.ID{}
+	s.layouts = map[string]seeds.ID{}
 	if report.Baseline, err = s.start(ctx); err != nil {
 		return nil, err
 	}
@@ -101,7 +106,7 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	for _, r := range s.journal.Records() {
 		done[r.Layout] = r
 		if r.Kind != qemu.Duplicate {
-			s.images[r.Image] = r.Layout
+			s.first(r)
 		}
 		if r.Kind == qemu.Pass && r.Path != "" {
 			s.twins++
@@ -110,9 +115,19 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	}
 	begin := time.Now()
 	s.steps = evidence.Steps{} // without the baseline's
+	if s.Autopsy {
+		if s.memory, err = s.newExaminer(ctx); err != nil {
+			return nil, err
+		}
+		for _, r := range s.journal.Records() { // of earlier runs, and the baseline
+			s.memory.take(r)
+		}
+	}
 	end, err := s.sweep(ctx, done, report)
 	s.finding.Wait()
-	report.Elapsed, report.Steps, report.OnePass, report.Coverage = time.Since(begin), s.steps, s.passes, s.covered()
+	report.Elapsed = time.Since(begin)
+	err = errors.Join(err, s.memory.close())
+	report.Steps, report.OnePass, report.Delta, report.Coverage = s.steps, s.passes, s.deltas, s.covered()
 	for _, r := range done {
 		seed, _ := r.Layout.Seed()
 		switch {
@@ -126,6 +141,11 @@ func (s *Sweep) Run(ctx context.Context) (*evidence.Report, error) {
 	report.Left = s.total() - len(report.Layouts) - report.Beyond
 	slices.SortFunc(report.Layouts, func(a, b seeds.Record) int { return a.Layout.Compare(b.Layout) })
 	report.Doubts, report.Idle = report.Weigh(s.Template.Scenario)
+	if s.Autopsy {
+		var bugsErr error
+		report.Bugs, bugsErr = evidence.Bugs(report.Dir, append(report.Unlucky(), report.Others()...))
+		err = errors.Join(err, bugsErr)
+	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -350,6 +370,7 @@ func (s *Sweep) decide(ctx context.Context, l Linker) (baseline linked, err erro
 	if s.Strategy, err = resolve(ctx, s.Strategy, s.Kernel, s.First, s.Say); err != nil {
 		return baseline, err
 	}
+	s.byImage = s.Strategy == layout.LLD // where nothing else tells
 	switch s.layout, err = s.Kernel.Layout(ctx); {
 	case err == nil:
 		if s.coverage, err = evidence.NewCoverage(s.layout); err != nil {
@@ -395,6 +416,9 @@ func (s *Sweep) open(ctx context.Context) (err error) {
 			s.journal.Close()
 		}
 	}()
+	for _, r := range s.journal.Records() { // an earlier unlucky's tell no more
+		s.byImage = s.byImage || r.Image != "" && r.Addresses == ""
+	}
 	if text := s.journal.Mended(); text != "" {
 		s.Say("%s", text)
 	}
@@ -478,6 +502,7 @@ func HeaderOf(t seeds.Template, g *Guest, strategy layout.Strategy) seeds.Header
 		Initrd:   t.Initrd,
 		Argv:     seeds.Digest(m.Argv()...),
 		Command:  qemu.Quote(m.Argv()),
+		Sections: t.Scenario.Kernel.Sections,
 	}
 	h.Rules, h.Verdict = seeds.Rules(t.Scenario.Verdict, g.Expect.Limit, g.Expect.Infra)
 	return h
@@ -530,14 +555,21 @@ func (s *Sweep) link(ctx context.Context, l Linker, id seeds.ID, plan layout.Pla
 	case err != nil:
 		return i, fmt.Errorf("linking %s: %w", id.Name(), err)
 	}
-	i.record.Image = i.Digest
+	i.record.Addresses, i.record.Inserted = i.Layout, len(i.Inserted)
 	s.took(evidence.Steps{Steps: i.Steps})
 	if i.SystemMap == "" {
 		s.mu.Lock()
-		s.passes++
+		if s.passes++; i.By == linker.Delta {
+			s.deltas++
+		}
 		s.mu.Unlock()
 	}
-	same, err := s.first(id, i.Digest)
+	if s.byImage || i.Layout == "" || id == seeds.Baseline { // which all shards have
+		if i.record.Image, err = i.Digest(); err != nil {
+			return i, err
+		}
+	}
+	same, err := s.first(i.record)
 	if err != nil || same == id {
 		return i, err
 	}
@@ -560,7 +592,7 @@ func (s *Sweep) judge(ctx context.Context, i linked) (seeds.Record, error) {
 		s.Say("warning: verdict.pass, %q, is printed before the guest's first program runs: what ends silently behind that line passes", s.Template.Scenario.Verdict.Pass)
 	}
 	if r.Kind == qemu.Pass {
-		err = s.keepTwin(r, first)
+		err = s.keepTwin(&i, first)
 	} else {
 		r.Found = evidence.Shows(s.Template.Scenario.Verdict, first)
 		if r.Kind == qemu.Hang {
@@ -573,7 +605,9 @@ func (s *Sweep) judge(ctx context.Context, i linked) (seeds.Record, error) {
 		return *r, err
 	}
 	r.Millis += time.Since(begin).Milliseconds()
-	err = s.tell(r)
+	if err = s.tell(r); err == nil {
+		s.memory.take(*r)
+	}
 	if err == nil && s.coverage != nil {
 		s.coverage.Add(i.Addresses)
 	}
@@ -625,7 +659,7 @@ func (s *Sweep) took(t evidence.Steps) {
 // that its confirming boots show.
 func (s *Sweep) keep(ctx context.Context, i *linked, first qemu.Result) error {
 	r := &i.record
-	if err := s.save(r, first); err != nil {
+	if err := s.save(i, first); err != nil {
 		return err
 	}
 	path := filepath.Join(s.store.Dir(), r.Path)
@@ -657,12 +691,12 @@ func (s *Sweep) keep(ctx context.Context, i *linked, first qemu.Result) error {
 		what = "another crash"
 	}
 	s.Say("%s: %s: %s (%d of %d boots)", r.Layout.Name(), what, r.Title, r.Crashes, r.Boots)
-	return s.save(r, first)
+	return s.save(i, first)
 }
 
 // keepTwin saves the first few layouts that pass.
-func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
-	if r.Layout == seeds.Baseline {
+func (s *Sweep) keepTwin(i *linked, first qemu.Result) error {
+	if i.record.Layout == seeds.Baseline {
 		return nil
 	}
 	most := maxTwins
@@ -678,14 +712,20 @@ func (s *Sweep) keepTwin(r *seeds.Record, first qemu.Result) error {
 	if !keep {
 		return nil
 	}
-	return s.save(r, first)
+	return s.save(i, first)
 }
 
 // save writes the record as a saved seed, with the console of its first boot.
 // The baseline, which all shards try, is saved by the first.
-func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
+func (s *Sweep) save(i *linked, first qemu.Result) (err error) {
+	r := &i.record
 	if r.Layout == seeds.Baseline && !s.Shard.First() {
 		return nil
+	}
+	if r.Image == "" {
+		if r.Image, err = i.Digest(); err != nil {
+			return err
+		}
 	}
 	f := SavedSeed(s.Template, s.Guest, r.Layout, s.Strategy, r.Plan, r.Image)
 	f.Verdict = r.Verdict
@@ -697,24 +737,36 @@ func (s *Sweep) save(r *seeds.Record, first qemu.Result) error {
 	return err
 }
 
-// first is the layout that had an image first. Paddings that the linker script
-// takes up, or that come to the same, give two seeds one layout. Where most
-// layouts are the baseline's the padding does nothing, and a sweep of a thousand
-// seeds would be a test of one: that is the error.
-func (s *Sweep) first(id seeds.ID, image string) (seeds.ID, error) {
+// first is the layout that was the first with the addresses, or with the image, of a
+// record. Paddings that the linker script takes up, or that come to the same, give two
+// seeds one layout. Where most layouts are the baseline's the padding does nothing, and a
+// sweep of a thousand seeds would be a test of one: that is the error.
+func (s *Sweep) first(r seeds.Record) (seeds.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	same, ok := s.images[image]
-	if !ok || same == id {
-		s.images[image] = id
-		return id, nil
-	}
-	if same == seeds.Baseline {
-		if s.idle++; s.idle >= idleLayouts && s.idle >= len(s.images) {
-			return same, fmt.Errorf("layout of %s equals %s, as those of %d other seeds: the padding does nothing", id.Name(), same.Name(), s.idle-1)
+	fresh := false
+	identities := slices.DeleteFunc([]string{r.Addresses, r.Image}, func(digest string) bool { return digest == "" })
+	for _, digest := range identities {
+		same, ok := s.layouts[digest]
+		switch {
+		case !ok:
+			fresh = true
+		case same == seeds.Baseline && r.Layout != same:
+			if s.idle++; s.idle >= idleLayouts && s.idle >= s.differ {
+				return same, fmt.Errorf("layout of %s equals %s, as those of %d other seeds: the padding does nothing", r.Layout.Name(), same.Name(), s.idle-1)
+			}
+			return same, nil
+		case r.Layout != same:
+			return same, nil
 		}
 	}
-	return same, nil
+	for _, digest := range identities {
+		s.layouts[digest] = r.Layout
+	}
+	if fresh {
+		s.differ++
+	}
+	return r.Layout, nil
 }
 
 // idleLayouts is how many layouts must be the baseline's before the sweep doubts

@@ -1,10 +1,13 @@
 package fuzz_test
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"os"
 	"os/exec"
@@ -109,7 +112,11 @@ func sweep(k kernel, s scenarios.Scenario, dir string, first, last uint32, worke
 func verdicts(r *evidence.Report) string {
 	var b strings.Builder
 	for _, l := range append([]seeds.Record{r.Baseline}, r.Layouts...) {
-		fmt.Fprintf(&b, "%s %s %q found=%v %d/%d %.8s %.8s\n", l.Layout, l.Kind, l.Title, l.Found, l.Crashes, l.Boots, l.Plan, l.Image)
+		fmt.Fprintf(&b, "%s %s %q found=%v %d/%d %.8s %.8s", l.Layout, l.Kind, l.Title, l.Found, l.Crashes, l.Boots, l.Plan, l.Addresses)
+		if l.Kind != qemu.Pass { // of those that pass only the first few are saved
+			fmt.Fprintf(&b, " %.8s", l.Image)
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
@@ -216,6 +223,7 @@ func TestSweep(t *testing.T) {
 		}
 	})
 	t.Run("one worker", func(t *testing.T) {
+		slow(t)
 		one, err := sweep(k, scenario("canary"), t.TempDir(), 0, 31, 1).Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -225,6 +233,7 @@ func TestSweep(t *testing.T) {
 		}
 	})
 	t.Run("stop after", func(t *testing.T) {
+		slow(t)
 		var want []seeds.Record
 		for _, rec := range r.Layouts {
 			if want = append(want, rec); rec.Found {
@@ -248,6 +257,7 @@ func TestSweep(t *testing.T) {
 		}
 	})
 	t.Run("healthy", func(t *testing.T) {
+		slow(t)
 		var notes []string
 		s := sweep(k, scenario("off"), t.TempDir(), 0, 31, 2)
 		s.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
@@ -264,6 +274,7 @@ func TestSweep(t *testing.T) {
 // Interrupted anywhere and run again, a sweep gives what an uninterrupted one
 // gives, and tries no layout twice.
 func TestInterrupted(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	whole, err := sweep(k, scenario("canary"), t.TempDir(), 1, 12, 2).Run(t.Context())
@@ -317,6 +328,7 @@ func TestInterrupted(t *testing.T) {
 
 // The layout that one has can be the bad one.
 func TestUnluckyBaseline(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "main.c", "at % 64 == 0x20", "at % 64 != 0x20"))
 	s := sweep(k, scenario("canary"), t.TempDir(), 1, 16, 2)
@@ -341,6 +353,7 @@ func TestUnluckyBaseline(t *testing.T) {
 // A crash of no layout in particular is doubted, and one other than the crash
 // looked for is kept apart.
 func TestAlikeAndOthers(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "main.c", "at % 64 == 0x20", "at"))
 	var notes []string
@@ -370,6 +383,7 @@ func TestAlikeAndOthers(t *testing.T) {
 
 // lld's own padding and the emulation of it move functions alike.
 func TestTextIsLLD(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	sections, err := k.Layout(t.Context())
@@ -419,7 +433,7 @@ func TestShuffleIsLLD(t *testing.T) {
 			t.Fatalf("%v\n%s", err, text)
 		}
 		lld := symbols(t, out)
-		addresses, err := layout.Place(sections, ".text", layout.Shuffle.Plan(seed, sections))
+		addresses, err := layout.Place(sections, layout.Shuffle.Plan(seed, sections))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -462,6 +476,7 @@ func symbols(t testing.TB, path string) map[string]uint64 {
 
 // What auto stands for is decided by a real link.
 func TestAuto(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	edit := func(from, to string) func(string) { return replacing(t, "vmlinux.lds", from, to) }
 	for _, test := range []struct {
@@ -495,6 +510,7 @@ func TestAuto(t *testing.T) {
 
 // A flag that silently does nothing would make every layout the baseline.
 func TestPaddingThatDoesNothing(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	// An lld that knows the flag and does not act on it.
 	k := tiny(t, replacing(t, "scripts/link-vmlinux.sh", "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
@@ -509,6 +525,7 @@ func TestPaddingThatDoesNothing(t *testing.T) {
 
 // Two seeds with one layout are counted once, said, and do not end the sweep.
 func TestDuplicateLayout(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "scripts/link-vmlinux.sh", "${LD} ${KBUILD_LDFLAGS} ${LDFLAGS_vmlinux}",
 		"${LD} ${KBUILD_LDFLAGS} $(echo ${LDFLAGS_vmlinux} | sed s/-padding=[678]/-padding=5/)"))
@@ -531,8 +548,103 @@ func TestDuplicateLayout(t *testing.T) {
 	}
 }
 
+// Layouts are the same by their addresses, and in a journal of version 1, which has none,
+// by their images: a sweep that goes on with one counts each layout once all the same.
+func TestSameAddresses(t *testing.T) {
+	t.Parallel()
+	k := paperKernel(12) // of few functions many seeds pad the same
+	for i := range k.layout {
+		k.layout[i].Segment = -1
+	}
+	run := func(dir string, last uint32) *evidence.Report {
+		g := fuzz.NewGuest(scenario(""), "")
+		g.Run = func(qemu.Machine, context.Context, qemu.Expect) (qemu.Result, error) {
+			return qemu.Result{Kind: qemu.Pass}, nil
+		}
+		s := &fuzz.Sweep{Kernel: k, Guest: g, Strategy: layout.Text, Dir: dir, First: 1, Last: last, Workers: 1,
+			Template: seeds.Template{Scenario: scenario(""), Tools: seeds.Tools{Clang: "22", LLD: "22", QEMU: "7.2"}, Object: strings.Repeat("0", 64), Initrd: strings.Repeat("0", 64)},
+			Note:     func(string, ...any) {}, Step: func(fuzz.Tally) {}}
+		r, err := s.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	whole := run(t.TempDir(), 40)
+	of := map[string]string{} // addresses -> the layout
+	for _, r := range append([]seeds.Record{whole.Baseline}, whole.Layouts...) {
+		same, ok := of[r.Addresses]
+		if r.Addresses == "" || ok != (r.Kind == qemu.Duplicate) || ok && r.Note != "the layout of "+same {
+			t.Errorf("%+v, and its addresses are those of %q", r, same)
+		}
+		if (r.Image != "") != (r.Path != "" || r.Layout == seeds.Baseline) {
+			t.Errorf("%+v: the baseline's image has a digest, and one that is saved", r)
+		}
+		if !ok {
+			of[r.Addresses] = r.Layout.Name()
+		}
+	}
+	if n := whole.Count(qemu.Duplicate); n < 5 || n > 30 {
+		t.Fatalf("%d of %d layouts are another's", n, len(whole.Layouts))
+	}
+
+	dir := t.TempDir()
+	half := run(dir, 20)
+	path := filepath.Join(half.Dir, seeds.Shard{}.Journal())
+	h, records, _, err := seeds.ReadJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := k.Linker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var old bytes.Buffer
+	line := func(v any) {
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&old, "%08x %s\n", crc32.ChecksumIEEE(text), text)
+	}
+	old.WriteString("unlucky-journal 1\n")
+	line(h)
+	for _, r := range records {
+		var plan layout.Plan
+		if seed, ok := r.Layout.Seed(); ok {
+			plan = layout.Text.Plan(seed, k.layout)
+		}
+		image, err := l.Link(t.Context(), plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Image, err = image.Digest(); err != nil {
+			t.Fatal(err)
+		}
+		r.Addresses = ""
+		line(r)
+	}
+	if err := os.WriteFile(path, old.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text := func(r *evidence.Report) (s string) {
+		for _, l := range r.Layouts {
+			s += fmt.Sprintln(l.Layout, l.Kind, l.Note)
+		}
+		return s
+	}
+	if got := run(dir, 40); text(got) != text(whole) || got.Tried != 20 {
+		t.Errorf("of %d layouts tried:\n%swant\n%s", got.Tried, text(got), text(whole))
+	}
+	if got := run(dir, 40); text(got) != text(whole) || got.Tried != 0 {
+		t.Errorf("again:\n%swant\n%s", text(got), text(whole))
+	}
+}
+
 // Changed tools, objects and files are what a replay that differs is explained by.
 func TestRelinkExplains(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	s := sweep(k, scenario("canary"), t.TempDir(), 1, 8, 1)
@@ -639,6 +751,7 @@ func (l countingLinker) Link(ctx context.Context, p layout.Plan) (linker.Image, 
 // The next layout is linked while one boots, and no further one; an image is
 // removed once it has its verdict.
 func TestSweepOverlaps(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := &counting{kernel: tiny(t, nil)}
 	s := sweep(k.kernel, scenario("off"), t.TempDir(), 1, 6, 1)
@@ -736,6 +849,7 @@ func (n *naive) check(t *testing.T, got *evidence.Totals) {
 // A further sweep of the same kernel adds to the coverage of the first, and
 // what it had is told before it begins.
 func TestCoverageGrows(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, nil)
 	run := func(dir string, strategy layout.Strategy, first, last uint32) (evidence.Totals, string) {
@@ -812,9 +926,10 @@ func TestLayoutOtherThanPlanned(t *testing.T) {
 }
 
 // Scripts as those of 6.18 and later, with fixed places at the start of .text and
-// pages between functions: all layouts are as planned, padded and in other orders,
-// and what is not fixed comes to all its residues.
+// pages between functions: all layouts are as planned, padded and in other orders
+// (the seeds from 41 on), and by paddings what is not fixed comes to all its residues.
 func TestFixedPlaces(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k := tiny(t, replacing(t, "vmlinux.lds", "*(.head.text)\n\t\t*(.text.hot .text.hot.*)\n\t\t*(.text .text.[0-9a-zA-Z_]*)\n\t\t*(.text..by_hand)",
 		`. = ALIGN((1 << 16)); *(.head.text)
@@ -822,21 +937,22 @@ func TestFixedPlaces(t *testing.T) {
 		. = ALIGN(((1)<<(12))); *(.text.fill1*)
 		. = ALIGN((1 << 12)); *(.text.fill2*) . = ALIGN(16);
 		*(.text .text.[0-9a-zA-Z_]*)`))
-	for _, first := range []uint32{1, 257, 513} {
+	for _, first := range []uint32{1, 41, 513, 1025} {
 		s := sweep(k, scenario("off"), t.TempDir(), first, first+7, 2)
 		s.Strategy = layout.Cover
 		r, err := s.Run(t.Context())
 		if err != nil || r.Count(qemu.Pass)+r.Count(qemu.Duplicate) != 8 || r.Count(qemu.Pass) < 7 {
 			t.Fatalf("%v, %+v", err, r)
 		}
-		if c := r.Coverage; c.Residues[0].Seen != c.Residues[0].Of || c.Fixed != 4 {
-			t.Errorf("%+v", c)
+		if c := r.Coverage; c.Fixed != 4 || first != 41 && c.Residues[0].Seen != c.Residues[0].Of {
+			t.Errorf("seeds from %d: %+v", first, c)
 		}
 	}
 }
 
 // A folder whose layouts were those of another linker script is refused.
 func TestOtherScript(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	k, dir := tiny(t, nil), t.TempDir()
 	if _, err := sweep(k, scenario("off"), dir, 1, 1, 1).Run(t.Context()); err != nil {

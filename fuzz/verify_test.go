@@ -176,7 +176,7 @@ func TestRestore(t *testing.T) {
 func checkRestored(t *testing.T, sections []layout.Section, c seeds.Culprit, plan layout.Plan, surrounding int, met map[string]int) {
 	t.Helper()
 	place := func(p layout.Plan) []uint64 {
-		addresses, err := layout.Place(sections, ".text", p)
+		addresses, err := layout.Place(sections, p)
 		if err != nil {
 			t.Fatal(err)
 		}

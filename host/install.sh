@@ -23,6 +23,7 @@ table() {
 		busybox           busybox-static         busybox                                        busybox
 		make              make                   make                                           make
 		gcc               gcc                    gcc                                            gcc
+		aarch64-linux-gnu-gcc  gcc-aarch64-linux-gnu  gcc-aarch64-linux-gnu                     aarch64-linux-gnu-gcc
 		pahole            pahole                 dwarves                                        pahole
 		flex              flex                   flex                                           flex
 		bison             bison                  bison                                          bison

@@ -2,36 +2,37 @@ package layout
 
 import (
 	"math/bits"
+	"slices"
 
 	"gonum.org/v1/gonum/mathext/prng"
 )
 
 // Strategy cover puts each function at each of its residues modulo a page in
-// as few layouts as that takes: with alignment 16, seeds 1 to 4 give each
-// residue mod 64 once, 1 to 16 mod 256, 1 to 64 mod 1024 and 1 to 256 mod 4096;
-// so does every second block of 256 seeds after that.
+// as few layouts as that takes. Its layouts are numbered by n, from 0 on, and step is
+// that of the kernel's functions (StepOf): with 16, layouts 0 to 3 give each residue
+// mod 64 once, 0 to 15 mod 256, 0 to 63 mod 1024 and 0 to 255 mod 4096; so does every
+// second block of 256 after that. With 4 and 1 each takes 4 and 16 times as many.
 //
-// With n = seed-1 in base 4, its last digits s0 to s3, a function is moved by
-// 16 (t0 + 4 t1 + 16 t2 + 64 t3) bytes, modulo 4096, from where the baseline
-// has it: t0 is a permutation of s0 that depends on s1, s2 and s3; t1 one of s1
-// that depends on t0, s2 and s3; t2 one of s2, by t0, t1 and s3; t3 one of s3,
-// by t0, t1 and t2. So all 4 values of t0 come in each 4 seeds, all 16 of
-// (t0, t1) in each 16, and so on, whatever the permutations are.
+// With the digits s0, s1, ... of n in base 4, the last first, a function is moved by
+// step (t0 + 4 t1 + 16 t2 + ...) bytes, modulo 4096, from where the baseline has it:
+// each ti is a permutation of si that depends on the t before and on the s behind it.
+// So all 4 values of t0 come in each 4 layouts, all 16 of (t0, t1) in each 16, and so
+// on, whatever the permutations are.
 //
-// Those of t0 and t1 are dealt anew to each run of neighbours, so two functions
+// Those below 256 bytes are dealt anew to each run of neighbours, so two functions
 // of different runs meet in all ways. Within a run no padding is put: neighbours
-// that touch go on touching. Runs are cut anew every 16 seeds, so that the
-// verdicts tell neighbours apart, and whom a cut holds apart others leave
-// together. This is why t2 and t3 are dealt to all runs alike: a function is in
+// that touch go on touching. Runs are cut anew when all of these digits have been had,
+// so that the verdicts tell neighbours apart, and whom a cut holds apart others leave
+// together. This is why the other digits are dealt to all runs alike: a function is in
 // one run now and in another then. In the third block there is one run only, so
 // that nothing is held apart from its neighbour: a rotation of the whole of
 // .text.
 //
-// In every second block, from 257 to 512 on, other functions touch: each 16
-// seeds have an order of their own, cut into runs. There the 16 layouts give
-// each residue mod 256 once; over several orders more is left to chance.
+// In every second block other functions touch: the layouts that have their cuts in
+// common have an order of their own, cut into runs. There they give each residue mod
+// 256 once; over several orders more is left to chance.
 //
-// A section that is not aligned to 16 bytes is a run by itself. One aligned to
+// A section that is aligned to less than the step is a run by itself. One aligned to
 // more moves by what its alignment allows; one aligned to less moves by what is
 // left as well, which is another number of bytes in each block.
 
@@ -40,56 +41,88 @@ import (
 // 2 KiB on average, by which .text grows.
 const runLength = 8
 
-// coverStep is the step of an address in this version of the strategy, in bytes: seeds
-// keep their layouts whatever Step is.
-const coverStep = 16
+// runModulus is what each run has residues of its own of, in bytes.
+const runModulus = 256
 
-// coverUnits is the number of residues modulo a page, in those steps.
-const coverUnits = Modulus / coverStep
-
-// rotations is the block of seeds that leave no gap. Bugs that need two
+// rotations is the block that leaves no gap. Bugs that need two
 // neighbours held together which a block holds apart are few, so it is not the
 // first.
 const rotations = 2
 
-// cutSeeds is how many seeds have the cuts into runs in common, and the order
-// where that changes.
-const cutSeeds = 16
+// A round of seeds goes on with the residues first, for so many of them or for as many
+// as give each residue mod 64, and changes the order then.
+const (
+	paddedSeeds  = 40
+	orderedSeeds = 24
+)
 
-// coverPlan is the plan of a seed.
-func coverPlan(seed uint32, layout []Section) (p Plan) {
-	n := seed - 1 // seed 0 is the last of all blocks
-	block := uint64(n / coverUnits)
-	rest := uint64(bits.Reverse8(uint8(block << 4))) // below coverStep
+// coverPlan is the plan of a seed by the current version: at the end of a round a
+// function gets another neighbour with each seed, and nothing is padded, as by
+// Shuffle; the others have the numbers of cover's own layouts, without a hole.
+func coverPlan(seed uint32, layout []Section) Plan {
+	step := StepOf(layout)
+	padded := max(paddedSeeds, uint32(64/step))
+	n := seed - 1 // seed 0 is the last of all
+	round, n := n/(padded+orderedSeeds), n%(padded+orderedSeeds)
+	if n >= padded {
+		return Shuffle.Plan(seed, layout)
+	}
+	return residuesPlan(round*padded+n, step, layout)
+}
+
+// StepOf is the step of the addresses of a layout's functions, in bytes: 1, 4, 16 or
+// 64, and no more than the alignment that is the most frequent one of those that can
+// move. GCC's -Os gives 1, arm64 has 4.
+func StepOf(layout []Section) uint64 {
+	var count [64]int // by the alignment's logarithm
+	outputs := Outputs(layout)
+	for i, s := range layout {
+		if Movable(layout, i) && slices.Contains(outputs, s.Output) {
+			count[bits.TrailingZeros64(s.Alignment())]++
+		}
+	}
+	most := 4
+	for n := range count {
+		if count[n] > count[most] {
+			most = n
+		}
+	}
+	return 1 << (min(most, 6) &^ 1)
+}
+
+// residuesPlan is the plan of a number.
+func residuesPlan(n uint32, step uint64, layout []Section) (p Plan) {
+	block := uint64(n) / (Modulus / step)
+	rest := uint64(bits.Reverse8(uint8(block * (256 / step)))) // below the step
 	order := make([]int, len(layout))
 	for i := range order {
 		order[i] = i
 	}
-	cut := uint64(n) / cutSeeds
+	cut := uint64(n) / (runModulus / step)
 	if block%2 == 1 {
-		order = regrouped(layout, shuffled(n/cutSeeds, order))
+		order = regrouped(layout, shuffled(uint32(cut), order))
 		p.Order = Displaced(layout, order)
 	}
 	var run uint64 // number of runs so far
-	output, placer := MainText(layout), NewPlacer(layout)
+	placer := NewPlacer(layout)
 	first, fresh, odd := "", true, false
 	for place, i := range order {
 		s := layout[i]
-		if s.Output != output {
+		if !placer.Has(i) {
 			continue
 		}
 		align, gap := s.Alignment(), uint64(0)
 		movable := Movable(layout, place)
-		if movable && (fresh || align > coverStep || block != rotations && (odd || align < coverStep || mix(cut, uint64(i))%runLength == 0)) {
+		if movable && (fresh || align > step || block != rotations && (odd || align < step || mix(cut, uint64(i))%runLength == 0)) {
 			run++
-			shift := coverStep*uint64(digits(n, run)) + rest
+			shift := step*moved(n, step, run) + rest
 			if gap = (s.Address + shift&^(align-1) - placer.Next(i)) % Modulus; gap > 0 {
 				p.Paddings = append(p.Paddings, Padding{Section: s.Name, Bytes: gap})
 			}
 		}
 		// A section that stands where it stands, or moves in larger steps, does
 		// not hand its shift on.
-		fresh, odd = !movable || align > coverStep, align < coverStep
+		fresh, odd = !movable || align > step, align < step
 		placer.Put(i, gap)
 		if movable && first == "" {
 			first = s.Name
@@ -101,30 +134,37 @@ func coverPlan(seed uint32, layout []Section) (p Plan) {
 	return p
 }
 
-// digits is the number with the digits t3 t2 t1 t0, in base 4, of a run.
-func digits(n uint32, run uint64) uint32 {
-	block := n / coverUnits
+// moved is by how many steps a run is moved: the number with the digits t.
+func moved(n uint32, step, run uint64) (steps uint64) {
+	units := Modulus / step
+	block := uint64(n) / units
 	if block == rotations {
-		return n % coverUnits
+		return uint64(n) % units
 	}
-	s := func(i int) uint32 { return n >> (2 * i) & 3 }
-	key := func(run uint64, values ...uint32) uint64 {
-		k := mix(uint64(block), run)
-		for _, v := range values {
-			k = mix(k, uint64(v))
+	digit := func(i uint64) uint64 { return uint64(n) / i % 4 }
+	var dealt []uint64
+	for one := uint64(1); one < units; one *= 4 {
+		key := mix(block, run)
+		if one*step >= runModulus {
+			key = mix(block, 0)
 		}
-		return k
+		key = mix(key, uint64(len(dealt)))
+		for _, t := range dealt {
+			key = mix(key, t)
+		}
+		for behind := 4 * one; behind < units; behind *= 4 {
+			key = mix(key, digit(behind))
+		}
+		t := deal(key, digit(one))
+		dealt = append(dealt, t)
+		steps += one * t
 	}
-	t0 := deal(key(run, 0, s(1), s(2), s(3)), s(0))
-	t1 := deal(key(run, 1, t0, s(2), s(3)), s(1))
-	t2 := deal(key(0, 2, t0, t1, s(3)), s(2))
-	t3 := deal(key(0, 3, t0, t1, t2), s(3))
-	return t0 + 4*t1 + 16*t2 + 64*t3
+	return steps
 }
 
 // deal is what a digit becomes under one of the 24 permutations of 0 to 3.
-func deal(key uint64, digit uint32) uint32 {
-	p := [4]uint32{0, 1, 2, 3}
+func deal(key, digit uint64) uint64 {
+	p := [4]uint64{0, 1, 2, 3}
 	for i := uint64(3); i > 0; i-- {
 		j := key % (i + 1)
 		key /= i + 1

@@ -3,6 +3,7 @@ package layout
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Modulus is what the addresses of a hybrid's functions are kept modulo, in
@@ -14,9 +15,8 @@ const Modulus = 4096
 // that the kernel reads for another thing is the second lowest (kcfi-hash).
 const FarModulus = 1 << 16
 
-// Step is the unit of residues, in bytes: functions move by multiples of it, and by
-// less two are not held apart. Those that are aligned to less do not move by less,
-// either. Strategies have steps of their own, as a seed keeps its layout.
+// Step is the most frequent step of functions, in bytes, and what two are held
+// apart by at the least. StepOf tells that of a kernel.
 const Step = 16
 
 // Hybrids are the layouts between a failing and a passing one of the same
@@ -25,7 +25,6 @@ const Step = 16
 // is taken only for functions that are to touch.
 type Hybrids struct {
 	layout     []Section   // the baseline
-	output     string      // the output section of the functions
 	align      []uint64    // of each section
 	functions  []int       // sections that can be moved on their own, in the failing layout's order
 	number     map[int]int // of each of them, in functions
@@ -43,7 +42,7 @@ type Placed struct {
 	Address []uint64 // of each section
 }
 
-func NewPlaced(layout []Section, output string, plan Plan) (p *Placed, err error) {
+func NewPlaced(layout []Section, plan Plan) (p *Placed, err error) {
 	p = &Placed{place: make([]int, len(layout))}
 	if p.order, err = Order(layout, plan.Order); err != nil {
 		return nil, err
@@ -51,15 +50,14 @@ func NewPlaced(layout []Section, output string, plan Plan) (p *Placed, err error
 	for place, i := range p.order {
 		p.place[i] = place
 	}
-	p.Address, err = Place(layout, output, plan)
+	p.Address, err = Place(layout, plan)
 	return p, err
 }
 
 // Before is the section that stands before another.
 func (p *Placed) Before(i int) int { return p.order[p.place[i]-1] }
 
-// NewHybrids are those between two plans that pad text sections of one output
-// section, usually .text.
+// NewHybrids are those between two plans.
 func NewHybrids(layout []Section, fail, pass Plan) (*Hybrids, error) {
 	switch {
 	case fail.Flag != nil || pass.Flag != nil:
@@ -67,16 +65,17 @@ func NewHybrids(layout []Section, fail, pass Plan) (*Hybrids, error) {
 	case len(pass.Order) > 0:
 		return nil, errors.New("the passing layout has another order than the baseline")
 	}
-	h := &Hybrids{layout: layout, output: MainText(layout), align: make([]uint64, len(layout)), number: map[int]int{}, modulus: Modulus}
+	h := &Hybrids{layout: layout, align: make([]uint64, len(layout)), number: map[int]int{}, modulus: Modulus}
 	var err1, err2 error
-	h.fail, err1 = NewPlaced(layout, h.output, fail)
-	h.pass, err2 = NewPlaced(layout, h.output, pass)
+	h.fail, err1 = NewPlaced(layout, fail)
+	h.pass, err2 = NewPlaced(layout, pass)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
+	outputs := Outputs(layout)
 	for place, i := range h.fail.order {
 		h.align[i] = layout[i].Alignment()
-		if layout[i].Output == h.output && Movable(layout, place) {
+		if Movable(layout, place) && slices.Contains(outputs, layout[i].Output) {
 			h.number[i] = len(h.functions)
 			h.functions = append(h.functions, i)
 		}
@@ -115,6 +114,9 @@ func (h *Hybrids) Address(function int) uint64 {
 
 // Alignment is that of a function's section, in bytes: the step by which it moves.
 func (h *Hybrids) Alignment(function int) uint64 { return h.align[h.functions[function]] }
+
+// Step is that of the kernel's functions, in bytes.
+func (h *Hybrids) Step() uint64 { return StepOf(h.layout) }
 
 // Modulus is that of the residues that are kept, in bytes.
 func (h *Hybrids) Modulus() uint64 { return h.modulus }
@@ -157,7 +159,7 @@ func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) Plan {
 	before, behind := -1, 0            // the function before, and its place
 	placer := NewPlacer(h.layout)
 	for place, i := range order {
-		if h.layout[i].Output != h.output {
+		if !placer.Has(i) {
 			continue
 		}
 		if Movable(h.layout, place) {
@@ -174,6 +176,9 @@ func (h *Hybrids) Plan(c Choice, move map[int]uint64, variant int) Plan {
 	}
 	if first == 0 {
 		first = h.fail.place[h.functions[0]]
+	}
+	if last <= first { // all would move as one: two of the last are held apart, others in each variant
+		last = h.fail.place[h.functions[max(0, h.Len()-variant)%h.Len()]]
 	}
 	gaps[first] += uint64(variant) * h.modulus
 	if last > first {
@@ -194,12 +199,15 @@ func (h *Hybrids) Shifted(c Choice, variant int, bytes uint64) Plan {
 }
 
 // ordered is the baseline's order, but that neighbours of the failing layout
-// which are both on have the places that they have there.
+// which are both on have the places that they have there, and so has the last of all
+// where what stands behind it is to be as there.
 func (h *Hybrids) ordered(c Choice) []int {
 	at := append([]int(nil), h.pass.place...)
 	order := append([]int(nil), h.pass.order...)
 	for f, i := range h.functions {
-		if !c.On[f] || !h.kept(c, f) && (f+1 == h.Len() || !h.kept(c, f+1)) {
+		switch last := f+1 == h.Len(); {
+		case c.On[f] && (h.kept(c, f) || last && h.far || !last && h.kept(c, f+1)):
+		default:
 			continue
 		}
 		there := h.fail.place[i]
@@ -237,25 +245,26 @@ func (h *Hybrids) slack(c Choice, move map[int]uint64, before, f, places int, ti
 		return gap
 	}
 	least += tight
-	return least - tight + (address-least)%h.modulus
+	modulus := h.modulus
+	if !c.On[f] && !h.Ordered() {
+		modulus = min(modulus, Modulus) // many are out of place, and .text is not to grow beyond all bounds
+	}
+	return least - tight + (address-least)%modulus
 }
 
-// UnorderedModulus is what Unordered keeps of addresses, in bytes: more would make
-// .text of every kernel ten times as large.
-const UnorderedModulus = 256
-
 // Unordered is a layout in the baseline's order, held apart, with each function
-// at its failing residue modulo unorderedModulus. Variants are moved as a whole.
-func (h *Hybrids) Unordered(variant int) Plan {
+// at its failing residue of a modulus, in bytes: Modulus makes .text of every kernel
+// ten times as large. Variants are moved as a whole.
+func (h *Hybrids) Unordered(modulus uint64, variant int) Plan {
 	gaps := make([]uint64, len(h.pass.order))
 	placer, first := NewPlacer(h.layout), true
 	for place, i := range h.pass.order {
-		if h.layout[i].Output != h.output {
+		if !placer.Has(i) {
 			continue
 		}
 		if Movable(h.layout, place) {
 			least := placer.Next(i) + Step
-			gaps[place] = Step + (h.fail.Address[i]-least)%max(UnorderedModulus, h.align[i])
+			gaps[place] = Step + (h.fail.Address[i]-least)%max(modulus, h.align[i])
 			if first {
 				gaps[place] += uint64(variant) * Modulus
 				first = false

@@ -16,7 +16,7 @@ func SetGroups(layout []Section) {
 	group, last := 0, -1 // the last section that is in a group
 	for i := range layout {
 		s := &layout[i]
-		if !PerFunction(s.Name) || !Movable(layout, i) || s.ScriptAlign > s.Align {
+		if !PerFunction(s.Name) && !PerSymbol(s.Name, s.Output) || !Movable(layout, i) || s.ScriptAlign > s.Align {
 			continue
 		}
 		if last != i-1 || layout[last].Output != s.Output || layout[last].Index > s.Index {
@@ -28,8 +28,13 @@ func SetGroups(layout []Section) {
 
 // PerFunction tells whether a section's name is one that functions have under
 // -ffunction-sections: .text.[!.]*.
-func PerFunction(name string) bool {
-	rest, ok := strings.CutPrefix(name, ".text.")
+func PerFunction(name string) bool { return PerSymbol(name, ".text") }
+
+// PerSymbol tells whether a section's name is one that a function or an object has
+// under -ffunction-sections or -fdata-sections, of those that would be in section plain
+// without: .data.[!.]* of .data.
+func PerSymbol(name, plain string) bool {
+	rest, ok := strings.CutPrefix(name, plain+".")
 	return ok && rest != "" && rest[0] != '.'
 }
 
@@ -51,7 +56,7 @@ func Order(layout []Section, order []string) ([]int, error) {
 	}
 	places := map[int][]int{} // of each group, in the order of the output
 	listed := make([]int, len(order))
-	seen := make(map[int]bool, len(order))
+	seen := make([]bool, len(layout))
 	for n, name := range order {
 		i, ok := index[name]
 		switch {

@@ -1,25 +1,44 @@
 package layout
 
-import "fmt"
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+)
 
-// MainText is the output section that most text input sections are in, usually
-// .text; empty where there are none.
-func MainText(layout []Section) (output string) {
-	text := map[string]int{} // functions of each output section
+// Outputs are the output sections that plans change: of functions the one that most
+// of them are in, usually .text; of data all that have some. There are none where
+// nothing moves.
+func Outputs(layout []Section) (outputs []string) {
+	moving := map[string]int{} // sections of each output section
+	main := ""
 	for _, s := range layout {
 		if s.Text {
-			if text[s.Output]++; text[s.Output] > text[output] {
-				output = s.Output
+			if moving[s.Output]++; moving[s.Output] == 1 {
+				outputs = append(outputs, s.Output)
+			}
+			if moving[s.Output] > moving[main] {
+				main = s.Output
 			}
 		}
 	}
-	return output
+	if strings.Contains(main, "text") {
+		return []string{main}
+	}
+	return outputs
 }
 
 // Place returns the address of each section of a layout, which is the
-// baseline's, once its output section output is as in a plan. Sections of
-// other output sections keep theirs.
-func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
+// baseline's, once those output sections that plans change are as in a plan. Each of
+// these begins where it does in the baseline: by how many pages the ones before it move
+// it is the linker script's to say. Sections of other output sections keep their
+// addresses. inserted is what the linker has added to that image; before there is one,
+// nothing is known of it.
+func Place(layout []Section, plan Plan, inserted ...Inserted) ([]uint64, error) {
 	order, err := Order(layout, plan.Order)
 	if err != nil {
 		return nil, err
@@ -29,9 +48,10 @@ func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
 		return nil, err
 	}
 	p := NewPlacer(layout)
+	p.inserted = inserted
 	for _, i := range order {
 		s := layout[i]
-		if s.Output != output {
+		if !p.Has(i) {
 			continue
 		}
 		if padding := before[s.Name]; !p.Put(i, padding) {
@@ -41,27 +61,53 @@ func Place(layout []Section, output string, plan Plan) ([]uint64, error) {
 	}
 	delete(before, "")
 	for name := range before {
-		return nil, fmt.Errorf("padding before %s: %s has no such input section", name, output)
+		return nil, fmt.Errorf("padding before %s: %s has no such input section", name, strings.Join(p.outputs, ", "))
 	}
 	return p.Address, nil
 }
 
-// Placer places the sections of one output section one after the other, in any
-// order that a plan may have, as the linker does.
+// Identity is the SHA-256, in hex, of the addresses of all sections. Two layouts of a
+// kernel that have the same are one.
+func Identity(addresses []uint64) string {
+	text := make([]byte, 0, 8*len(addresses))
+	for _, a := range addresses {
+		text = binary.LittleEndian.AppendUint64(text, a)
+	}
+	digest := sha256.Sum256(text)
+	return hex.EncodeToString(digest[:])
+}
+
+// Inserted is code that the linker adds between sections, where addresses ask for it:
+// patches of Cortex-A53's erratum 843419, and veneers of branches that go too far.
+type Inserted struct{ Address, Size uint64 }
+
+// insertedAlign is the alignment of such code at most, in bytes: veneers have addresses
+// in them.
+const insertedAlign = 8
+
+// Placer places the sections of the output sections that plans change one after the
+// other, in any order that a plan may have, as the linker does.
 type Placer struct {
 	Address []uint64 // of each section; the baseline's for one that is not placed yet
 	layout  []Section
-	end     uint64 // of the section placed last; 0 before the first, which stays
+	outputs []string
+	output  string // that is being placed
+	end     uint64 // of the section placed last; 0 before the first of an output section, which stays
+
+	inserted []Inserted // in the order of addresses
 }
 
 // NewPlacer is one for a baseline's layout.
 func NewPlacer(layout []Section) *Placer {
-	p := &Placer{Address: make([]uint64, len(layout)), layout: layout}
+	p := &Placer{Address: make([]uint64, len(layout)), layout: layout, outputs: Outputs(layout)}
 	for i, s := range layout {
 		p.Address[i] = s.Address
 	}
 	return p
 }
+
+// Has tells whether plans change the output section of a section.
+func (p *Placer) Has(i int) bool { return slices.Contains(p.outputs, p.layout[i].Output) }
 
 // Next is the address that a section gets without padding before it.
 func (p *Placer) Next(i int) uint64 { return p.next(i, 0) }
@@ -72,15 +118,31 @@ func (p *Placer) next(i int, padding uint64) uint64 {
 	case s.Pin > 0:
 		to := s.Pin - 1
 		return s.Address + p.Address[to] - p.layout[to].Address
-	case p.end == 0:
+	case p.end == 0 || s.Output != p.output:
 		return s.Address
 	}
-	return AlignUp(p.end+padding, s.Alignment())
+	return AlignUp(p.behind(p.end+padding), s.Alignment())
+}
+
+// behind is the end of what the linker has inserted at an address; the address itself
+// where that is nothing.
+func (p *Placer) behind(end uint64) uint64 {
+	n, _ := slices.BinarySearchFunc(p.inserted, end, func(in Inserted, end uint64) int { return cmp.Compare(in.Address, end) })
+	for _, in := range p.inserted[n:] {
+		if in.Address-end >= insertedAlign {
+			break
+		}
+		end = in.Address + in.Size
+	}
+	return end
 }
 
 // Put places the next section, with padding before it in bytes, and tells
 // whether it can be there.
 func (p *Placer) Put(i int, padding uint64) bool {
+	if output := p.layout[i].Output; output != p.output {
+		p.output, p.end = output, 0
+	}
 	at, size := p.next(i, padding), p.layout[i].Size
 	if end := p.end + padding; end < p.end || at+size < at || p.end > 0 && at < end {
 		return false

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 )
 
 // Padding is a number of bytes put directly before one input section, so that
@@ -54,15 +55,16 @@ type Plan struct {
 
 // Digest is the SHA-256 of the plan, in hex. Equal plans have equal digests.
 func (p Plan) Digest() string {
-	h := sha256.New()
+	var text []byte
 	if p.Flag != nil {
-		fmt.Fprintf(h, "randomize-section-padding %d\n", *p.Flag)
+		text = fmt.Appendf(text, "randomize-section-padding %d\n", *p.Flag)
 	}
 	for _, name := range p.Order {
-		fmt.Fprintf(h, "%q\n", name)
+		text = append(strconv.AppendQuote(text, name), '\n')
 	}
 	for _, pad := range p.Paddings {
-		fmt.Fprintf(h, "%q %d\n", pad.Section, pad.Bytes)
+		text = append(strconv.AppendUint(append(strconv.AppendQuote(text, pad.Section), ' '), pad.Bytes, 10), '\n')
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	digest := sha256.Sum256(text)
+	return hex.EncodeToString(digest[:])
 }

@@ -22,7 +22,10 @@ const (
 	// Cover pads .text input sections so that each function comes to each of
 	// its residues in as few layouts as that takes; later seeds change their
 	// order too.
-	Cover Strategy = "cover/2"
+	Cover Strategy = "cover/3"
+	// cover2 is the version before, which saved seeds and journals name: a step of
+	// 16 bytes for every kernel, and an order that changes with seed 257 first.
+	cover2 Strategy = "cover/2"
 	// Shuffle changes the order of functions, by lld's own algorithm, and pads
 	// nothing.
 	Shuffle Strategy = "shuffle/1"
@@ -36,14 +39,18 @@ func ParseStrategy(s string) (Strategy, error) {
 		return Auto, nil
 	}
 	name, _, versioned := strings.Cut(s, "/")
-	for _, known := range []Strategy{LLD, Text, Cover, Shuffle} {
+	var versions []string
+	for _, known := range []Strategy{LLD, Text, Cover, cover2, Shuffle} {
 		switch of, version, _ := strings.Cut(string(known), "/"); {
 		case name != of:
 		case versioned && s != string(known):
-			return "", fmt.Errorf("strategy %q: this unlucky knows version %s only", s, version)
+			versions = append(versions, version)
 		default:
 			return known, nil
 		}
+	}
+	if versions != nil {
+		return "", fmt.Errorf("strategy %q: this unlucky knows version %s only", s, strings.Join(versions, " and "))
 	}
 	return "", fmt.Errorf("strategy %q: there are auto, lld, text, cover and shuffle", s)
 }
@@ -56,6 +63,8 @@ func (s Strategy) Plan(seed uint32, layout []Section) Plan {
 		return Plan{Flag: &seed}
 	case Cover:
 		return coverPlan(seed, layout)
+	case cover2:
+		return residuesPlan(seed-1, 16, layout)
 	case Shuffle:
 		return Plan{Order: Displaced(layout, shuffledOrder(seed, layout))}
 	}
@@ -93,9 +102,9 @@ func textPaddings(seed uint32, layout []Section) []Padding {
 // deals all of them the places of all of them in the object; in the output
 // each input section description has its own sorted by that.
 func shuffledOrder(seed uint32, layout []Section) []int {
-	var functions []int
+	var functions []int // and objects, where they move
 	for i, s := range layout {
-		if s.Index > 0 && PerFunction(s.Name) {
+		if s.Index > 0 && (PerFunction(s.Name) || s.Group > 0) {
 			functions = append(functions, i)
 		}
 	}

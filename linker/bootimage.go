@@ -13,7 +13,7 @@ import (
 	"unlucky/linker/kbuild"
 )
 
-// A boot image is made of vmlinux by kbuild's own makefiles, which write into the
+// A boot image that is not flat is made of vmlinux by kbuild's own makefiles, which write into the
 // folder boot of the architecture, arch/x86/boot: a worker for one has a copy of that
 // folder, and real folders above it.
 
@@ -44,6 +44,9 @@ func (w *Worker) bootFolder() error {
 // bootImage makes what is booted of the worker's vmlinux and returns its path.
 func (w *Worker) bootImage(ctx context.Context) (string, error) {
 	p := w.kernel
+	if p.flat {
+		return w.flatImage()
+	}
 	steps := [][]string{{"-f", filepath.Join(p.Srctree, "scripts/Makefile.build"), "obj=" + filepath.Dir(p.BootFile()), p.BootFile()}}
 	// To 6.14 the relocations are taken out of vmlinux behind the link.
 	if post := filepath.Join(p.Srctree, p.Arch.Folder(), "Makefile.postlink"); exists(filepath.Join(w.dir, post)) {

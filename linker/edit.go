@@ -3,6 +3,7 @@ package linker
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"unlucky/host"
 	"unlucky/layout"
@@ -20,23 +21,34 @@ func (e *MisplacedError) Error() string {
 }
 
 // checkPlaces holds the addresses that an image has by its own symbols against
-// those of its plan. Where lld itself pads no plan says where, and an image with
-// other symbols says nothing: it has nil.
-func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64) error {
+// those of its plan, which it returns the identity of. Where lld itself pads no plan says
+// where, and an image with other symbols says nothing: it has nil, and no identity.
+func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64, inserted ...layout.Inserted) (identity string, err error) {
 	if plan.Flag != nil || addresses == nil {
-		return nil
+		return "", nil
 	}
-	output := layout.MainText(sections)
-	planned, err := layout.Place(sections, output, plan)
+	outputs := layout.Outputs(sections)
+	planned, err := layout.Place(sections, plan, inserted...)
+	moved := map[string]uint64{} // output sections behind the first, by pages
 	for i, s := range sections {
-		if at := addresses[i]; err == nil && s.Output == output && at != 0 && at != planned[i] {
-			err = &MisplacedError{s.Function, at + s.Entry, planned[i] + s.Entry}
+		if err != nil || addresses[i] == 0 || !slices.Contains(outputs, s.Output) {
+			continue
+		}
+		by := addresses[i] - planned[i]
+		if _, ok := moved[s.Output]; !ok && s.Output != outputs[0] && by%layout.Modulus == 0 {
+			moved[s.Output] = by
+		}
+		if by != moved[s.Output] {
+			err = &MisplacedError{s.Function, addresses[i] + s.Entry, planned[i] + moved[s.Output] + s.Entry}
 		}
 	}
 	if err != nil {
-		err = host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/*/kernel/vmlinux.lds) and the seed")
+		return "", host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/*/kernel/vmlinux.lds) and the seed")
 	}
-	return err
+	if len(plan.Order) > 0 && slices.ContainsFunc(sections, func(s layout.Section) bool { return s.Group > 0 && !slices.Contains(outputs, s.Output) }) {
+		return "", nil // others than these may be in another order
+	}
+	return layout.Identity(planned), nil
 }
 
 // edit is what a plan changes in the object.
@@ -77,7 +89,7 @@ func endings(sections []layout.Section, order []int, plan layout.Plan) (map[int]
 			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
 		}
 		if !sections[order[place]].Text {
-			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand; it can't be moved on its own", p.Section)
+			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand, or kernel.sections names others; it can't be moved on its own", p.Section)
 		}
 		if !layout.Paddable(sections, place) { // places keep what is before them, or a group stands there
 			return nil, fmt.Errorf("padding before %s: nothing of the object stands before it in %s to be lengthened", p.Section, sections[place].Output)

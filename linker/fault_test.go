@@ -16,8 +16,15 @@ import (
 
 	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker/kbuild"
 )
+
+// slow leaves a test out with -short, and with nothing else.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: it prepares and links kernels in small for ten seconds and more")
+	}
+}
 
 // writeLinker writes a file that can be run at once: a child that is forked
 // while it is open for writing would hold it so until it runs something itself,
@@ -79,6 +86,7 @@ const outputOf = `n=0; for a; do [ "$n" = 1 ] && out=$a; n=0; [ "$a" = -o ] && n
 // hint; an image that is not whole is not taken; and the next link is as if
 // nothing had been.
 func TestLinkerFaults(t *testing.T) {
+	slow(t)
 	k, notes := tinyKernel(t, "")
 	k.Env = append(k.Env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
 	want := digests(t, k, 3)
@@ -153,8 +161,8 @@ func TestLinkerFaults(t *testing.T) {
 				if err := os.Remove(armed); err != nil {
 					t.Fatal(err)
 				}
-				if image, err := w.Link(t.Context(), pad16(2)); err != nil || image.Digest != want[2] {
-					t.Errorf("the next link: %v, image %.12s, want %.12s", err, image.Digest, want[2])
+				if image, err := w.Link(t.Context(), pad16(2)); err != nil || digestOf(t, image) != want[2] {
+					t.Errorf("the next link: %v, image %.12s, want %.12s", err, digestOf(t, image), want[2])
 				}
 			})
 		}
@@ -214,6 +222,7 @@ func fill(t *testing.T, dir string, leave uint64) (ballast string) {
 // linked before is whole, and when there is room again the same worker links
 // the same image.
 func TestDiskFull(t *testing.T) {
+	slow(t)
 	k, notes := tinyKernel(t, "")
 	k.Env = append(k.Env, "LLVM_DISABLE_SYMBOLIZATION=1") // takes seconds
 	want := digests(t, k, 3)
@@ -249,12 +258,13 @@ func TestDiskFull(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				before := digestOf(t, first)
 				ballast := fill(t, disk, leave)
 				second, err := w.Link(t.Context(), pad16(1))
 				var h *host.HintError
 				switch {
-				case err == nil && second.Digest != want[1]:
-					t.Errorf("%s, %d bytes free: image %.12s, want %.12s", where, leave, second.Digest, want[1])
+				case err == nil && digestOf(t, second) != want[1]:
+					t.Errorf("%s, %d bytes free: image %.12s, want %.12s", where, leave, digestOf(t, second), want[1])
 				case err != nil && (!errors.As(err, &h) || !strings.Contains(h.Hint, "make room there") || !strings.Contains(err.Error(), disk) || errors.As(err, new(*LinkError))):
 					t.Errorf("%s, %d bytes free: error %v", where, leave, err)
 				case err != nil:
@@ -263,14 +273,14 @@ func TestDiskFull(t *testing.T) {
 				default:
 					seen["linked"] = true
 				}
-				if digest, err := kbuild.FileDigest(first.Path); err != nil || digest != first.Digest {
-					t.Errorf("%s, %d bytes free: what was linked before: %v, %.12s", where, leave, err, digest)
+				if digest := digestOf(t, first); digest != before {
+					t.Errorf("%s, %d bytes free: what was linked before: %.12s", where, leave, digest)
 				}
 				if err := os.Remove(ballast); err != nil {
 					t.Fatal(err)
 				}
-				if third, err := w.Link(t.Context(), pad16(2)); err != nil || third.Digest != want[2] {
-					t.Errorf("%s, %d bytes free, then room: %v, image %.12s, want %.12s", where, leave, err, third.Digest, want[2])
+				if third, err := w.Link(t.Context(), pad16(2)); err != nil || digestOf(t, third) != want[2] {
+					t.Errorf("%s, %d bytes free, then room: %v, image %.12s, want %.12s", where, leave, err, digestOf(t, third), want[2])
 				}
 				k.onePass.how = one
 				if err := w.Close(); err != nil {
@@ -313,6 +323,7 @@ func TestHalfEdited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want := digestOf(t, image)
 	symbols := w.object.sections[w.object.index[".symtab"]]
 	const page = 4096
 	from := (symbols.Offset + page - 1) / page * page
@@ -330,7 +341,7 @@ func TestHalfEdited(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := w.Link(t.Context(), plan); err != nil || again.Digest != image.Digest {
-		t.Errorf("the next link: %v, image %.12s, want %.12s", err, again.Digest, image.Digest)
+	if again, err := w.Link(t.Context(), plan); err != nil || digestOf(t, again) != want {
+		t.Errorf("the next link: %v, image %.12s, want %.12s", err, digestOf(t, again), want)
 	}
 }

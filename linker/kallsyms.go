@@ -99,6 +99,11 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 	forms := []form{ownPlace}
 	if k.form != ownPlace {
 		k.base, forms = binary.LittleEndian.Uint64(has["relative_base"]), []form{down, up}
+		if k.base == 0 { // arm64's without RELR has it in a relocation
+			if k.base, err = addendAt(f, table.address(k.parts["relative_base"])); err != nil {
+				return nil, err
+			}
+		}
 	}
 	list, err := decodeNames(has["names"], has["token_table"], has["token_index"], n)
 	if err != nil {
@@ -118,6 +123,21 @@ func readKallsyms(f *elf.File) (*kallsyms, error) {
 		}
 	}
 	return nil, errors.New("its kallsyms is of a form that is not known")
+}
+
+// addendAt is the addend of the dynamic relocation of a place; 0 where there is none.
+func addendAt(f *elf.File, address uint64) (uint64, error) {
+	s := f.Section(".rela.dyn")
+	if s == nil {
+		return 0, nil
+	}
+	data, err := sectionBytes(s)
+	for ; len(data) >= relaSize; data = data[relaSize:] {
+		if binary.LittleEndian.Uint64(data) == address {
+			return binary.LittleEndian.Uint64(data[16:]), nil
+		}
+	}
+	return 0, err
 }
 
 const llvmSuffix = ".llvm."
@@ -171,7 +191,7 @@ func (k *kallsyms) sortNames(suffix string) {
 
 // gives tells whether the table as it is made here is the one that an image has.
 func (k *kallsyms) gives(has map[string][]byte) bool {
-	made, err := k.move(k.table)
+	made, err := k.move(k.table, nil)
 	for part, data := range made {
 		if !bytes.HasPrefix(has[part], data) {
 			return false
@@ -295,7 +315,7 @@ func (k *kallsyms) patch(path string) error {
 	if err != nil {
 		return err
 	}
-	made, err := k.move(now)
+	made, err := k.move(now, nil)
 	if err != nil {
 		return err
 	}
@@ -364,8 +384,9 @@ const relaSize = 24
 // move returns the arrays of the table, by their names without kallsyms_, for
 // symbols that have moved. They have the sizes of the baseline's, as the names
 // and types are the same: how these are compressed depends on how often which
-// letters come, and not on the order (scripts/kallsyms.c, write_src).
-func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
+// letters come, and not on the order (scripts/kallsyms.c, write_src). nearly are the
+// entries nearly in order, which is faster, or nil.
+func (k *kallsyms) move(now symbolTable, nearly []int) (map[string][]byte, error) {
 	if !k.table.same(now) {
 		return nil, errSymbols
 	}
@@ -373,11 +394,11 @@ func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 		was, is := k.table.address(edge), now.address(edge)
 		for i := range now.len() {
 			if cmp.Compare(k.table.address(i), was) != cmp.Compare(now.address(i), is) {
-				return nil, errEdge
+				return nil, fmt.Errorf("%w: %s, by %s", errEdge, now.name(i), now.name(edge))
 			}
 		}
 	}
-	order := k.order(now)
+	order := k.order(now, nearly)
 	for _, i := range order {
 		if e := k.entries[i]; !e.absolute && k.form != ownPlace {
 			if now.address(e.symbol) != k.base {
@@ -429,10 +450,11 @@ func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 
 // order is that of the table: by address, then by rank, then as llvm-nm -n
 // prints them.
-func (k *kallsyms) order(now symbolTable) []int {
-	order := make([]int, len(k.entries))
-	for i := range order {
-		order[i] = i
+func (k *kallsyms) order(now symbolTable, order []int) []int {
+	if order == nil {
+		for i := range k.entries {
+			order = append(order, i)
+		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		d, e := &k.entries[a], &k.entries[b]

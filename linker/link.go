@@ -18,19 +18,31 @@ import (
 	"unlucky/arch"
 	"unlucky/host"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
+	"unlucky/scenarios"
 )
 
 // Image is one linked kernel.
 type Image struct {
-	Path   string // there until Remove, or until the worker is closed
-	Digest string // SHA-256 of vmlinux, hex
-	Steps  Steps
+	Path  string // there until Remove, or until the worker is closed
+	By    Way    // how it was linked
+	Steps Steps
+
+	// Layout is layout.Identity of the addresses that the plan gives, by which two images
+	// of a kernel are the same. It is empty where only the image tells: where lld itself
+	// pads, before the layout was asked for, for other symbols than the baseline's.
+	Layout string
+	digest string // where vmlinux is gone once the worker links again
 
 	// Addresses are those of the sections of the baseline's layout, by the
 	// image's own symbols; 0 for a section without a function. It is nil for an
 	// image that was linked before the layout was asked for, and for one that
 	// has other symbols than the baseline.
 	Addresses []uint64
+
+	// Inserted is what the linker has added to text for its addresses, where the
+	// layout is known.
+	Inserted []layout.Inserted
 
 	VMLinux   string // the ELF file with its symbols; of a boot image until the worker links again
 	SystemMap string // until the worker links again; empty where one pass of the linker made the image
@@ -39,9 +51,17 @@ type Image struct {
 // Steps are the parts of a link, in wall-clock time but where it says CPU time.
 type Steps struct {
 	Pad      time.Duration `json:"pad"`      // vmlinux.o
-	Link     time.Duration `json:"link"`     // lld, or the whole of link-vmlinux.sh; CPU time, as it runs at low priority
+	Link     time.Duration `json:"link"`     // delta, lld, or the whole of link-vmlinux.sh; CPU time, as programs run at low priority
 	Kallsyms time.Duration `json:"kallsyms"` // addresses into the image
-	Image    time.Duration `json:"image"`    // sorted tables, digest, boot image
+	Image    time.Duration `json:"image"`    // sorted tables, boot image
+}
+
+// Digest is the SHA-256 of vmlinux, in hex: it reads the file.
+func (i Image) Digest() (string, error) {
+	if i.digest != "" {
+		return i.digest, nil
+	}
+	return kbuild.FileDigest(i.VMLinux)
 }
 
 // LinkError is a layout that does not link: a property of the layout, not of
@@ -75,7 +95,19 @@ func (i Image) Remove() error { return os.Remove(i.Path) }
 
 // Link links a plan. The error is a *LinkError if the layout does not link.
 func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
-	e, err := w.kernel.edit(ctx, plan)
+	if err := ctx.Err(); err != nil {
+		return Image{}, err
+	}
+	k, due := w.kernel, false
+	if k.passOf(kindOf(plan)) != nil {
+		due = k.links.Add(1)%int64(checkEvery) == 0
+	}
+	if !due {
+		if image, ok, err := w.byDelta(plan); ok {
+			return image, roomFull(w.dir, err)
+		}
+	}
+	e, err := k.edit(ctx, plan)
 	if err != nil {
 		return Image{}, err
 	}
@@ -84,17 +116,16 @@ func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o in %s: %w", w.dir, err))
 	}
 	padded := time.Since(begin)
-	image, err := w.link(ctx, plan)
-	if err == nil {
-		if f := w.kernel.functionsOf(); f != nil {
-			err = checkPlaces(f.layout, plan, image.Addresses)
-		}
-		if err != nil {
+	image, err := w.link(ctx, plan, due)
+	if f := k.functionsOf(); f != nil && err == nil {
+		if image.Layout, err = checkPlaces(f.layout, plan, image.Addresses, image.Inserted...); err != nil {
 			err = errors.Join(err, image.Remove())
 		}
 	}
 	if err != nil {
 		w.clear()
+	} else if err = w.proveDelta(ctx, plan, image, due); err != nil {
+		err = errors.Join(err, image.Remove())
 	}
 	image.Steps.Pad = padded
 	return image, roomFull(w.dir, err)
@@ -322,7 +353,7 @@ func linkReason(log []byte, err error) string {
 	return fmt.Sprintf("%s (%v)", last, err)
 }
 
-// minSections is the number of text input sections below which padding them
+// minSections is the number of input sections below which padding them
 // says nothing: a kernel without sections per function has one.
 const minSections = 100
 
@@ -333,14 +364,19 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := 0
+	n := 0
 	for _, s := range layout {
 		if s.Text {
-			text++
+			n++
 		}
 	}
-	if text < minSections {
-		return nil, host.Hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", text),
+	switch {
+	case n >= minSections:
+	case p.Sections == scenarios.Data:
+		return nil, host.Hint(fmt.Errorf("this kernel's link sees %d data input sections: there is nothing to pad between", n),
+			"it was compiled without a section for each object: LTO_CLANG_THIN gives them")
+	default:
+		return nil, host.Hint(fmt.Errorf("this kernel's link sees %d text input sections: there is nothing to pad between", n),
 			"it was compiled without a section for each function: let the program build it (-linux), or make it again with CFLAGS_KERNEL=-ffunction-sections or with LTO_CLANG_THIN")
 	}
 	return layout, nil
@@ -384,7 +420,7 @@ func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 		return nil, err
 	}
 	defer image.Close()
-	sections, err := readLayout(linkMap, "vmlinux.o", image.File)
+	sections, err := readLayout(linkMap, "vmlinux.o", image.File, p.Sections)
 	if err != nil {
 		return nil, err
 	}
@@ -406,7 +442,7 @@ func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 	for i, s := range sections {
 		own[i] = s.Address
 	}
-	if err := checkPlaces(sections, layout.Plan{}, own); err != nil {
+	if _, err := checkPlaces(sections, layout.Plan{}, own, p.functions.table.inserted...); err != nil {
 		return nil, fmt.Errorf("the baseline's link map: %w", err)
 	}
 	if p.packed == nil {

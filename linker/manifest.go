@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 
+	"unlucky/arch"
 	"unlucky/linker/kbuild"
 )
 
@@ -41,13 +42,15 @@ type manifest struct {
 	Clang   string       `json:"clang,omitempty"` // that compiled it, or else
 	GCC     string       `json:"gcc,omitempty"`
 	LLD     string       `json:"lld"`
-	Object  string       `json:"object"` // digest of vmlinux.o
-	Image   string       `json:"image"`  // digest of the baseline's
-	Output  string       `json:"output"` // the file that the script links
-	Links   [][]string   `json:"links"`  // of the script, in their order; one pass is the last
-	Made    []string     `json:"made"`   // by the script, for its links
-	Sort    []string     `json:"sort"`   // sorttable's call, if there is one
-	Files   []packedFile `json:"files"`  // sorted by name
+	Object  string       `json:"object"`            // digest of vmlinux.o
+	Image   string       `json:"image"`             // digest of the baseline's
+	Output  string       `json:"output"`            // the file that the script links
+	Flat    string       `json:"flat,omitempty"`    // what is booted, if that is the flat image of it
+	Links   [][]string   `json:"links"`             // of the script, in their order; one pass is the last
+	Made    []string     `json:"made"`              // by the script, for its links
+	BTFIDs  string       `json:"btf-ids,omitempty"` // the file with what .BTF_ids holds, if there is such a section
+	Sort    []string     `json:"sort"`              // sorttable's call, if there is one
+	Files   []packedFile `json:"files"`             // sorted by name
 }
 
 // packedFile is one file of a packed kernel.
@@ -84,7 +87,11 @@ func (m *manifest) check() error {
 		total += f.Bytes
 		names[f.Name] = true
 	}
-	for _, name := range append([]string{"vmlinux.o", "System.map"}, m.Made...) {
+	needs := append([]string{"vmlinux.o", "System.map"}, m.Made...)
+	if m.BTFIDs != "" {
+		needs = append(needs, m.BTFIDs)
+	}
+	for _, name := range needs {
 		if !names[kbuild.BuildName+"/"+name] {
 			return fmt.Errorf("it has no %s", name)
 		}
@@ -94,6 +101,8 @@ func (m *manifest) check() error {
 		return errors.New("it has no link")
 	case m.Output != "vmlinux" && m.Output != "vmlinux.unstripped":
 		return fmt.Errorf("%q is no image", m.Output)
+	case m.Flat != "" && !slices.Contains(arch.BootFiles(), m.Flat):
+		return fmt.Errorf("%q is no image that is booted", m.Flat)
 	case m.Sort != nil && (len(m.Sort) < 2 || !filepath.IsLocal(m.Sort[0]) || !names[path.Join(kbuild.BuildName, m.Sort[0])]):
 		return errors.New("it has no sorttable")
 	case !digestForm.MatchString(m.Object) || !digestForm.MatchString(m.Image) ||

@@ -42,7 +42,7 @@ var someImage = &elf.File{Progs: []*elf.Prog{
 }}
 
 func TestReadLayout(t *testing.T) {
-	got, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
+	got, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestReadLayout(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if _, err := readLayout(strings.NewReader("Archive member included\n"), "vmlinux.o", someImage); err == nil {
+	if _, err := readLayout(strings.NewReader("Archive member included\n"), "vmlinux.o", someImage, ""); err == nil {
 		t.Error("a link map of GNU ld is taken for one of lld")
 	}
 }
@@ -91,7 +91,7 @@ ffffffff81201200          1201200       10     1         vmlinux.o:(.text.f)
 // What the linker script aligns and fixes is read in the link map, however near
 // the baseline happens to lie.
 func TestReadScript(t *testing.T) {
-	sections, err := readLayout(strings.NewReader(scriptMap), "vmlinux.o", someImage)
+	sections, err := readLayout(strings.NewReader(scriptMap), "vmlinux.o", someImage, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,22 +104,22 @@ func TestReadScript(t *testing.T) {
 			t.Errorf("%+v, movable %v; want %+v", s, layout.Movable(sections, i), want)
 		}
 	}
-	if err := checkPlaces(sections, layout.Plan{}, addressesOf(sections)); err != nil {
+	if _, err := checkPlaces(sections, layout.Plan{}, addressesOf(sections)); err != nil {
 		t.Error(err)
 	}
 	plan := func(bytes uint64) layout.Plan {
 		return layout.Plan{Paddings: []layout.Padding{{Section: ".text.unlikely.b", Bytes: bytes}}}
 	}
 	// c has the next page all the same, and d, aligned to 16, stands as before.
-	at, err := layout.Place(sections, ".text", plan(16))
+	at, err := layout.Place(sections, plan(16))
 	if err != nil || at[2] != sections[2].Address || at[4] != sections[4].Address+16 || at[5] != sections[5].Address || at[6] != sections[6].Address {
 		t.Errorf("%#x, %v", at, err)
 	}
-	at, err = layout.Place(sections[:7], ".text", plan(4096))
+	at, err = layout.Place(sections[:7], plan(4096))
 	if err != nil || at[5] != sections[5].Address+4096 || at[6] != sections[6].Address+4096 {
 		t.Errorf("%#x, %v", at, err)
 	}
-	if _, err := layout.Place(sections, ".text", layout.Plan{Paddings: []layout.Padding{{Section: ".text.d", Bytes: 256}}}); err == nil || !strings.Contains(err.Error(), "behind the place that the linker script fixes") {
+	if _, err := layout.Place(sections, layout.Plan{Paddings: []layout.Padding{{Section: ".text.d", Bytes: 256}}}); err == nil || !strings.Contains(err.Error(), "behind the place that the linker script fixes") {
 		t.Errorf("a plan that runs into a fixed place: %v", err)
 	}
 	// SRSO's pair stands behind the functions up to 6.17, and moves together.
@@ -133,10 +133,10 @@ ffffffff81200000 1200000 22 1                 srso_alias_untrain_ret
 ffffffff81200022 1200022 104000 1         . = srso_alias_untrain_ret | (1 << 2)
 ffffffff81200024 1200024 10 1         vmlinux.o:(.text..__x86.rethunk_safe)
 `
-	if sections, err = readLayout(strings.NewReader(pair), "vmlinux.o", someImage); err != nil {
+	if sections, err = readLayout(strings.NewReader(pair), "vmlinux.o", someImage, ""); err != nil {
 		t.Fatal(err)
 	}
-	at, err = layout.Place(sections, ".text", layout.Plan{Paddings: []layout.Padding{{Section: ".text.g", Bytes: 1 << 21}}})
+	at, err = layout.Place(sections, layout.Plan{Paddings: []layout.Padding{{Section: ".text.g", Bytes: 1 << 21}}})
 	if err != nil || at[3]-sections[3].Address != 1<<21 || at[2]-sections[2].Address != 1<<21 {
 		t.Errorf("%#x, %v", at, err)
 	}
@@ -152,32 +152,32 @@ func addressesOf(layout []layout.Section) []uint64 {
 
 // An image that is not the planned layout is an error that is not the layout's.
 func TestCheckPlaces(t *testing.T) {
-	sections, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage)
+	sections, err := readLayout(strings.NewReader(someMap), "vmlinux.o", someImage, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	plan := layout.Plan{Paddings: []layout.Padding{{Section: ".text.f", Bytes: 16}}}
-	at, err := layout.Place(sections, ".text", plan)
+	at, err := layout.Place(sections, plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	at[3], at[6] = 0, 1 // not known, of another output section
-	if err := checkPlaces(sections, plan, at); err != nil {
+	if _, err := checkPlaces(sections, plan, at); err != nil {
 		t.Error(err)
 	}
 	at[2] += 16
 	var misplaced *MisplacedError
 	var failed *LinkError
 	var hinted *host.HintError
-	err = checkPlaces(sections, plan, at)
+	_, err = checkPlaces(sections, plan, at)
 	if !errors.As(err, &misplaced) || errors.As(err, &failed) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint, "please report it") ||
 		err.Error() != "f is at 0xffffffff81001330, planned at 0xffffffff81001320" {
 		t.Errorf("error %v", err)
 	}
-	if err := checkPlaces(sections, layout.Plan{Flag: new(uint32)}, at); err != nil {
+	if _, err := checkPlaces(sections, layout.Plan{Flag: new(uint32)}, at); err != nil {
 		t.Errorf("padded by lld itself: %v", err)
 	}
-	if err := checkPlaces(sections, plan, nil); err != nil {
+	if _, err := checkPlaces(sections, plan, nil); err != nil {
 		t.Errorf("other symbols: %v", err)
 	}
 }
@@ -194,7 +194,7 @@ func FuzzLayout(f *testing.F) {
 	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 3         vmlinux.o:(.text)\n"), uint16(0), uint64(16))
 	f.Add([]byte("VMA\n0 0 0 1 .text\n10 0 10 1         vmlinux.o:(.text)\n8 0 10 1                 f\n"), uint16(0), uint64(16))
 	f.Fuzz(func(t *testing.T, linkMap []byte, at uint16, bytes uint64) {
-		sections, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage)
+		sections, err := readLayout(strings.NewReader(string(linkMap)), "vmlinux.o", someImage, "")
 		if err != nil {
 			return
 		}
@@ -225,7 +225,7 @@ func FuzzLayout(f *testing.F) {
 			t.Fatalf("order %v", order)
 		}
 		endings(sections, order, plan)
-		addresses, err := layout.Place(sections, sections[i].Output, plan)
+		addresses, err := layout.Place(sections, plan)
 		if err != nil {
 			if !strings.Contains(err.Error(), "padding before ") {
 				t.Fatal(err)
@@ -268,7 +268,7 @@ func TestHostilePlan(t *testing.T) {
 		{layout.Plan{Order: []string{".text.a", ".text.a"}}, ".text.a is in it twice"},
 		{layout.Plan{Order: []string{".text.no"}}, ".text.no: this kernel has no such section"},
 	} {
-		_, err := layout.Place(sections, ".text", test.plan)
+		_, err := layout.Place(sections, test.plan)
 		order, err2 := layout.Order(sections, test.plan.Order)
 		if err2 == nil {
 			_, err2 = endings(sections, order, test.plan)
@@ -281,7 +281,7 @@ func TestHostilePlan(t *testing.T) {
 	}
 	sections[3].Address = ^uint64(31)
 	sections[2].Size = sections[3].Address - sections[2].Address
-	if _, err := layout.Place(sections, ".text", pad(layout.Padding{Section: ".text.c", Bytes: 64})); err == nil || !strings.Contains(err.Error(), "padding before .text.c: ") {
+	if _, err := layout.Place(sections, pad(layout.Padding{Section: ".text.c", Bytes: 64})); err == nil || !strings.Contains(err.Error(), "padding before .text.c: ") {
 		t.Errorf("behind the last address: error %v", err)
 	}
 }

@@ -18,7 +18,7 @@ func (p *Kernel) newMemoryRoom() (room string, held *os.File, takes uint64, err 
 	}
 	bytes, runs := free(host.MemoryDir)
 	all := p.memory.Add(int64(takes))
-	if bytes > uint64(all)+takes && (runs || p.BootFile() == "") { // whose makefiles run programs there
+	if bytes > uint64(all)+takes && (runs || !p.byMakefiles()) { // whose makefiles run programs there
 		if room, held, err = host.NewRoom(host.MemoryDir); err == nil {
 			return room, held, takes, nil
 		}
@@ -39,18 +39,25 @@ func free(dir string) (bytes uint64, runs bool) {
 
 // files is the size in bytes of a worker's files at most: the object with its
 // padding, and an image that is linked, one that waits, one that is booted, and
-// the two that link-vmlinux.sh makes before the last.
+// the two that link-vmlinux.sh makes before the last; beside them the three that
+// delta links write in turn.
 func (p *Kernel) files() (uint64, error) {
-	object, err := os.Stat(filepath.Join(p.Objtree, "vmlinux.o"))
+	object, err := os.Stat(p.object.path)
 	if err != nil {
 		return 0, err
 	}
-	size, image := 2*object.Size(), object.Size() // or less, but for debug information
-	if info, err := os.Stat(filepath.Join(p.Objtree, p.output())); err == nil {
+	size, image := 2*object.Size(), object.Size() // or less, but for debug information of a kernel with BTF
+	if info, err := os.Stat(filepath.Join(p.Objtree, p.output())); err == nil && p.object.path == filepath.Join(p.Objtree, "vmlinux.o") {
 		image = max(image, info.Size())
 	}
 	size += 5 * image
-	if p.BootFile() != "" {
+	if p.By == Delta && p.noDelta() == nil {
+		size += 3 * image
+	}
+	if p.flat {
+		size += 3 * image
+	}
+	if p.byMakefiles() {
 		boot, err := kbuild.DiskUsage(filepath.Join(p.Objtree, filepath.Dir(p.BootFile())))
 		if err != nil {
 			return 0, err
@@ -64,7 +71,7 @@ func (p *Kernel) files() (uint64, error) {
 // files included. Measured with lld 22: 119 MB for a vmlinux.o of 15 MB, 520 MB
 // for one of 118 MB.
 func (p *Kernel) WorkerMemory() (uint64, error) {
-	object, err := os.Stat(filepath.Join(p.Objtree, "vmlinux.o"))
+	object, err := os.Stat(p.object.path)
 	if err != nil {
 		return 0, err
 	}

@@ -157,6 +157,13 @@ func (p *edited) edit(e edit) error {
 		if pad == 0 {
 			continue
 		}
+		if s.Type == elf.SHT_NOBITS { // which has no bytes in the file
+			p.lengthened = append(p.lengthened, i)
+			if err := p.place(i, s.Offset, s.Size+pad); err != nil {
+				return err
+			}
+			continue
+		}
 		// A page suits whatever is read from the file.
 		for align := int64(min(max(s.Addralign, 1), 4096)); (p.size+int64(tail.Len()))%align != 0; {
 			tail.WriteByte(0)
@@ -178,7 +185,8 @@ func (p *edited) edit(e edit) error {
 // check refuses edits of what is no plain section of code or data.
 func (p *edited) check(e edit) error {
 	plain := func(i int) bool {
-		return i > 0 && i < len(p.sections) && p.sections[i].Type == elf.SHT_PROGBITS && p.sections[i].Flags&elf.SHF_COMPRESSED == 0
+		return i > 0 && i < len(p.sections) && p.sections[i].Flags&elf.SHF_COMPRESSED == 0 &&
+			(p.sections[i].Type == elf.SHT_PROGBITS || p.sections[i].Type == elf.SHT_NOBITS)
 	}
 	var total uint64
 	for i, pad := range e.padding {

@@ -223,7 +223,7 @@ func seedObjects(t testing.TB) (files [][]byte) {
 }
 
 // FuzzObject: whatever openObject takes can be padded, and its sections of code
-// can take each other's indices; what comes out is the same object as debug/elf
+// and data can take each other's indices; what comes out is the same object as debug/elf
 // reads it, up to the padding and the indices; and without an edit it is the
 // same file again.
 func FuzzObject(f *testing.F) {
@@ -245,7 +245,7 @@ func FuzzObject(f *testing.F) {
 		e := edit{padding: map[int]uint64{}}
 		var from []int
 		for i, s := range o.sections {
-			if i == 0 || s.Type != elf.SHT_PROGBITS || s.Flags&elf.SHF_COMPRESSED != 0 {
+			if i == 0 || s.Type != elf.SHT_PROGBITS && s.Type != elf.SHT_NOBITS || s.Flags&elf.SHF_COMPRESSED != 0 {
 				continue
 			}
 			if r.IntN(2) == 0 {
@@ -332,7 +332,10 @@ func sameObject(t *testing.T, a, b string, e edit, fill byte) {
 				binary.LittleEndian.PutUint32(data[at:], uint32(slot(e.slots, int(le32(data[at:])))))
 			}
 		}
-		if data = append(data, bytes.Repeat([]byte{fill}, int(e.padding[i]))...); !bytes.Equal(raw(n), data) {
+		if s.Type != elf.SHT_NOBITS {
+			data = append(data, bytes.Repeat([]byte{fill}, int(e.padding[i]))...)
+		}
+		if !bytes.Equal(raw(n), data) {
 			t.Fatalf("section %d, %s, has other contents", i, s.Name)
 		}
 	}
@@ -457,7 +460,7 @@ func TestHostileEdit(t *testing.T) {
 		"no such section":       {padding: map[int]uint64{len(o.sections): 16}},
 		"below the first":       {padding: map[int]uint64{-1: 16}},
 		"symbols":               {padding: map[int]uint64{o.index[".symtab"]: 16}},
-		"no contents":           {padding: map[int]uint64{bss: 16}},
+		"too much of nothing":   {padding: map[int]uint64{bss: layout.MaxPadding + 1}},
 		"too much":              {padding: map[int]uint64{f: layout.MaxPadding + 1}},
 		"too much together":     {padding: map[int]uint64{f: layout.MaxPadding, h: 1}},
 		"a sum that wraps":      {padding: map[int]uint64{f: 1 << 63, h: 1 << 63}},

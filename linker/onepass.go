@@ -31,7 +31,7 @@ import (
 type onePass struct {
 	links    [][]string        // of the script; one pass is the last of them
 	objects  map[string][]byte // that the script made for that, by their names in it
-	btfIDs   []string          // the call of resolve_btfids on the image, or nil
+	btfIDs   []byte            // what .BTF_ids has in each image: numbers of types, no address; nil in a kernel without
 	sort     []string          // sorttable's call, or nil
 	nm       []string          // the call that lists the symbols for it, where it has a table of ftrace's to sort; or nil
 	kallsyms *kallsyms         // nil in a kernel without
@@ -85,12 +85,10 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 		o := slices.Index(words, "-o")
 		switch {
 		case o > 0 && o+1 < len(words) && words[o+1] == output:
-			s.links, s.btfIDs, s.sort, s.nm = append(calls, words), nil, nil, nil
+			s.links, s.sort, s.nm = append(calls, words), nil, nil
 		case o > 0:
 			calls = append(calls, words)
 		case words[len(words)-1] != output:
-		case filepath.Base(words[0]) == "resolve_btfids":
-			s.btfIDs = words
 		case filepath.Base(words[0]) == "sorttable":
 			s.sort = words
 		case slices.Contains(words, "-S") && strings.HasSuffix(words[0], "nm"):
@@ -109,8 +107,7 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 		}
 	}
 	var err error
-	// BTF holds no address: the baseline's serves every layout.
-	if s.objects, err = w.madeFor(append(s.links[len(s.links)-1][1:], s.btfIDs...)); err != nil {
+	if s.objects, err = w.madeFor(s.links[len(s.links)-1][1:]); err != nil {
 		return nil, err
 	}
 	image, err := openELF(filepath.Join(w.dir, output))
@@ -118,6 +115,11 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 		return nil, err
 	}
 	defer image.Close()
+	if ids := image.Section(btfIDs); ids != nil {
+		if s.btfIDs, err = ids.Data(); err != nil {
+			return nil, err
+		}
+	}
 	ftrace, err := hasFtrace(image.File)
 	if err != nil {
 		return nil, err
@@ -132,6 +134,29 @@ func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 	}
 	s.kallsyms, err = readKallsyms(image.File)
 	return s, err
+}
+
+// btfIDs is the section whose IDs resolve_btfids puts into a finished image
+// (tools/bpf/resolve_btfids).
+const btfIDs = ".BTF_ids"
+
+// putSection writes what a section of an image holds.
+func putSection(path, name string, data []byte) error {
+	f, err := openELF(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s := f.Section(name)
+	if s == nil || s.FileSize != uint64(len(data)) {
+		return fmt.Errorf("%s is another in this layout", name)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(data, int64(s.Offset))
+	return errors.Join(err, file.Close())
 }
 
 // hasFtrace tells whether an image has a table of ftrace's, whose entries sorttable
@@ -150,8 +175,8 @@ func hasFtrace(f *elf.File) (bool, error) {
 	return ends["__start_mcount_loc"] != ends["__stop_mcount_loc"], nil
 }
 
-// madeFor are the objects, and the IDs of BTF, that the script has made, of those
-// that words of a call name.
+// madeFor are the objects that the script has made, of those that words of a call
+// name. BTF, which holds no address, is one of them.
 func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 	made := map[string][]byte{}
 	for _, word := range words {
@@ -159,7 +184,7 @@ func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 		if err != nil || !info.Mode().IsRegular() || word != filepath.Base(word) {
 			continue // an option, or what the build has
 		}
-		if ext := filepath.Ext(word); word == "vmlinux.o" || ext != ".o" && ext != ".BTF_ids" {
+		if word == "vmlinux.o" || filepath.Ext(word) != ".o" {
 			continue // the worker's own, or an image
 		}
 		if made[word], err = os.ReadFile(filepath.Join(w.dir, word)); err != nil {
@@ -170,8 +195,8 @@ func (w *Worker) madeFor(words []string) (map[string][]byte, error) {
 }
 
 // link makes the image of what stands in the worker's folder: in one pass
-// where that holds, otherwise by the whole script.
-func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err error) {
+// where that holds, otherwise by the whole script. Where a check is due it is both.
+func (w *Worker) link(ctx context.Context, plan layout.Plan, due bool) (image Image, err error) {
 	if w.kernel.packed != nil {
 		return w.linkPacked(ctx, plan)
 	}
@@ -183,13 +208,14 @@ func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err e
 		one = nil
 	}
 	first := one != nil && !s.proven[kind]
-	check := first || one != nil && w.kernel.links.Add(1)%int64(checkEvery) == 0
+	check := first || one != nil && due
 	if first {
 		defer s.Unlock()
 	} else {
 		s.Unlock()
 	}
 	if one != nil && !check {
+		image.By = Pass
 		if err = w.pass(ctx, one, plan.Flag, &image.Steps); err == nil {
 			err = w.finish(ctx, &image)
 			return image, err
@@ -207,7 +233,11 @@ func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err e
 	if image, err = w.whole(ctx, plan); err != nil || !check {
 		return image, err
 	}
-	same, err := w.compare(ctx, one, plan.Flag, image.Digest)
+	same := false
+	want, err := image.Digest()
+	if err == nil {
+		same, err = w.compare(ctx, one, plan.Flag, want)
+	}
 	if ctx.Err() != nil {
 		return Image{}, errors.Join(ctx.Err(), image.Remove())
 	}
@@ -235,8 +265,20 @@ func (w *Worker) link(ctx context.Context, plan layout.Plan) (image Image, err e
 	return image, nil
 }
 
+// passOf is how one pass is made, where that is proven for a kind of plan; or else nil.
+func (p *Kernel) passOf(kind int) *onePass {
+	s := &p.onePass
+	s.Lock()
+	defer s.Unlock()
+	if s.proven[kind] || p.packed != nil {
+		return s.how
+	}
+	return nil
+}
+
 // whole links by the whole script.
 func (w *Worker) whole(ctx context.Context, plan layout.Plan) (image Image, err error) {
+	image.By = Script
 	if image.Steps.Link, err = w.script(ctx, plan.Flag, nil); err != nil {
 		return image, err
 	}
@@ -301,9 +343,19 @@ func (w *Worker) pass(ctx context.Context, one *onePass, flag *uint32, took *Ste
 	if err := w.checkImage(); err != nil {
 		return err
 	}
+	return w.finishPass(ctx, one, took)
+}
+
+// finishPass makes of what lld has linked what the kernel's tools do.
+func (w *Worker) finishPass(ctx context.Context, one *onePass, took *Steps) error {
 	linked := time.Now()
 	if one.kallsyms != nil {
 		if err := one.kallsyms.patch(w.vmlinux()); err != nil {
+			return err
+		}
+	}
+	if one.btfIDs != nil {
+		if err := putSection(w.vmlinux(), btfIDs, one.btfIDs); err != nil {
 			return err
 		}
 	}
@@ -317,17 +369,10 @@ func (w *Worker) pass(ctx context.Context, one *onePass, flag *uint32, took *Ste
 			return err
 		}
 	}
-	for _, argv := range [][]string{one.btfIDs, one.sort} {
-		if argv == nil {
-			continue
-		}
+	if one.sort != nil {
 		var log bytes.Buffer
-		argv, err := w.withMade(one, argv)
-		if err == nil {
-			_, err = w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &log, argv...)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w%s", argv[0], err, host.LastLines(log.Bytes(), 4))
+		if _, err := w.run(ctx, w.kernel.linkLimit(), w.kernel.Env, &log, one.sort...); err != nil {
+			return fmt.Errorf("%s: %w%s", one.sort[0], err, host.LastLines(log.Bytes(), 4))
 		}
 	}
 	took.Kallsyms, took.Image = patched.Sub(linked), time.Since(patched)
@@ -359,16 +404,16 @@ func (w *Worker) withMade(one *onePass, argv []string) ([]string, error) {
 func (w *Worker) finish(ctx context.Context, image *Image) (err error) {
 	begin := time.Now()
 	defer func() { image.Steps.Image += time.Since(begin) }()
-	if image.Digest, err = kbuild.FileDigest(w.vmlinux()); err != nil {
-		return err
-	}
 	if f := w.kernel.functionsOf(); f != nil {
-		if image.Addresses, err = f.addresses(w.vmlinux()); err != nil {
+		if image.Addresses, image.Inserted, err = f.addresses(w.vmlinux()); err != nil {
 			return err
 		}
 	}
 	if w.kernel.BootFile() != "" {
 		image.VMLinux = w.vmlinux()
+		if image.digest, err = kbuild.FileDigest(image.VMLinux); err != nil {
+			return err
+		}
 		path, err := w.bootImage(ctx)
 		if err != nil {
 			return err
@@ -387,7 +432,7 @@ func (w *Worker) learnOnePass(trace []byte) {
 	s.Lock()
 	defer s.Unlock()
 	s.how, s.proven, s.refused = nil, [kinds]bool{}, [kinds]int{}
-	if w.kernel.FullScript {
+	if w.kernel.By == Script {
 		return
 	}
 	one, err := w.findOnePass(trace)

@@ -1,9 +1,12 @@
 package linker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,13 +17,12 @@ import (
 
 	"unlucky/host"
 	"unlucky/layout"
-	"unlucky/linker/kbuild"
 	"unlucky/scenarios"
 )
 
 // tinyKernel prepares testdata/tiny with some lines added to the end of its
 // link-vmlinux.sh. It returns what the kernel notes, too.
-func tinyKernel(t *testing.T, more string) (*Kernel, *[]string) {
+func tinyKernel(t *testing.T, more string, code ...string) (*Kernel, *[]string) {
 	t.Helper()
 	tree := filepath.Join(t.TempDir(), "tiny")
 	if err := os.CopyFS(tree, os.DirFS("testdata/tiny")); err != nil {
@@ -31,6 +33,10 @@ func tinyKernel(t *testing.T, more string) (*Kernel, *[]string) {
 	if err == nil {
 		err = errors.Join(os.WriteFile(path, append(script, more...), 0o755), os.Chmod(path, 0o755))
 	}
+	if len(code) > 0 {
+		c, cerr := os.ReadFile(filepath.Join(tree, "main.c"))
+		err = errors.Join(err, cerr, os.WriteFile(filepath.Join(tree, "main.c"), append(c, strings.Join(code, "")...), 0o644))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +45,7 @@ func tinyKernel(t *testing.T, more string) (*Kernel, *[]string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { k.Close() })
+	k.By = Pass
 	var notes []string
 	k.Note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
 	return k, &notes
@@ -62,10 +69,10 @@ func digests(t *testing.T, k *Kernel, plans int) (out []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		out = append(out, digestOf(t, image))
 		if err := image.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, image.Digest)
 	}
 	return out
 }
@@ -74,9 +81,9 @@ func digests(t *testing.T, k *Kernel, plans int) (out []string) {
 // removes: nothing is linked by it any more.
 func linksOnePass(t *testing.T, k *Kernel, notes *[]string) {
 	t.Helper()
-	k.FullScript = true
+	k.By = Script
 	want := digests(t, k, 4)
-	k.FullScript, k.layout = false, nil
+	k.By, k.layout = Pass, nil
 	got := digests(t, k, 2)
 	if err := os.Remove(k.Script()); err != nil {
 		t.Fatal(err)
@@ -97,14 +104,15 @@ func TestOnePass(t *testing.T) {
 // A script that does to the image what one pass does not know of is run
 // for each layout, from the first on or from the check that shows it.
 func TestOnePassDiffers(t *testing.T) {
+	slow(t)
 	old := checkEvery
 	checkEvery = 4
 	t.Cleanup(func() { checkEvery = old })
 	flag := filepath.Join(t.TempDir(), "flag")
 	k, notes := tinyKernel(t, "if [ -e "+flag+" ]; then echo >>vmlinux; fi\n")
-	k.FullScript = true
+	k.By = Script
 	plain := digests(t, k, 3)
-	k.FullScript, k.layout = false, nil
+	k.By, k.layout = Pass, nil
 	if got := digests(t, k, 3); fmt.Sprint(got) != fmt.Sprint(plain) || len(*notes) > 0 {
 		t.Fatalf("images %v, by the script %v; notes %q", got, plain, *notes)
 	}
@@ -128,26 +136,32 @@ func TestOnePassDiffers(t *testing.T) {
 	}
 }
 
-// What resolve_btfids puts into the finished image, with the IDs that the script
-// made or without, is put into each.
+// What resolve_btfids puts into the finished image is put into each, and into those
+// of a packed kernel.
 func TestOnePassBTF(t *testing.T) {
-	dir := t.TempDir()
-	program := filepath.Join(dir, "resolve_btfids")
-	if err := writeLinker(program, []byte("#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat .tmp_vmlinux1.BTF_ids onepass.tmp_vmlinux1.BTF_ids 2>/dev/null >>$1; echo >>$1\n"), 0o755); err != nil {
-		t.Fatal(err)
+	slow(t)
+	const (
+		resolve = `printf 'btf\1' | dd of=vmlinux bs=1 seek=$(grep -abo no.btf.ids vmlinux | cut -d: -f1) conv=notrunc 2>/dev/null` + "\n"
+		ids     = `const char ids[10] __attribute__((section(".BTF_ids"), used)) = "no.btf.ids";` + "\n"
+	)
+	k, _ := tinyKernel(t, resolve, ids)
+	k.By = Script
+	packed := openPacked(t, t.TempDir(), packKernel(t, k))
+	if err := k.Prove(t.Context(), packed, []layout.Plan{pad16(3)}); err != nil {
+		t.Error(err)
 	}
-	for _, call := range []string{
-		program + " vmlinux\n",
-		"echo ids >.tmp_vmlinux1.BTF_ids\n" + program + " --patch_btfids .tmp_vmlinux1.BTF_ids vmlinux\n",
-	} {
-		k, notes := tinyKernel(t, call)
+	if k, notes := tinyKernel(t, resolve, ids); !t.Failed() {
 		linksOnePass(t, k, notes)
+		if len(k.onePass.how.btfIDs) != 10 {
+			t.Errorf("the IDs are %q", k.onePass.how.btfIDs)
+		}
 	}
 }
 
 // A layout that does not link in one pass is linked by the script, and said
 // once; that says nothing against it.
 func TestOnePassRefuses(t *testing.T) {
+	slow(t)
 	k, notes := tinyKernel(t, "")
 	want := digests(t, k, 3)
 	k.onePass.how.kallsyms = &kallsyms{} // other symbols than the image's
@@ -252,9 +266,13 @@ func TestKallsymsMove(t *testing.T) {
 		{"a tie undone", map[int]uint64{3: 0x1110}, "percpu _stext b __a __start_a weak a twin other twin _etext", "3 4 10 1 6 2 8 0 7 9 5"},
 	} {
 		now := moved(test.changes)
-		made, err := k.move(now)
+		made, err := k.move(now, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", test.what, err)
+		}
+		nearly := rand.New(rand.NewPCG(1, 2)).Perm(len(symbols))
+		if again, err := k.move(now, nearly); err != nil || !maps.EqualFunc(again, made, bytes.Equal) {
+			t.Errorf("%s: from another order another table is made (%v)", test.what, err)
 		}
 		var order, byName []string
 		for names := made["names"]; len(names) > 0; names = names[1+names[0]:] {
@@ -285,7 +303,7 @@ func TestKallsymsMove(t *testing.T) {
 		"another symbol":  {raw: append([]byte{2}, k.table.raw[1:]...), names: k.table.names},
 		"other names":     {raw: k.table.raw, names: "\x00" + k.table.names},
 	} {
-		if _, err := k.move(now); err == nil {
+		if _, err := k.move(now, nil); err == nil {
 			t.Errorf("%s: taken for a layout of the same symbols", what)
 		}
 	}
@@ -294,7 +312,7 @@ func TestKallsymsMove(t *testing.T) {
 	for i := range 600 {
 		long.entries = append(long.entries, ksym{symbol: i, packed: []byte{1, 't'}})
 	}
-	made, err := long.move(long.table)
+	made, err := long.move(long.table, nil)
 	if got := fmt.Sprint(made["markers"]); err != nil || got != "[0 0 0 0 0 2 0 0 0 4 0 0]" {
 		t.Errorf("markers %s, %v", got, err)
 	}
@@ -330,12 +348,13 @@ func TestWorkerRooms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := digestOf(t, image)
 	second, err := w.Link(t.Context(), pad16(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if digest, err := kbuild.FileDigest(image.Path); err != nil || digest != image.Digest || second.Digest == digest {
-		t.Errorf("an image did not outlive the next link: %v", err)
+	if digest := digestOf(t, image); digest != before || digestOf(t, second) == digest {
+		t.Errorf("an image did not outlive the next link")
 	}
 	if err := errors.Join(image.Remove(), w.Close()); err != nil || exists(w.room) || exists(second.Path) {
 		t.Errorf("after Close: %v, the room is there: %v", err, exists(w.room))

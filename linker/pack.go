@@ -32,7 +32,7 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 	if p.packed != nil {
 		return errors.New("this kernel is packed already")
 	}
-	if p.BootFile() != "" {
+	if p.byMakefiles() {
 		return host.Hint(fmt.Errorf("a %s is made by the kernel's own makefiles, which can't be packed", p.Image), "use image: %s", arch.VMLinux)
 	}
 	if progress == nil {
@@ -95,7 +95,7 @@ func (p *Kernel) Pack(ctx context.Context, out io.Writer, more map[string][]byte
 	for _, f := range m.Files {
 		from := io.Reader(bytes.NewReader(contents[f.Name]))
 		if _, ok := contents[f.Name]; !ok {
-			file, err := os.Open(filepath.Join(p.Objtree, strings.TrimPrefix(f.Name, kbuild.BuildName+"/")))
+			file, err := os.Open(p.file(strings.TrimPrefix(f.Name, kbuild.BuildName+"/")))
 			if err != nil {
 				return err
 			}
@@ -128,13 +128,13 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 	if err != nil {
 		return m, nil, host.Hint(fmt.Errorf("this kernel can't be linked in one pass: %w", err), "only a kernel that needs no more than lld can be packed")
 	}
-	if one.btfIDs != nil {
-		return m, nil, host.Hint(errors.New("this kernel has BTF, whose IDs are put into each image by a program of the build"), "only a kernel without DEBUG_INFO_BTF can be packed")
-	}
 	if one.nm != nil {
 		return m, nil, host.Hint(errors.New("this kernel has FUNCTION_TRACER, whose table in each image is sorted by what nm says of it"), "only a kernel without it can be packed")
 	}
 	m = manifest{Version: packVersion, Clang: p.Clang, GCC: p.GCC, LLD: p.LLD, Object: p.Digest, Output: p.output(), Links: one.links, Sort: one.sort}
+	if p.flat {
+		m.Flat = p.Image
+	}
 	if m.Image, err = kbuild.FileDigest(w.vmlinux()); err != nil {
 		return m, nil, err
 	}
@@ -165,14 +165,18 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 		m.Links[i] = append([]string{"ld.lld"}, m.Links[i][1:]...)
 	}
 	m.Made = slices.Sorted(maps.Keys(made))
+	if one.btfIDs != nil {
+		m.BTFIDs = btfIDs[1:]
+		made[m.BTFIDs] = one.btfIDs
+	}
 	for name := range names {
 		f := packedFile{Name: kbuild.BuildName + "/" + name}
-		info, err := os.Stat(filepath.Join(p.Objtree, name))
+		info, err := os.Stat(p.file(name))
 		if err != nil {
 			return m, nil, err
 		}
 		f.Bytes, f.Program = info.Size(), info.Mode()&0o111 != 0 && m.Sort != nil && name == filepath.Clean(m.Sort[0])
-		if f.Digest, err = kbuild.FileDigest(filepath.Join(p.Objtree, name)); err != nil {
+		if f.Digest, err = kbuild.FileDigest(p.file(name)); err != nil {
 			return m, nil, err
 		}
 		m.Files = append(m.Files, f)
@@ -183,7 +187,7 @@ func (p *Kernel) manifest(ctx context.Context) (m manifest, made map[string][]by
 // Prove checks that a packed kernel gives the images that this one, of which it
 // was packed, gives by the whole link-vmlinux.sh: of the baseline and of plans.
 func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []layout.Plan) error {
-	if !p.FullScript {
+	if p.By != Script {
 		return errors.New("one pass would be held against itself")
 	}
 	var workers [2]*Worker
@@ -206,8 +210,8 @@ func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []layout.Plan)
 			case err != nil:
 				return err
 			default:
-				gave[i] = image.Digest
-				if err := image.Remove(); err != nil {
+				gave[i], err = image.Digest()
+				if err := errors.Join(err, image.Remove()); err != nil {
 					return err
 				}
 			}

@@ -60,7 +60,7 @@ func openPacked(t *testing.T, cache, path string) *Kernel {
 // same file.
 func TestPack(t *testing.T) {
 	k, _ := tinyKernel(t, "")
-	k.FullScript = true
+	k.By = Script
 	path := packKernel(t, k)
 	if again := packKernel(t, k); !equalFiles(t, path, again) {
 		t.Error("packed again it is another file")
@@ -78,7 +78,7 @@ func TestPack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, maps = append(want, image.Digest), append(maps, string(system))
+		want, maps = append(want, digestOf(t, image)), append(maps, string(system))
 	}
 	const inWords = outputOf + "echo \"ld.lld: error: $out is on purpose\" >&2; exit 1"
 	armed := wrapLinker(t, k, inWords)
@@ -87,7 +87,7 @@ func TestPack(t *testing.T) {
 
 	onlyLinker(t, k)
 	p := openPacked(t, t.TempDir(), path)
-	p.FullScript = true // for its System.map
+	p.By = Script // for its System.map
 	if p.Digest != k.Digest || p.LLD != k.LLD || p.Clang != k.Clang || p.Randomizes() != k.Randomizes() {
 		t.Errorf("opened it is %+v", p.Toolchain)
 	}
@@ -112,8 +112,8 @@ func TestPack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if image.Digest != want[n] {
-			t.Errorf("plan %d: image %.12s, by the script %.12s", n, image.Digest, want[n])
+		if digest := digestOf(t, image); digest != want[n] {
+			t.Errorf("plan %d: image %.12s, by the script %.12s", n, digest, want[n])
 		}
 		if system, err := os.ReadFile(image.SystemMap); err != nil || string(system) != maps[n] {
 			t.Errorf("plan %d: another System.map (%v)", n, err)
@@ -147,17 +147,15 @@ func equalFiles(t *testing.T, a, b string) bool {
 
 // What a kernel's link does beside lld can't be packed, and is said or seen.
 func TestPackRefuses(t *testing.T) {
-	k, _ := tinyKernel(t, "resolve_btfids() { :; }\nresolve_btfids vmlinux\n")
-	if err := k.Pack(t.Context(), io.Discard, nil, nil); err == nil || !strings.Contains(err.Error(), "this kernel has BTF") {
-		t.Errorf("error %v", err)
-	}
+	slow(t)
+	k, _ := tinyKernel(t, "")
 	k.Image = "bzImage"
 	var h *host.HintError
 	if err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
 		t.Errorf("error %v", err)
 	}
 	other, _ := tinyKernel(t, "echo >>vmlinux\n")
-	other.FullScript = true
+	other.By = Script
 	packed := openPacked(t, t.TempDir(), packKernel(t, other))
 	if err := other.Prove(t.Context(), packed, nil); err == nil || !strings.Contains(err.Error(), "the packed kernel's image is") {
 		t.Errorf("error %v", err)
@@ -167,7 +165,7 @@ func TestPackRefuses(t *testing.T) {
 	}
 	// A script that changes padded layouts only is seen when it is proven.
 	plain, _ := tinyKernel(t, "")
-	plain.FullScript = true
+	plain.By = Script
 	packed = openPacked(t, t.TempDir(), packKernel(t, plain))
 	script, err := os.ReadFile(plain.Script())
 	if err == nil {
@@ -182,7 +180,7 @@ func TestPackRefuses(t *testing.T) {
 	if err := plain.Prove(t.Context(), packed, []layout.Plan{pad16(0)}); err == nil || !strings.Contains(err.Error(), "one pass of the linker does not give the images") {
 		t.Errorf("error %v", err)
 	}
-	plain.FullScript = false
+	plain.By = Pass
 	if err := plain.Prove(t.Context(), packed, nil); err == nil {
 		t.Error("one pass was held against itself")
 	}
@@ -190,6 +188,7 @@ func TestPackRefuses(t *testing.T) {
 
 // Without the lld that a kernel was packed with, that is said.
 func TestOpenWithoutLinker(t *testing.T) {
+	slow(t)
 	k, _ := tinyKernel(t, "")
 	path := packKernel(t, k)
 	dir := t.TempDir()

@@ -49,6 +49,7 @@ func tinyPackage(t *testing.T) (version string) {
 // A package is built once and then taken as it is, until its version changes
 // or somebody damages it.
 func TestPreparePackage(t *testing.T) {
+	slow(t)
 	version, cache := tinyPackage(t), t.TempDir()
 	spec := scenarios.Kernel{Package: "linux-source-0.1", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}
 	steps := map[string]bool{}
@@ -99,6 +100,7 @@ func TestPreparePackage(t *testing.T) {
 // the patch touches is compiled, and vmlinux.o is the one that is made from
 // scratch.
 func TestPreparePatched(t *testing.T) {
+	slow(t)
 	tinyPackage(t)
 	spec := scenarios.Kernel{Package: "linux-source-0.1", Arch: "x86_64", Config: "tinyconfig", Image: "vmlinux"}
 	head, err := os.ReadFile("testdata/tiny/head.S")
@@ -179,6 +181,7 @@ func TestPrepareCancelled(t *testing.T) {
 
 // A missing tool is told before minutes have gone into a build.
 func TestPrepareWithoutTools(t *testing.T) {
+	slow(t)
 	tools, err := kbuild.FindToolchain(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)

@@ -11,10 +11,12 @@ import (
 	"unlucky/layout"
 )
 
-// symbolTable is an ELF file's .symtab, raw, and its names.
+// symbolTable is an ELF file's .symtab, raw, and its names. Of arm64's it has no
+// mapping symbols, and none of what the linker has inserted.
 type symbolTable struct {
-	raw   []byte // of Elf64_Sym
-	names string // .strtab
+	raw      []byte // of Elf64_Sym
+	names    string // .strtab
+	inserted []layout.Inserted
 }
 
 const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
@@ -30,6 +32,9 @@ func readSymbolTable(f *elf.File) (t symbolTable, err error) {
 	names, err := sectionBytes(f.Sections[s.Link])
 	t.names = string(names) // shared by all that name returns
 	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
+	if err == nil && f.Machine == elf.EM_AARCH64 {
+		t = t.withoutInserted()
+	}
 	return t, err
 }
 
@@ -111,19 +116,24 @@ func findFunctions(image *elf.File, layout []layout.Section) (*functions, error)
 
 // addresses are those of the sections in an image, by its own symbols; 0 for a
 // section without a function. They are nil for an image that has other symbols
-// than the baseline.
-func (f *functions) addresses(path string) ([]uint64, error) {
+// than the baseline. With them comes what the linker has inserted.
+func (f *functions) addresses(path string) ([]uint64, []layout.Inserted, error) {
 	image, err := openELF(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer image.Close()
 	now, err := readSymbolTable(image.File)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	return f.addressesIn(now), now.inserted, nil
+}
+
+// addressesIn is addresses of a symbol table.
+func (f *functions) addressesIn(now symbolTable) []uint64 {
 	if !f.table.same(now) {
-		return nil, nil
+		return nil
 	}
 	out := make([]uint64, len(f.layout))
 	for i, symbol := range f.symbols {
@@ -131,5 +141,5 @@ func (f *functions) addresses(path string) ([]uint64, error) {
 			out[i] = now.address(symbol) - f.layout[i].Entry
 		}
 	}
-	return out, nil
+	return out
 }

@@ -20,6 +20,31 @@ import (
 // that many bytes.
 func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []byte {
 	t.Helper()
+	return linkKallsyms(t, kallsymsObject(t, offsets, size, functions), "--emit-relocs")
+}
+
+// linkKallsyms links an object of kallsymsObject's.
+func linkKallsyms(t testing.TB, object string, flags ...string) []byte {
+	t.Helper()
+	tools, err := kbuild.FindToolchain(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	argv := append([]string{tools.Linker(), "-e", "0", "-o", path, object}, flags...)
+	if _, err := host.Output(t.Context(), "", host.Environment(tools.PATH()), argv...); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// kallsymsObject is what kallsymsImage links.
+func kallsymsObject(t testing.TB, offsets form, size int, functions []string) string {
+	t.Helper()
 	var source strings.Builder
 	source.WriteString(".text\n.globl _stext\n_stext:\n")
 	for _, name := range functions {
@@ -56,20 +81,29 @@ func kallsymsImage(t testing.TB, offsets form, size int, functions ...string) []
 	for i := range 256 {
 		fmt.Fprintf(&source, ".short %d\n", 2*i)
 	}
-	object := compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
-	tools, err := kbuild.FindToolchain(t.Context(), "")
+	return compile(t, "__asm__("+asmString(source.String())+");\n", "--target=x86_64-linux-gnu")
+}
+
+// The base of a table may stand in a relocation alone, as in arm64's kernels without
+// RELR: it is found there.
+func TestKallsymsRelocated(t *testing.T) {
+	image := linkKallsyms(t, kallsymsObject(t, up, 16, []string{"alpha", "beta"}), "-pie", "-z", "notext")
+	f, err := newELF(bytes.NewReader(image), int64(len(image)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "image")
-	if _, err := host.Output(t.Context(), "", host.Environment(tools.PATH()), tools.Linker(), "-e", "0", "--emit-relocs", "-o", path, object); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(path)
+	k, err := readKallsyms(f.File)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data
+	if in, err := bytesAt(f.File, k.table, k.parts["relative_base"]); err != nil || !bytes.Equal(in[:8], make([]byte, 8)) {
+		t.Errorf("the base in the image is % x, %v; want zeros", in[:8], err)
+	}
+	for _, edge := range k.edges {
+		if start := k.table.address(edge); k.table.name(edge) == "_stext" && k.base != start || k.base == 0 {
+			t.Errorf("base %#x, want _stext, %#x", k.base, start)
+		}
+	}
 }
 
 // FuzzSymbols: the symbols and the table of kallsyms of any file are refused, or
@@ -122,7 +156,7 @@ func FuzzSymbols(f *testing.F) {
 		if err != nil || k == nil {
 			return
 		}
-		made, err := k.move(table)
+		made, err := k.move(table, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

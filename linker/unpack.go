@@ -3,6 +3,7 @@ package linker
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -181,8 +182,8 @@ func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (
 	}
 	tools.Clang, tools.GCC = m.Clang, m.GCC
 	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
-	b.Image, b.Digest = arch.VMLinux, m.Object
-	p := &Kernel{Build: b, packed: &m}
+	b.Image, b.Digest = cmp.Or(m.Flat, arch.VMLinux), m.Object
+	p := &Kernel{Build: b, packed: &m, flat: m.Flat != ""}
 	if err := p.Take(ctx, progress); err != nil {
 		return nil, err
 	}
@@ -217,12 +218,20 @@ func (p *Kernel) unpack(ctx context.Context, a *archive, progress kbuild.Progres
 	if p.object, err = openObject(filepath.Join(p.Objtree, "vmlinux.o")); err != nil {
 		return err
 	}
+	if p.Arch = p.object.arch; p.Arch == nil {
+		return fmt.Errorf("%s: an object of no architecture that is known", p.object.path)
+	}
 	one := &onePass{links: p.packed.Links, sort: p.packed.Sort, objects: map[string][]byte{}}
 	for _, argv := range one.links {
 		argv[0] = p.Linker()
 	}
 	for _, name := range p.packed.Made {
 		if one.objects[name], err = os.ReadFile(filepath.Join(p.Objtree, name)); err != nil {
+			return err
+		}
+	}
+	if p.packed.BTFIDs != "" {
+		if one.btfIDs, err = os.ReadFile(filepath.Join(p.Objtree, p.packed.BTFIDs)); err != nil {
 			return err
 		}
 	}
@@ -290,8 +299,9 @@ func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image,
 		return image, err
 	}
 	one := w.kernel.onePass.how
+	image.By = Pass
 	if err = w.pass(ctx, one, plan.Flag, &image.Steps); err == nil {
-		if w.kernel.FullScript {
+		if w.kernel.By == Script {
 			image.SystemMap, err = w.systemMap()
 		}
 		if err == nil {

@@ -21,6 +21,9 @@ type Worker struct {
 	dir    string   // in the room; ".." from here must be the source, as it is from the build
 	object *edited  // nil until something is padded
 	images int      // handed out so far
+	debug  *Worker  // of WithDebug
+	image  deltaImage
+	files  []*deltaFile
 }
 
 // NewWorker makes a folder to link in: in memory where it fits there,
@@ -54,7 +57,7 @@ func (p *Kernel) NewWorker() (_ *Worker, err error) {
 			return nil, err
 		}
 	}
-	if p.BootFile() != "" {
+	if p.byMakefiles() {
 		return w, w.bootFolder()
 	}
 	return w, nil
@@ -70,6 +73,9 @@ func (w *Worker) Close() error {
 	if w.object != nil {
 		err = w.object.Close()
 	}
+	if w.debug != nil {
+		err = errors.Join(err, w.debug.Close())
+	}
 	w.kernel.memory.Add(-int64(w.takes))
 	return errors.Join(err, os.RemoveAll(w.room), w.held.Close())
 }
@@ -82,7 +88,7 @@ func (w *Worker) takeObject(e edit) error {
 			return err
 		}
 		if len(e.padding) == 0 && e.slots == nil {
-			return os.Symlink(filepath.Join(w.kernel.Objtree, "vmlinux.o"), path)
+			return os.Symlink(w.kernel.object.path, path)
 		}
 		var err error
 		if w.object, err = w.kernel.object.copyTo(path); err != nil {
@@ -99,8 +105,13 @@ func (w *Worker) takeObject(e edit) error {
 
 // handOut gives what was linked last a name that the next link leaves alone.
 func (w *Worker) handOut(path string) (string, error) {
+	out := w.nextName(path)
+	return out, os.Rename(path, out)
+}
+
+// nextName is the name by which an image is handed out.
+func (w *Worker) nextName(path string) string {
 	w.images++
 	w.kernel.linked.Store(true)
-	out := filepath.Join(w.room, fmt.Sprintf("%s-%d", filepath.Base(path), w.images))
-	return out, os.Rename(path, out)
+	return filepath.Join(w.room, fmt.Sprintf("%s-%d", filepath.Base(path), w.images))
 }

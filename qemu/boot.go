@@ -95,6 +95,18 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 		return Result{}, fmt.Errorf("boot: %w", err)
 	}
 	host.Trace(ctx, "", m.Argv())
+	if m.RAM != nil {
+		if err := m.RAM.clear(); err != nil {
+			return Result{}, fmt.Errorf("boot: clearing the guest's memory: %w", err)
+		}
+	}
+	if m.Core != nil {
+		var err error
+		if m.qmp, err = m.Core.begin(); err != nil {
+			return Result{}, fmt.Errorf("boot: %w", err)
+		}
+		defer m.qmp.Close()
+	}
 	begin := time.Now()
 	cmd, err := m.Command(context.Background()) // a process group is more than ctx would end
 	if err != nil {
@@ -102,8 +114,15 @@ func (m Machine) Boot(ctx context.Context, e Expect) (Result, error) {
 	}
 	p, err := start(cmd, m.conduct(e))
 	closeAll(cmd.ExtraFiles)
+	if m.Debugger != nil {
+		m.Debugger.theirs.Close() // so that its end is told by that of QEMU
+	}
 	if err != nil {
 		return Result{}, err
+	}
+	if m.Core != nil {
+		m.qmp.Close() // so that its end is told by that of QEMU
+		p.farewell = func() bool { return ctx.Err() != nil || m.Core.take() }
 	}
 	defer context.AfterFunc(ctx, p.kill)()
 	if e.Limit > 0 {

@@ -454,9 +454,6 @@ func cpuTime() time.Duration {
 // TestLongLine has a guest print 100 MB without a line end, which takes a few
 // times as long as plain text does, whatever it is.
 func TestLongLine(t *testing.T) {
-	if testing.Short() {
-		t.Skip("NOT TESTED with -short: lines of 100 MB, which take some 10 s")
-	}
 	const size = 100 << 20
 	var plain time.Duration
 	for _, piece := range []string{"a", "\x00", "\x1b", "\x1b]0;", "]", "BUG: \xff"} {

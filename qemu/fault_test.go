@@ -141,6 +141,9 @@ func lacking(t *testing.T, dir string) string {
 // TestFlood has a program in QEMU's place write 2 GB, in a process of its own
 // so that its memory can be told.
 func TestFlood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT TESTED with -short: a guest that prints 2 GB, some 30 s")
+	}
 	const limit = 5 * time.Second // enough for more than is kept, however slow the reader
 	if mark := os.Getenv(againVar); mark != "" {
 		begin := time.Now()

@@ -19,23 +19,33 @@ import (
 
 // FindBusybox returns the path of a statically linked busybox, which is the
 // whole user space of a guest that has no root file system of its own.
-func FindBusybox() (string, error) {
+func FindBusybox(machine elf.Machine) (string, error) {
 	path, err := exec.LookPath("busybox")
 	if err == nil {
-		var f *elf.File
-		if f, err = elf.Open(path); err == nil {
-			defer f.Close()
-			for _, p := range f.Progs {
-				if p.Type == elf.PT_INTERP {
-					err = fmt.Errorf("%s is not statically linked", path)
-				}
-			}
-		}
+		err = CheckBusybox(path, machine)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, host.Install("busybox"))
 	}
 	return path, nil
+}
+
+// CheckBusybox tells what is wrong with a busybox for guests of a machine.
+func CheckBusybox(path string, machine elf.Machine) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer f.Close()
+	if f.Machine != machine {
+		return fmt.Errorf("%s is of %v, the guest is of %v", path, f.Machine, machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("%s is not statically linked", path)
+		}
+	}
+	return nil
 }
 
 // Initrd is an uncompressed cpio (newc) with a busybox and, as /init, a shell

@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"compress/gzip"
+	"debug/elf"
 	"errors"
 	"io"
 	"os"
@@ -16,9 +17,12 @@ import (
 )
 
 func TestInitrd(t *testing.T) {
-	busybox, err := FindBusybox()
+	busybox, err := FindBusybox(elf.EM_X86_64)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := CheckBusybox(busybox, elf.EM_AARCH64); err == nil || !strings.Contains(err.Error(), "the guest is of EM_AARCH64") {
+		t.Errorf("for a guest of another architecture: %v", err)
 	}
 	first, err := Initrd(busybox, "echo hello\n")
 	if err != nil {

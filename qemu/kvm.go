@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +23,21 @@ var kvmFailed = regexp.MustCompile(`(?i)\bkvm\b|failed to [gs]et MSR`)
 
 // KVMFailed tells whether the reason of an Infra is KVM.
 func KVMFailed(reason string) bool { return kvmFailed.MatchString(reason) }
+
+// KVM returns nil if KVM may be tried for the machine's guest: it is of this host's
+// architecture, and KVM is there.
+func (m Machine) KVM() error {
+	guest := strings.TrimPrefix(filepath.Base(m.Binary), "qemu-system-")
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return fmt.Errorf("no KVM: %w", err)
+	}
+	host := unix.ByteSliceToString(u.Machine[:])
+	if guest != host && !(guest == "i386" && host == "x86_64") {
+		return fmt.Errorf("no KVM: the guest is of %s, and this machine of %s", guest, host)
+	}
+	return KVM()
+}
 
 // KVM returns nil if KVM's device is there, may be opened, and speaks the one
 // API version there is; otherwise why not and what to do about it.

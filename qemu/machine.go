@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -46,6 +47,13 @@ type Machine struct {
 	Append    string   // -append: the kernel command line; may be empty
 	Args      []string // further QEMU arguments; they come last, so they can overrule
 	GDB       bool     // start stopped, and wait for gdb on port 1234 of this host
+
+	RAM   *Memory // its memory, to be looked at behind its end; nil for QEMU's own
+	Trace *Trace  // told what code runs; nil for none. TCG's alone
+	// Debugger, unless it is nil, has the guest stopped before its first instruction.
+	Debugger *Debugger
+	Core     *Core // where its memory goes as it ends; nil for nowhere
+	qmp      *os.File
 }
 
 // confined is how every guest runs: with no device that was not asked for (so
@@ -65,13 +73,22 @@ func (m Machine) Argv() []string {
 	if m.Program != nil {
 		return slices.Concat([]string{"env"}, m.variables(), m.words())
 	}
+	kind, watch, _ := m.watched(firstExtra)
+	return m.argv(kind, watch)
+}
+
+// firstExtra is the descriptor of the first of os/exec.Cmd.ExtraFiles.
+const firstExtra = 3
+
+// argv is QEMU's command line for a type of machine, with further options.
+func (m Machine) argv(kind string, watch []string) []string {
 	argv := append([]string{m.Binary}, confined...)
 	option := func(name, value string) {
 		if value != "" {
 			argv = append(argv, name, value)
 		}
 	}
-	option("-M", m.Type)
+	option("-M", kind)
 	option("-accel", m.Accel)
 	option("-cpu", m.CPU)
 	if m.CPUs > 0 {
@@ -87,7 +104,7 @@ func (m Machine) Argv() []string {
 		// Not "tcp::1234", which lets the whole network write the guest's memory.
 		argv = append(argv, "-S", "-gdb", "tcp:127.0.0.1:1234")
 	}
-	return append(argv, m.Args...)
+	return slices.Concat(argv, watch, m.Args)
 }
 
 // Quote returns argv as one line that a shell takes as it stands.

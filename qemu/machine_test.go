@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -139,4 +140,10 @@ func TestKVM(t *testing.T) {
 		}
 	}
 	t.Logf("KVM here: %v", KVM())
+	for binary, host := range map[string]string{"/opt/qemu-system-x86_64": "amd64", "qemu-system-i386": "amd64", "qemu-system-aarch64": "arm64"} {
+		err := Machine{Binary: binary}.KVM()
+		if other := err != nil && strings.Contains(err.Error(), "the guest is of"); other == (host == runtime.GOARCH) {
+			t.Errorf("%s on %s: %v", binary, runtime.GOARCH, err)
+		}
+	}
 }

@@ -24,6 +24,10 @@ type process struct {
 	exited chan struct{} // closed when it has ended; it is a zombie until wait reaps it
 	strays *time.Timer   // closes the pipes a while after the end; set before exited is closed
 
+	// farewell, unless it is nil, comes before it is killed: false is that it ends by
+	// itself now.
+	farewell func() bool
+
 	mu     sync.Mutex
 	reaped bool      // its id may be another process's now
 	killed time.Time // by us, while it may still have run
@@ -106,18 +110,26 @@ func (p *process) kill() {
 		return
 	}
 	p.killed = time.Now()
-	if p.how.grace == 0 {
-		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
-		return
-	}
-	unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
-	time.AfterFunc(p.how.grace, func() {
+	now := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if !p.reaped {
 			unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		}
-	})
+	}
+	switch {
+	case p.farewell != nil:
+		go func() {
+			if p.farewell() {
+				now()
+			}
+		}()
+	case p.how.grace == 0:
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+	default:
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+		time.AfterFunc(p.how.grace, now)
+	}
 }
 
 func closed(c <-chan struct{}) bool {

@@ -119,11 +119,20 @@ func (m Machine) Command(ctx context.Context) (*exec.Cmd, error) {
 				closeAll(files)
 				return nil, fmt.Errorf("handing a file to QEMU: %w", err)
 			}
-			*name = fmt.Sprintf("/proc/self/fd/%d", 3+len(files)) // os/exec.Cmd.ExtraFiles
+			*name = descriptor(firstExtra + len(files))
 			files = append(files, f)
 		}
 	}
-	argv := m.Argv()
+	kind, watch, more := m.watched(firstExtra + len(files))
+	for _, f := range more { // a copy, as what is handed over is closed by the caller
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("handing a file to QEMU: %w", err)
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+	}
+	argv := m.argv(kind, watch)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.SysProcAttr, cmd.ExtraFiles = attr, files
 	return cmd, nil

@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"text/tabwriter"
 
 	"unlucky/layout"
+	"unlucky/scenarios"
 	"unlucky/seeds"
 )
 
@@ -25,11 +27,11 @@ func Answer(f *seeds.File) string {
 	fmt.Fprintf(&b, "%s of %s, minimized in %d boots\n\n", f.Layout.Name(), f.Scenario.Name, m.Boots)
 	switch len(m.Culprits) {
 	case 0:
-		what := "no few functions decide"
+		what := "no few " + scenarios.Moving(f.Scenario.Kernel.Sections) + " decide"
 		if !m.Complete {
 			what = "not decided within the limit"
 		}
-		fmt.Fprintf(&b, "%s; the smallest plan so far that fails has %s\n", what, changes(*f.Plan))
+		fmt.Fprintf(&b, "%s; the smallest plan so far that fails has %s\n", what, changes(*f.Plan, f.Scenario.Kernel.Sections))
 	case 1:
 		fmt.Fprintf(&b, "%s\n", m.Culprits[0])
 	default:
@@ -38,6 +40,7 @@ func Answer(f *seeds.File) string {
 			fmt.Fprintf(&b, "%2d. %s\n", i+1, c)
 		}
 	}
+	printMemory(&b, m)
 	for i, c := range m.Culprits {
 		fmt.Fprintln(&b)
 		if len(m.Culprits) > 1 {
@@ -73,17 +76,43 @@ func Answer(f *seeds.File) string {
 	return spaces.ReplaceAllString(b.String(), "")
 }
 
+// printMemory prints what the memory of the dead kernel has shown.
+func printMemory(out io.Writer, m *seeds.Minimized) {
+	if m.Autopsy == nil {
+		return
+	}
+	if len(m.Autopsy.Damage) == 0 {
+		fmt.Fprintf(out, "\n%s, by that of %s\n", Intact, m.Autopsy.Twin)
+		return
+	}
+	fmt.Fprintf(out, "\nin its memory, by that of %s:\n", m.Autopsy.Twin)
+	for i, d := range m.Autopsy.Damage {
+		if i == maxListed {
+			fmt.Fprintf(out, "and %d more\n", len(m.Autopsy.Damage)-i)
+			break
+		}
+		of := ""
+		if d.Culprit > 0 && len(m.Culprits) > 1 {
+			of = fmt.Sprintf(" (culprit %d)", d.Culprit)
+		}
+		fmt.Fprintf(out, "%2d. %s%s\n", i+1, d, of)
+	}
+}
+
+// Intact is what is said of a memory with no damage.
+const Intact = "the code in its memory is intact"
+
 // spaces are those that tables leave at the ends of lines.
 var spaces = regexp.MustCompile(`(?m) +$`)
 
-// changes is how much a plan changes, in words.
-func changes(p layout.Plan) string {
+// changes is how much a plan changes, in words, where such sections move.
+func changes(p layout.Plan, sections string) string {
 	text := fmt.Sprintf("%d paddings", len(p.Paddings))
 	if len(p.Paddings) == 1 {
 		text = "1 padding"
 	}
 	if len(p.Order) > 0 {
-		text += fmt.Sprintf(" and %d functions out of place", len(p.Order))
+		text += fmt.Sprintf(" and %d %s out of place", len(p.Order), scenarios.Moving(sections))
 	}
 	return text
 }
@@ -113,7 +142,7 @@ func printTable(out io.Writer, c seeds.Culprit, passing string) {
 	for i := 0; i < len(c.Residues); i++ {
 		// A long table shows where it changes.
 		first := i
-		for len(c.Residues) > 32 && i+1 < len(c.Residues) && c.Residues[i+1].Verdict() == c.Residues[first].Verdict() {
+		for len(c.Residues) > 32 && !c.Bounded && i+1 < len(c.Residues) && c.Residues[i+1].Verdict() == c.Residues[first].Verdict() {
 			i++
 		}
 		var sum seeds.Boots
@@ -136,6 +165,9 @@ func printTable(out io.Writer, c seeds.Culprit, passing string) {
 		fmt.Fprintf(w, "\t%s\t%s\n", c.Residues[first].Verdict(), ofBoots(sum))
 	}
 	w.Flush()
+	if c.Bounded {
+		fmt.Fprintf(out, "  of %d residues %d were booted: by powers of two, and towards the borders of where it fails\n", c.Modulus/cmp.Or(c.Step, layout.Step), len(c.Residues))
+	}
 }
 
 // printPlan prints the smallest failing plan beside its passing twin.
@@ -163,11 +195,14 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 	if !slices.Equal(f.Plan.Order, m.Twin.Order) {
 		moved = f.Plan.Order
 	}
+	if len(differ) > maxListed && len(m.Culprits) == 0 {
+		return // most of the plan, which says nothing
+	}
 	what := "the smallest failing plan found"
 	if m.Passing != seeds.Baseline.Name() && len(m.Culprits) > 0 {
 		what = "the first culprit alone, all else as in " + m.Passing + ": a plan that" // not the smallest: the baseline fails
 	}
-	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %s:\n", what, changes(*f.Plan), changes(layout.Plan{Paddings: differ, Order: moved}))
+	fmt.Fprintf(out, "\n%s has %s; its passing twin differs in %s:\n", what, changes(*f.Plan, f.Scenario.Kernel.Sections), changes(layout.Plan{Paddings: differ, Order: moved}, f.Scenario.Kernel.Sections))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, p := range differ {
 		if i == maxListed {
@@ -181,11 +216,29 @@ func printPlan(out io.Writer, f *seeds.File, m *seeds.Minimized) {
 		fmt.Fprintf(w, "  bytes before %s\n", p.Section)
 	}
 	w.Flush()
-	if moved != nil {
-		more := ""
-		if len(moved) > maxListed {
-			moved, more = moved[:maxListed], " ..."
-		}
-		fmt.Fprintf(out, "  these take each other's places, in this order:\n    %s%s\n", strings.Join(moved, " "), more)
+	if moved == nil {
+		return
 	}
+	decide := slices.DeleteFunc(slices.Clone(moved), func(section string) bool {
+		return !slices.ContainsFunc(m.Culprits, func(c seeds.Culprit) bool {
+			return slices.ContainsFunc(c.Functions, func(f seeds.Function) bool { return f.Section == section })
+		})
+	})
+	if len(decide) > 0 {
+		text := "out of place is"
+		if len(decide) > 1 {
+			text = "out of place are"
+		}
+		fmt.Fprintf(out, "  %s %s", text, strings.Join(decide, " and "))
+		if others := len(moved) - len(decide); others > 0 {
+			fmt.Fprintf(out, "; %d others give up their places", others)
+		}
+		fmt.Fprintln(out)
+		return
+	}
+	more := ""
+	if len(moved) > maxListed {
+		moved, more = moved[:maxListed], " ..."
+	}
+	fmt.Fprintf(out, "  these take each other's places, in this order:\n    %s%s\n", strings.Join(moved, " "), more)
 }

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"debug/dwarf"
 	"debug/elf"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,15 +37,18 @@ type decoder struct {
 type machineCode struct {
 	counter string // what a console calls the program counter
 	trap    string // the beginning of the line that says where the kernel trapped
-	behind  string // in the first line of a report whose trap is taken behind its instruction
+	behind  string // in the first line of a report whose trap is taken behind its instruction; empty for none
 	longest int    // bytes of an instruction
+	// dump reads the line of a report that has the code around the trap: its bytes, and
+	// at which of them that is, -1 if it says not; nil for another line.
+	dump func(line string) (code []byte, at int)
 	// first is the first instruction of some code, in the syntax of GNU as, how many
 	// bytes it has, and what may be addresses in it.
 	first func(code []byte, pc uint64) (asm string, n int, to []uint64)
 }
 
 // machineCodes are those that can be read, by the architecture's name.
-var machineCodes = map[string]machineCode{arch.X86_64.Name: x86Code}
+var machineCodes = map[string]machineCode{arch.X86_64.Name: x86Code, arch.ARM64.Name: arm64Code}
 
 type mapSymbol struct {
 	address uint64
@@ -56,7 +58,7 @@ type mapSymbol struct {
 
 // newDecoder reads System.map and vmlinux in dir, of a scenario's kernel. console is
 // the whole log that the reports are of.
-func newDecoder(dir string, kernel scenarios.Kernel, console []string) (*decoder, error) {
+func newDecoder(dir, debug string, kernel scenarios.Kernel, console []string) (*decoder, error) {
 	code, ok := machineCodes[kernel.Arch]
 	if !ok {
 		return nil, fmt.Errorf("the machine code of architecture %q cannot be read", kernel.Arch)
@@ -72,6 +74,9 @@ func newDecoder(dir string, kernel scenarios.Kernel, console []string) (*decoder
 	d := &decoder{text: text, code: code}
 	if text.Section(".debug_line") != nil {
 		d.lines, _ = text.DWARF() // a trace without lines is better than none
+	} else if f, err := elf.Open(debug); err == nil {
+		d.lines, _ = f.DWARF()
+		f.Close()
 	}
 	d.readMap(symbols)
 	d.findSlide(kernel.Image, console)
@@ -108,7 +113,7 @@ func (d *decoder) findSlide(image string, console []string) {
 		if m := kernelOffset.FindStringSubmatch(line); m != nil {
 			d.slid, _ = strconv.ParseUint(m[1], 16, 64) // "disabled" is 0
 			d.blind = false
-		} else if strings.HasPrefix(line, "Kernel command line: ") && slices.Contains(strings.Fields(line), "nokaslr") {
+		} else if strings.HasPrefix(line, "KASLR disabled ") || strings.HasPrefix(line, "Kernel command line: ") && slices.Contains(strings.Fields(line), "nokaslr") {
 			d.blind = false
 		}
 	}
@@ -116,7 +121,8 @@ func (d *decoder) findSlide(image string, console []string) {
 
 func (d *decoder) Close() error { return d.text.Close() }
 
-// kernelOffset is dump_kernel_offset's, arch/x86/kernel/setup.c.
+// kernelOffset is dump_kernel_offset's, arch/*/kernel/setup.c; "KASLR disabled" stands
+// in arch/arm64/kernel/kaslr.c.
 var kernelOffset = regexp.MustCompile(`^Kernel Offset: (?:0x([0-9a-f]+) |disabled)`)
 
 // at names an address: "canary_reboot+0x2c"; "" if there is nothing. A name that
@@ -157,7 +163,6 @@ var (
 	bareAddress = regexp.MustCompile(`0x([0-9a-f]{16})\b|\[<([0-9a-f]{16})>\]`)
 	anyAddress  = regexp.MustCompile(`\b[0-9a-f]{16}\b`) // without 0x: \b is not behind the x
 	frame       = regexp.MustCompile(`([A-Za-z_$][\w$.]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)
-	codeLine    = regexp.MustCompile(`^\s*Code: ((?:<?[0-9a-f]{2}>? ?)+)`)
 )
 
 // decode is a report with what its numbers mean: source lines where the image
@@ -166,11 +171,12 @@ var (
 func (d *decoder) decode(report []string) string {
 	var b strings.Builder
 	var points []uint64
-	var code string
+	var code []byte
+	at := -1 // in code
 	trap, trapped := uint64(0), false
 	for _, line := range report {
-		if m := codeLine.FindStringSubmatch(line); m != nil && code == "" {
-			code = m[1]
+		if code == nil {
+			code, at = d.code.dump(line)
 		}
 		isTrap := strings.HasPrefix(strings.TrimSpace(line), d.code.trap)
 		if m := frame.FindStringSubmatch(line); m != nil {
@@ -204,9 +210,9 @@ func (d *decoder) decode(report []string) string {
 		}
 		b.WriteString(line + "\n")
 	}
-	if code != "" {
-		behind := strings.Contains(report[0], d.code.behind)
-		b.WriteString("\n" + d.disassemble(code, trap, trapped, behind))
+	if code != nil {
+		behind := d.code.behind != "" && strings.Contains(report[0], d.code.behind)
+		b.WriteString("\n" + d.disassemble(code, at, trap, trapped, behind))
 	}
 	if len(points) > 0 {
 		b.WriteString("\nNumbers in it that are addresses of the image:\n")
@@ -281,15 +287,11 @@ type insn struct {
 	mark string
 }
 
-// disassemble lists the bytes of a Code: line, which the kernel read where it
-// trapped: live patching has made them others than the image's. The bytes begin
+// disassemble lists the bytes that the kernel read where it trapped, at one of them: live patching has made them others than the image's. The bytes begin
 // anywhere, and where the first instruction does is told by the image. behind
 // tells of a trap that is taken behind its instruction.
-func (d *decoder) disassemble(line string, trap uint64, known, behind bool) string {
-	head, tail, ok := strings.Cut(line, "<")
-	at := len(strings.Fields(head))
-	code, err := hex.DecodeString(strings.NewReplacer(" ", "", ">", "").Replace(head + tail))
-	if !ok || err != nil {
+func (d *decoder) disassemble(code []byte, at int, trap uint64, known, behind bool) string {
+	if at < 0 {
 		return ""
 	}
 	start := trap - uint64(at)

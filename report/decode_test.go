@@ -162,3 +162,56 @@ func TestWrap(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// The consoles of arm64 have their code in words.
+func TestDecodeARM64(t *testing.T) {
+	decoder := func() *decoder {
+		// bti c; paciasp; adrp x0, second's page; bl twice; ldr w8, [x0]; udf #0; b .; a word of data
+		d := decoderOf(t, `5f 24 03 d5 3f 23 03 d5 00 00 00 90 01 00 00 94 08 00 40 b9 00 00 00 00 00 00 00 14 9c 43 4e 4d`)
+		d.code = arm64Code
+		return d
+	}
+	for _, c := range []struct{ name, report, want string }{
+		{"as it is", `Internal error: Oops - Undefined instruction: 0000000002000000 [#1] SMP
+pc : twice+0x4/0x10
+lr : first+0x10/0x10
+x29: ffffffc08000bd30 x28: ffffffff81000024
+Code: d503233f 90000000 94000001 b9400008 (00000000) `, `lr : first+0x10/0x10
+x29: ffffffc08000bd30 x28: ffffffff81000024
+Code: d503233f 90000000 94000001 b9400008 (00000000)
+
+The code as it was in memory:
+_text+0x4  3f 23 03 d5  paciasp
+_text+0x8  00 00 00 90  adrp x0, 0xffffffff81000000 <_text>
+_text+0xc  01 00 00 94  bl 0xffffffff81000010 <twice>
+twice      08 00 40 b9  ldr w8, [x0]
+twice+0x4  00 00 00 00  udf #0  <-- trapping instruction
+
+Numbers in it that are addresses of the image:
+ffffffff81000024  second+0x4
+`},
+		{"a bare address, and what is no instruction", `pc : 0xffffffff81000018
+Code: d503245f (14000000) 4d4e439c`, `pc : 0xffffffff81000018 twice+0x8
+Code: d503245f (14000000) 4d4e439c
+
+The code as it was in memory:
+twice+0x4  5f 24 03 d5  bti c
+twice+0x8  00 00 00 14  b 0xffffffff81000018 <twice+0x8>  <-- trapping instruction
+twice+0xc  9c 43 4e 4d  .inst 0x4d4e439c
+`},
+		{"nothing to read", "pc : 0x0\nlr : first+0x4/0x10\nCode: ???????? ???????? ???????? ???????? (????????) ", "(????????) \n\n"},
+	} {
+		got := decoder().decode(strings.Split(c.report, "\n"))
+		if c.name == "as it is" {
+			got = strings.ReplaceAll(got, "(00000000) \n", "(00000000)\n")
+		}
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%s: got\n%s\nwant in it\n%s", c.name, got, c.want)
+		}
+	}
+	d := decoder()
+	d.findSlide("Image", []string{"KASLR disabled due to lack of seed"})
+	if got := d.decode([]string{"0xffffffff81000004"}); got != "0xffffffff81000004 _text+0x4\n" {
+		t.Errorf("without KASLR: %q", got)
+	}
+}

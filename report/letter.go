@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/template"
 
+	"unlucky/arch"
 	"unlucky/fuzz"
 	"unlucky/qemu"
 	"unlucky/qemu/oops"
@@ -37,7 +38,9 @@ type Letter struct {
 	Reported bool        // of a crash report: else it is the console's end
 }
 
-func NewLetter(dir string, saved seeds.File, answer *seeds.File, console []byte) (*Letter, error) {
+// NewLetter reads what is in dir, and the lines of debug, an image with debug information;
+// empty where that in dir has it, or there is none.
+func NewLetter(dir, debug string, saved seeds.File, answer *seeds.File, console []byte) (*Letter, error) {
 	g := fuzz.NewGuest(saved.Scenario, seeds.InitrdFile)
 	g.Accelerate(saved.Accel, func(string, ...any) {})
 	g.Machine.Kernel = saved.Scenario.Kernel.Image
@@ -51,7 +54,7 @@ func NewLetter(dir string, saved seeds.File, answer *seeds.File, console []byte)
 		}
 		return l, nil
 	}
-	d, err := newDecoder(dir, saved.Scenario.Kernel, l.console)
+	d, err := newDecoder(dir, debug, saved.Scenario.Kernel, l.console)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,7 @@ func (l *Letter) Options() (options []string) {
 		switch {
 		case last >= 0 && options[last] == "-accel":
 			word = `"$accel"`
-		case last >= 0 && options[last] == "-cpu" && arg == "host":
+		case last >= 0 && options[last] == "-cpu" && (arg == "host" || l.WithoutTCG() != ""):
 			word = `"$cpu"`
 		}
 		if strings.HasPrefix(arg, "-") || last < 0 {
@@ -110,6 +113,16 @@ func (l *Letter) Options() (options []string) {
 		}
 	}
 	return options
+}
+
+// WithoutTCG is the CPU model without what only TCG takes; empty where it has nothing
+// of that.
+func (l *Letter) WithoutTCG() string {
+	plain, ok := strings.CutSuffix(l.Machine.CPU, ","+arch.TCGOnly)
+	if !ok {
+		return ""
+	}
+	return plain
 }
 
 var bannerRE = regexp.MustCompile(`^Linux version (\S+).*`)
@@ -146,19 +159,23 @@ func (l *Letter) Does() string {
 // Intro is the first paragraph.
 func (l *Letter) Intro() string {
 	text, _ := l.kernel()
+	moving, where := scenarios.Moving(l.Scenario.Kernel.Sections), ".text"
+	if l.Scenario.Kernel.Sections == scenarios.Data {
+		where = ".data, .bss and .rodata"
+	}
 	if l.Failed() {
-		text += fmt.Sprintf(" %s in %d of %d boots (%s), and whether it does depends on where the linker puts its functions.",
-			l.Does(), l.Crashes, l.Boots, l.Title)
+		text += fmt.Sprintf(" %s in %d of %d boots (%s), and whether it does depends on where the linker puts its %s.",
+			l.Does(), l.Crashes, l.Boots, l.Title, moving)
 	} else {
 		text += fmt.Sprintf(" passes with this layout, in %d of %d boots. It is sent to be set beside one that fails.", l.Boots-l.Crashes, l.Boots)
 	}
 	switch {
 	case l.Plan != nil:
-		text += fmt.Sprintf(" The objects are the same in all images: this one differs from a plain link in %s, and in nothing else.", changes(*l.Plan))
+		text += fmt.Sprintf(" The objects are the same in all images: this one differs from a plain link in %s, and in nothing else.", changes(*l.Plan, l.Scenario.Kernel.Sections))
 	case l.Layout == seeds.Baseline:
-		text += " This one is a plain link; others of the same objects, with padding between functions, differ in nothing else."
+		text += fmt.Sprintf(" This one is a plain link; others of the same objects, with padding between %s, differ in nothing else.", moving)
 	default:
-		text += " The objects are the same in all images: this one has other padding between the functions of .text than a plain link, and perhaps another order of them, and nothing else."
+		text += fmt.Sprintf(" The objects are the same in all images: this one has other padding between the %s of %s than a plain link, and perhaps another order of them, and nothing else.", moving, where)
 	}
 	return text
 }
@@ -182,6 +199,9 @@ func (l *Letter) Sentences() (out []string) {
 		}
 		out = append(out, fmt.Sprintf("%s %s.", how, c))
 	}
+	if text := memory(l.answer.Minimized.Autopsy); text != "" {
+		out = append(out, text)
+	}
 	var cures []string
 	for _, s := range l.answer.Minimized.Switches {
 		if s.Verdict() == "passes" {
@@ -192,6 +212,17 @@ func (l *Letter) Sentences() (out []string) {
 		out = append(out, fmt.Sprintf("The same image passes with %s on the kernel command line.", strings.Join(cures, ", or ")))
 	}
 	return out
+}
+
+// memory says in a sentence what an autopsy has told; empty for none.
+func memory(a *seeds.Autopsy) string {
+	switch {
+	case a == nil:
+		return ""
+	case len(a.Damage) == 0:
+		return "The code in the memory of the dead kernel is intact."
+	}
+	return fmt.Sprintf("In the memory of the dead kernel %s.", a.Damage[0])
 }
 
 // Answer is minimize's, whole; empty without one.

@@ -73,8 +73,9 @@ func newMap(sections []layout.Section, scores []float64, culprits []seeds.Culpri
 	first, last := movable[0], movable[len(movable)-1]
 	var text []int // sections
 	var begin, end uint64
+	outputs := layout.Outputs(sections)
 	for i, s := range sections[:last+1] {
-		if i < first || s.Size == 0 {
+		if i < first || s.Size == 0 || !slices.Contains(outputs, s.Output) {
 			continue
 		}
 		if text == nil {
@@ -90,7 +91,7 @@ func newMap(sections []layout.Section, scores []float64, culprits []seeds.Culpri
 	if text == nil {
 		return nil, nil
 	}
-	m := &layoutMap{Output: sections[first].Output, Bytes: layout.Step, Width: mapColumns}
+	m := &layoutMap{Output: strings.Join(outputs, ", "), Bytes: layout.Step, Width: mapColumns}
 	for (end-begin)/m.Bytes >= maxCells-1 {
 		m.Bytes *= 2
 	}

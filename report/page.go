@@ -294,6 +294,15 @@ func newReportFinding(f evidence.Summary) reportFinding {
 	return g
 }
 
+// InMemory says what an autopsy has told; empty for none.
+func (g reportFinding) InMemory() string {
+	text := memory(g.Autopsy)
+	if g.Bug > 0 {
+		text = fmt.Sprintf("Bug %d. %s", g.Bug, text)
+	}
+	return text
+}
+
 // describe adds what is in files.
 func (g *reportFinding) describe(r *evidence.Results, saved *seeds.File) error {
 	if g.File == "" {

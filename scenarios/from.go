@@ -246,7 +246,7 @@ var fileKeys = regexp.MustCompile(`^(kernel\.(dir|build|config|patches\[\d+\]\.f
 // scenario, its absolute path.
 func (d *decoder) found(n *yaml.Node) string {
 	text, p := textOf(n), d.nodes[n]
-	if !fileKeys.MatchString(p.key) || p.src.builtin || p.key == "kernel.config" && targetForm.MatchString(text) {
+	if !fileKeys.MatchString(p.key) || p.src.builtin || p.key == "kernel.config" && configForm.MatchString(text) {
 		return text
 	}
 	path, err := filepath.Abs(p.src.beside(text))

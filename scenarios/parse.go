@@ -150,7 +150,7 @@ func (d *decoder) bad(key, format string, args ...any) error {
 
 // scenario decodes a whole one.
 func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
-	s := defaults(arch.X86_64)
+	s := defaults(archOf(n))
 	d.at = map[string]place{}
 	if err := d.decode(n, "", reflect.ValueOf(&s).Elem()); err != nil {
 		return Scenario{}, err
@@ -159,6 +159,21 @@ func (d *decoder) scenario(n *yaml.Node) (Scenario, error) {
 		return Scenario{}, err
 	}
 	return s, nil
+}
+
+// archOf is the architecture that a scenario names, whose machine and image are the
+// defaults; that of one that names none, or one that is not known, is x86-64.
+func archOf(n *yaml.Node) *arch.Arch {
+	if n.Kind == yaml.MappingNode {
+		if _, kernel := lookup(n, "kernel"); kernel != nil && kernel.Kind == yaml.MappingNode {
+			if _, name := lookup(kernel, "arch"); name != nil {
+				if a, err := arch.Of(name.Value); err == nil {
+					return a
+				}
+			}
+		}
+	}
+	return arch.X86_64
 }
 
 // decode fills v from n; key is the path of both, "kernel.patches[0].file".
@@ -302,8 +317,9 @@ func (d *decoder) mapping(n *yaml.Node, key string, v reflect.Value) error {
 var (
 	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+(=[A-Za-z0-9.+:~-]+)?$`)
-	targetForm  = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9_-]*config$`)
+	configForm  = regexp.MustCompile(`^([a-z0-9][A-Za-z0-9_-]*config( [a-z0-9][A-Za-z0-9_-]*config)*|linux-config-[0-9]+\.[0-9]+(=[A-Za-z0-9.+:~-]+)?/[a-z0-9][a-z0-9_-]*)$`)
 	setForm     = regexp.MustCompile(`^([A-Za-z0-9_]+)=(y|m|n|-?[0-9]+|0[xX][0-9A-Fa-f]+|"[^"\n]*")$`)
+	optionForm  = regexp.MustCompile(`^-[!-~]+$`)
 	testedForm  = regexp.MustCompile(`^[0-9]+\.[0-9]+(\.[0-9]+)?$`)
 	patchForm   = regexp.MustCompile(`(?m)^--- .*\n\+\+\+ .*\n@@ `)
 )
@@ -373,15 +389,26 @@ func (d *decoder) checkKernel(k *Kernel) error {
 	if k.Compiler == "clang" { // which it is without
 		k.Compiler = ""
 	}
-	if err := d.oneOf("kernel.arch", k.Arch, arch.Names()...); err != nil {
-		return err
-	}
 	a, err := arch.Of(k.Arch)
 	if err != nil {
-		return err
+		return d.oneOf("kernel.arch", k.Arch, arch.Names()...)
 	}
+	k.Arch = a.Name
 	if err := d.oneOf("kernel.image", k.Image, a.Images...); err != nil {
 		return err
+	}
+	if k.Sections == Text { // which it is without
+		k.Sections = ""
+	}
+	if k.Sections != "" {
+		if err := d.oneOf("kernel.sections", k.Sections, Text, Data, Blocks); err != nil {
+			return err
+		}
+	}
+	for i, option := range k.LinkWithout {
+		if !optionForm.MatchString(option) {
+			return d.bad(fmt.Sprintf("kernel.link-without[%d]", i), "%q is no option of a linker in one word (like --fix-cortex-a53-843419)", option)
+		}
 	}
 	if k.Build != "" {
 		for _, key := range []string{"kernel.config", "kernel.set", "kernel.try", "kernel.patches", "kernel.compiler"} {
@@ -501,11 +528,11 @@ func ReadPatch(path string) (Patch, error) {
 }
 
 func (d *decoder) checkConfig(k *Kernel) error {
-	const key, hint = "kernel.config", "a make target (tinyconfig, x86_64_defconfig) or the file of a .config"
+	const key, hint = "kernel.config", "a make target (tinyconfig, x86_64_defconfig), Debian's (linux-config-6.12/amd64_none_amd64), or the file of a .config"
 	switch {
 	case k.Config == "":
 		return d.bad(key, "missing: %s", hint)
-	case strings.Contains(k.Config, "\n") || targetForm.MatchString(k.Config):
+	case strings.Contains(k.Config, "\n") || configForm.MatchString(k.Config):
 		return nil
 	}
 	return d.load(key, &k.Config, hint)

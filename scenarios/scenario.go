@@ -64,15 +64,22 @@ type Kernel struct {
 	Arch    string  `yaml:"arch"`
 	// Compiler is "gcc" or a version of it, "gcc-12"; clang where it is empty.
 	Compiler string `yaml:"compiler,omitempty" json:",omitempty"`
-	// Config is a make target ("tinyconfig") or, with newlines in it, the
-	// text of a .config.
+	// Config is a make target ("tinyconfig"), one of Debian's packages of
+	// configurations with the flavour ("linux-config-6.12/amd64_none_amd64"), or,
+	// with newlines in it, the text of a .config.
 	Config string `yaml:"config,omitempty"`
 	// Set are symbols on top of it, NAME=VALUE without CONFIG_; n is off.
 	Set []string `yaml:"set,omitempty"`
 	// Try are symbols like those of Set that not every kernel has: set where
 	// kconfig takes them.
-	Try   []string `yaml:"try,omitempty" json:",omitempty"`
-	Image string   `yaml:"image"` // one of the architecture's
+	Try []string `yaml:"try,omitempty" json:",omitempty"`
+	// LinkWithout are options that the kernel's own makefiles give the linker, and that
+	// its links are done without.
+	LinkWithout []string `yaml:"link-without,omitempty" json:",omitempty"`
+	// Sections says which input sections move in its layouts: Data, Blocks, or those of
+	// functions where it is empty.
+	Sections string `yaml:"sections,omitempty" json:",omitempty"`
+	Image    string `yaml:"image"` // one of the architecture's
 }
 
 // Patch is a patch for the kernel's source, as `patch -p1` takes it.
@@ -81,6 +88,22 @@ type Patch struct {
 	Want   string `yaml:"want"` // Applied, Absent or IfFits
 	Tested string `yaml:"tested,omitempty"`
 	Text   string `yaml:"text"`
+}
+
+// Which input sections move.
+const (
+	Text = "text" // of functions; a Kernel has the empty string for it
+	Data = "data" // of objects in .data, .bss and .rodata
+	// Blocks are functions, and what the linker script places by hand among them, as a whole.
+	Blocks = "blocks"
+)
+
+// Moving is what the input sections hold that move, for messages: functions or objects.
+func Moving(sections string) string {
+	if sections == Data {
+		return "objects"
+	}
+	return "functions"
 }
 
 // What is wanted of a patch.
@@ -148,7 +171,7 @@ func defaults(a *arch.Arch) Scenario {
 var builtin embed.FS
 
 // names are the built-in scenarios in the order in which they are listed.
-var names = []string{"kcfi-seal", "kcfi-hash", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "cfi-shutdown"}
+var names = []string{"kcfi-seal", "kcfi-hash", "canary", "boot", "page-cross", "pair", "early", "canary-flaky", "overrun", "cfi-shutdown", "canary-arm64", "boot-arm64", "page-cross-arm64", "pair-arm64", "early-arm64", "canary-flaky-arm64", "gki"}
 
 // Load reads a built-in scenario, by its name, or a scenario file.
 func Load(nameOrPath string) (Scenario, error) {

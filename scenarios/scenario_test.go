@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"gopkg.in/yaml.v3"
+
+	"unlucky/arch"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
@@ -172,7 +174,7 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"nosuch":   `no scenario "nosuch": built in are kcfi-seal, kcfi-hash, canary, boot, page-cross, pair, early, canary-flaky, cfi-shutdown; or give a YAML file`,
+		"nosuch":   `no scenario "nosuch": built in are kcfi-seal, kcfi-hash, canary, boot, page-cross, pair, early, canary-flaky, overrun, cfi-shutdown, canary-arm64, boot-arm64, page-cross-arm64, pair-arm64, early-arm64, canary-flaky-arm64, gki; or give a YAML file`,
 		"x.yaml":   "reading the scenario: open x.yaml: no such file or directory",
 		"./nosuch": "reading the scenario: open ./nosuch: no such file or directory",
 		dir:        "reading the scenario: read " + dir + ": is a directory",
@@ -471,4 +473,14 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("inside another document: %v\n%s", err, text)
 		}
 	})
+}
+
+// What a scenario leaves out is as its architecture has it, by either of its names.
+func TestArchDefaults(t *testing.T) {
+	for name, want := range map[string]*arch.Arch{"x86_64": arch.X86_64, "aarch64": arch.ARM64, "arm64": arch.ARM64} {
+		s := parseGood(t, edited(t, "config: tinyconfig", "config: tinyconfig\n  arch: "+name))
+		if s.Kernel.Arch != want.Name || s.Kernel.Image != want.Images[0] || s.Guest.Machine != want.Machine || s.Guest.CPU != want.CPU {
+			t.Errorf("arch: %s: %+v, %+v", name, s.Kernel, s.Guest)
+		}
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
+	"unlucky/autopsy"
 	"unlucky/layout"
 	"unlucky/qemu"
 	"unlucky/scenarios"
@@ -27,6 +28,7 @@ import (
 
 // same compares Files by their values.
 var same = cmp.Options{
+	cmpopts.IgnoreUnexported(autopsy.Damage{}, autopsy.Site{}),
 	cmp.AllowUnexported(ID{}),
 	cmp.Comparer(func(a, b scenarios.Regexp) bool { return a.String() == b.String() }),
 	cmpopts.EquateEmpty(),

@@ -25,9 +25,11 @@ import (
 )
 
 // journalMagic starts the first line of every journal; its version follows.
+// In version 1 each record has its image's digest, by which layouts were the same.
 const (
-	journalMagic   = "unlucky-journal "
-	journalVersion = journalMagic + "1\n"
+	journalMagic    = "unlucky-journal "
+	journalVersion1 = journalMagic + "1\n"
+	journalVersion  = journalMagic + "2\n" // as long
 )
 
 // Header says which sweep a journal belongs to. Verdicts are comparable only
@@ -43,6 +45,8 @@ type Header struct {
 	Argv     string `json:"argv"`           // digest of the command line that boots, without paths that depend on the layout
 	Rules    string `json:"rules"`          // digest of the verdict's rules
 	Plan     string `json:"plan,omitempty"` // digest of the plan that is minimized
+	// Sections says which input sections move, as kernel.sections does.
+	Sections string `json:"sections,omitempty"`
 	// Command and Verdict are what Argv and Rules are digests of, as words for a
 	// shell. They are for messages alone, and missing in older journals.
 	Command string `json:"command,omitempty"`
@@ -72,6 +76,7 @@ func (h Header) diff(now Header) []string {
 		{name: "initrd", was: h.Initrd, is: now.Initrd},
 		{arguments, h.Argv, now.Argv, h.Command, now.Command},
 		{"verdict rules", h.Rules, now.Rules, h.Verdict, now.Verdict},
+		{name: "the sections that move", was: h.Sections, is: now.Sections},
 		{name: "the layout to minimize", was: h.Plan, is: now.Plan},
 	} {
 		if f.was == f.is {
@@ -121,13 +126,20 @@ func brief(s string) string {
 type Record struct {
 	Layout ID `json:"layout"`
 	Verdict
-	Plan   string    `json:"plan,omitempty"`   // digest, SHA-256 in hex
-	Image  string    `json:"image,omitempty"`  // digest, SHA-256 in hex
-	Append string    `json:"append,omitempty"` // what was added to the kernel command line
-	Path   string    `json:"path,omitempty"`   // of the saved seed, relative to the store's folder
-	Millis int64     `json:"millis"`           // wall-clock time spent on the layout
-	At     time.Time `json:"at,omitzero"`      // of the verdict, UTC, whole seconds; zero in journals of an earlier unlucky
-	Note   string    `json:"note,omitempty"`   // one line for the reader: the linker's words, for instance
+	Plan string `json:"plan,omitempty"` // digest, SHA-256 in hex
+	// Addresses is the digest of what the plan gives (linker.Image.Layout), by which layouts
+	// are the same. Image is that of vmlinux: of what is saved, and where Addresses is empty.
+	Addresses string    `json:"addresses,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	Append    string    `json:"append,omitempty"` // what was added to the kernel command line
+	Path      string    `json:"path,omitempty"`   // of the saved seed, relative to the store's folder
+	Millis    int64     `json:"millis"`           // wall-clock time spent on the layout
+	At        time.Time `json:"at,omitzero"`      // of the verdict, UTC, whole seconds; zero in journals of an earlier unlucky
+	// Inserted is how many pieces of code the linker has added to text for its
+	// addresses: patches of an erratum, veneers.
+	Inserted int    `json:"inserted,omitempty"`
+	Intact   int    `json:"intact,omitempty"` // boots that passed with their code in memory intact, of those that minimize has looked into
+	Note     string `json:"note,omitempty"`   // one line for the reader: the linker's words, for instance
 }
 
 // Journal is the append-only record of one sweep, or of the minimizing of one
@@ -284,6 +296,12 @@ func (j *Journal) load(f *os.File, h Header) error {
 		}
 	}
 	if good > 0 {
+		if bytes.HasPrefix(data, []byte(journalVersion1)) { // what follows may be of this version
+			if _, err := f.WriteAt([]byte(journalVersion), 0); err != nil {
+				return err
+			}
+			return f.Sync()
+		}
 		return nil
 	}
 	line, err := encodeLine(h)
@@ -450,13 +468,13 @@ func (r Record) check() error {
 // is set, lines of which bad says why they are not believed: the first is
 // damaged, and nothing tells what has become of those behind it.
 func parseJournal(data []byte) (h Header, records []Record, good int, bad, err error) {
-	if !bytes.HasPrefix(data, []byte(journalVersion)) {
-		if strings.HasPrefix(journalVersion, string(data)) {
+	if !bytes.HasPrefix(data, []byte(journalVersion)) && !bytes.HasPrefix(data, []byte(journalVersion1)) {
+		if text := string(data); strings.HasPrefix(journalVersion, text) || strings.HasPrefix(journalVersion1, text) {
 			return h, nil, 0, nil, nil // empty, or cut within its first line
 		}
 		line, _, _ := bytes.Cut(data, []byte("\n"))
 		if v, ok := bytes.CutPrefix(line, []byte(journalMagic)); ok {
-			return h, nil, 0, nil, fmt.Errorf("its version is %.20q, and this unlucky writes version 1; use the unlucky that wrote it, or another -o", v)
+			return h, nil, 0, nil, fmt.Errorf("its version is %.20q, and this unlucky writes version 2; use the unlucky that wrote it, or another -o", v)
 		}
 		return h, nil, 0, nil, errors.New("is not a journal of unlucky; use another -o")
 	}

@@ -34,7 +34,7 @@ func someRecords() []Record {
 	return []Record{
 		{Layout: Baseline, Verdict: Verdict{Kind: qemu.Pass, Boots: 1}, Plan: "p0", Image: "i0", Path: "twin-baseline.yaml", Millis: 700},
 		{Layout: Seed(2), Verdict: Verdict{Kind: qemu.LinkFailed}, Note: "ld.lld: error: <vmlinux.lds>:51: \"x\"\nunable\x1b[2J — größe", Millis: 150},
-		{Layout: Seed(0), Verdict: Verdict{Kind: qemu.Crash, Title: "int3 in f", Found: true, Boots: 3, Crashes: 2, Titles: map[string]int{"int3 in f": 1, "unexpected exit": 1}}, Plan: "p1", Image: "i1", Path: "int3-in-f/0.yaml", Millis: 2100},
+		{Layout: Seed(0), Verdict: Verdict{Kind: qemu.Crash, Title: "int3 in f", Found: true, Boots: 3, Crashes: 2, Titles: map[string]int{"int3 in f": 1, "unexpected exit": 1}}, Plan: "p1", Addresses: "a1", Image: "i1", Path: "int3-in-f/0.yaml", Millis: 2100},
 		{Layout: Seed(1), Verdict: Verdict{Kind: qemu.Hang, Title: "hang: no output after x", Boots: 2, Crashes: 2}, Millis: 60000},
 	}
 }
@@ -332,6 +332,53 @@ func TestJournalCutAnywhere(t *testing.T) {
 	}
 }
 
+// A journal of version 1 is read, stays as it is where it is refused, and is of this version
+// once it can be written to.
+func TestJournalVersion1(t *testing.T) {
+	old, err := os.ReadFile("testdata/sweep-1.journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, more := someRecords(), Record{Layout: Seed(5), Verdict: Verdict{Kind: qemu.Pass}, Addresses: "a5"}
+	for i := range records {
+		records[i].Addresses = "" // by which none were the same
+	}
+	head := header()
+	head.Sections = "" // functions, which alone moved then
+	path := filepath.Join(t.TempDir(), "sweep.journal")
+	if err := os.WriteFile(path, old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if h, got, damage, err := ReadJournal(path); err != nil || damage != "" || *h != head || !cmp.Equal(got, records, layouts) {
+		t.Errorf("%+v, %+v, %q, %v", h, got, damage, err)
+	}
+	other := head
+	other.Object = "another"
+	if _, err := OpenJournal(path, other); err == nil {
+		t.Error("another kernel's journal was opened")
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, old) {
+		t.Errorf("reading it, or refusing it, has changed it: %v", err)
+	}
+	j, err := OpenJournal(path, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(more); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(append(records, more), j.Records(), layouts); d != "" {
+		t.Errorf("records (-want +got):\n%s", d)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := "unlucky-journal 2\n" + string(old[len(journalVersion):])
+	if now, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(now), want) || len(now) == len(want) {
+		t.Errorf("%v; it is now\n%swant, with one record more,\n%s", err, now, want)
+	}
+}
+
 // After a loss of power a block that was not written reads as zeros.
 func TestJournalZerosAtEnd(t *testing.T) {
 	path := writeJournal(t, someRecords())
@@ -468,7 +515,7 @@ func TestJournalRefused(t *testing.T) {
 	for _, test := range []struct{ name, data, want string }{
 		{"another program's", "hello\n", "is not a journal of unlucky; use another -o"},
 		{"a line without its end", "hello", "is not a journal of unlucky; use another -o"},
-		{"newer", "unlucky-journal 2\nwhatever\n", `its version is "2", and this unlucky writes version 1; use the unlucky that wrote it, or another -o`},
+		{"newer", "unlucky-journal 3\nwhatever\n", `its version is "3", and this unlucky writes version 2; use the unlucky that wrote it, or another -o`},
 		{"edited header", strings.Replace(string(whole), "Accel of old", "Accel of mine", 1), "line 2, the header, is damaged: the checksum does not match; restore the file, move it away to have its layouts done again, or use another -o"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -597,7 +644,8 @@ func FuzzJournal(f *testing.F) {
 	bare := regexp.MustCompile("(?m)^[0-9a-f]{8} ").ReplaceAll(whole[len(journalVersion):], nil)
 	f.Add(whole, uint(len(whole)), false)
 	f.Add(whole[:len(whole)-3], uint(70), false)
-	f.Add([]byte("unlucky-journal 2\n"), uint(3), false)
+	f.Add([]byte("unlucky-journal 1\n"+string(whole[len(journalVersion):])), uint(70), false)
+	f.Add([]byte("unlucky-journal 3\n"), uint(3), false)
 	f.Add(bare, uint(300), true)
 	f.Add([]byte("{}\n{}\n{}"), uint(60), true)
 	f.Fuzz(func(t *testing.T, data []byte, cut uint, sum bool) {

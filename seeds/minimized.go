@@ -26,6 +26,9 @@ type Minimized struct {
 	// Culprits are the functions whose addresses decide; each of them makes
 	// a layout fail. Empty where no few functions do.
 	Culprits []Culprit `yaml:"culprits,omitempty" json:"culprits"`
+	// Autopsy is what the memory of the failing layout has told of its code; nil where
+	// it was not looked into.
+	Autopsy *Autopsy `yaml:"autopsy,omitempty" json:"autopsy,omitempty"`
 	// Switches of the kernel command line, each tried alone on the failing
 	// image.
 	Switches []Switch `yaml:"switches,omitempty" json:"switches"`
@@ -59,20 +62,36 @@ type Culprit struct {
 	// Modulus is the smallest power of two, in bytes, that explains every
 	// boot; 0 where it is not known, or where no residue passes.
 	Modulus uint64 `yaml:"modulus,omitempty" json:"modulus"`
+	// Step is by what the functions can be moved, in bytes: what is between two residues
+	// of a whole table. 0, as in files that do not have it, is 16.
+	Step uint64 `yaml:"step,omitempty" json:"step,omitempty"`
 	// Together tells that the functions may move together: only where they
 	// are to each other decides.
 	Together bool `yaml:"together,omitempty" json:"together,omitempty"`
 	// Distance tells that the functions may move together with all that stands
 	// behind them: only how far away what the linker script places there is decides.
 	Distance bool `yaml:"distance,omitempty" json:"distance,omitempty"`
+	// Bounded tells that of the residues of the modulus only some are in the table: those
+	// of the powers of two, and the borders of the range in which it fails.
+	Bounded bool `yaml:"bounded,omitempty" json:"bounded,omitempty"`
 	// Sampled tells that the table has some residues of the modulus only.
-	Sampled bool  `yaml:"sampled,omitempty" json:"sampled,omitempty"`
-	Alone   Boots `yaml:"alone" json:"alone"` // boots with all others as in the passing layout
+	Sampled bool `yaml:"sampled,omitempty" json:"sampled,omitempty"`
+	// Bound, where it is set, is what decides: no residue, but how far apart the two
+	// functions are, or, of one, its address.
+	Bound *Bound `yaml:"bound,omitempty" json:"bound,omitempty"`
+	Alone Boots  `yaml:"alone" json:"alone"` // boots with all others as in the passing layout
 	// Elsewhere are boots with all others as in another passing layout.
 	Elsewhere Boots `yaml:"elsewhere,omitempty" json:"elsewhere"`
 	// Residues is the table of the rule: functions moved alone, all others
 	// fixed.
 	Residues []Residue `yaml:"residues" json:"residues"`
+}
+
+// Bound is a limit of a distance, from the one function to the other, or of an address.
+type Bound struct {
+	Bytes  uint64 `yaml:"bytes" json:"bytes"`                       // where it still fails
+	Step   uint64 `yaml:"step" json:"step"`                         // bytes beyond, where it passes
+	Nearer bool   `yaml:"nearer,omitempty" json:"nearer,omitempty"` // it fails up to here, and else from here on
 }
 
 // SetModulus gives the table its modulus and adds up the lines that are one.
@@ -109,13 +128,18 @@ type Function struct {
 // MarshalYAML writes the address in hex.
 func (f Function) MarshalYAML() (any, error) {
 	type plain Function
-	n, err := yamltext.Node(plain(f))
+	return inHex(plain(f), "address", f.Address)
+}
+
+// inHex is a mapping with the value of one key in hex.
+func inHex(v any, key string, value uint64) (*yaml.Node, error) {
+	n, err := yamltext.Node(v)
 	if err != nil {
 		return nil, err
 	}
-	for i, key := range n.Content {
-		if key.Value == "address" {
-			n.Content[i+1].Value = fmt.Sprintf("%#x", f.Address)
+	for i, k := range n.Content {
+		if k.Value == key {
+			n.Content[i+1].Value = fmt.Sprintf("%#x", value)
 			break
 		}
 	}
@@ -158,6 +182,9 @@ func oneLine(v any) (any, error) {
 // String says in a sentence what the culprit is: "crashes when `f` is at 0x30
 // mod 0x100; moved alone by 16 bytes it passes".
 func (c Culprit) String() string {
+	if c.Bound != nil {
+		return c.bounded()
+	}
 	var text strings.Builder
 	cure, ruled := c.Cure()
 	ruled = ruled && c.Modulus > 0
@@ -202,6 +229,20 @@ func (c Culprit) String() string {
 	return fmt.Sprintf("crashes when %s mod %#x; moved by %d bytes they pass", &text, c.Modulus, cure)
 }
 
+// bounded is String of a distance, or an address, that has a bound.
+func (c Culprit) bounded() string {
+	b, last := c.Bound, c.Functions[len(c.Functions)-1].Name
+	switch {
+	case len(c.Functions) == 1 && b.Nearer:
+		return fmt.Sprintf("crashes when `%s` is at %#x or below; %d bytes above that it passes", last, b.Bytes, b.Step)
+	case len(c.Functions) == 1:
+		return fmt.Sprintf("crashes when `%s` is at %#x or above; %d bytes below that it passes", last, b.Bytes, b.Step)
+	case b.Nearer:
+		return fmt.Sprintf("crashes when `%s` is %#x bytes or less behind `%s`; %d bytes further apart they pass", last, b.Bytes, c.Functions[0].Name, b.Step)
+	}
+	return fmt.Sprintf("crashes when `%s` is %#x bytes or more behind `%s`; %d bytes nearer they pass", last, b.Bytes, c.Functions[0].Name, b.Step)
+}
+
 // distances lists how far apart two functions fail, of which the table moves
 // the first.
 func (c Culprit) distances() string {
@@ -229,6 +270,15 @@ func (c Culprit) Cure() (bytes uint64, ok bool) {
 	return bytes, ok
 }
 
+// passesWithin tells whether a function was booted at one of the residues behind one,
+// up to so many bytes, without failing there.
+func (c Culprit) passesWithin(f Function, residue, bytes uint64) bool {
+	return slices.ContainsFunc(c.Residues, func(r Residue) bool {
+		behind := (f.Address + r.Bytes - residue) % c.Modulus
+		return 0 < behind && behind < bytes && r.Verdict() != "fails"
+	})
+}
+
 // residues lists where a function fails, neighbouring ones as a range.
 func (c Culprit) residues(f Function) string {
 	if !f.Moved {
@@ -242,10 +292,14 @@ func (c Culprit) residues(f Function) string {
 	}
 	slices.Sort(at)
 	at = slices.Compact(at)
+	step := cmp.Or(c.Step, layout.Step)
+	if last := at[len(at)-1]; c.Bounded && !c.passesWithin(f, last, at[0]+c.Modulus-last) { // over the end
+		at = slices.Compact(append(append([]uint64{0}, at...), c.Modulus-step))
+	}
 	var out []string
 	for i := 0; i < len(at); i++ {
 		first := i
-		for i+1 < len(at) && at[i+1] == at[i]+layout.Step {
+		for i+1 < len(at) && (at[i+1] == at[i]+step || c.Bounded && !c.passesWithin(f, at[i], at[i+1]-at[i])) {
 			i++
 		}
 		if i > first+1 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"unlucky/autopsy"
 	"unlucky/layout"
 )
 
@@ -78,6 +79,7 @@ func exampleMinimized(title string) *Minimized {
 	}
 	touching := f("b", 0xffffffff8100005b)
 	touching.Touching = true
+	ran := true
 	return &Minimized{
 		Complete: true, Boots: 56, Failing: Boots{Boots: 19, Crashes: 18}, Needed: 2, Passing: "the baseline", Match: "in f",
 		Faces: map[string]int{title: 19},
@@ -86,6 +88,10 @@ func exampleMinimized(title string) *Minimized {
 			{Functions: []Function{f("c", 0xffffffff81002000), {Name: "d", Section: ".text.d", Address: 0xffffffff81003000}}, Modulus: 32, Together: true,
 				Alone: Boots{Boots: 1, Crashes: 1}, Elsewhere: Boots{Boots: 2, Crashes: 1, Others: 1}, Residues: rows("fp")},
 		},
+		Autopsy: &Autopsy{Twin: "seed 1", Damage: []Damage{{Culprit: 1, Damage: autopsy.Damage{
+			Function: "a", Offset: 0x39, Why: autopsy.Astray, Disk: autopsy.Code{Bytes: "c3", Asm: "retq"}, Memory: autopsy.Code{Bytes: "cc", Asm: "int3"},
+			Sites: []autopsy.Site{{Table: "return", Bytes: 6}, {Table: "seal-hash", Bytes: 4, For: "b"}}, Leads: "c-0x260", Ran: &ran, Crashed: true,
+		}}}},
 		Switches: []Switch{{"cfi=off", Boots{Boots: 1}}, {"nosmp", Boots{Boots: 1, Crashes: 1}}},
 		Twin:     &layout.Plan{Paddings: []layout.Padding{{Section: ".text.a", Bytes: 32}}},
 		Notes:    []string{"not minimal: the limit of boots or of time is reached"},

@@ -98,7 +98,7 @@ func (f File) write(path string, data, console []byte) error {
 
 // halfWritten is a temporary file of renameio for one of those that a sweep
 // writes. What minimize writes has "min" or another name in it.
-var halfWritten = regexp.MustCompile(`\A\.(?:(?:twin-)?(baseline|[0-9]+)\.(?:yaml|console)|(layout-[0-9a-f]+\.json\.gz)|(sweep.*\.journal)\.broken-[0-9]+)[0-9]+\z`)
+var halfWritten = regexp.MustCompile(`\A\.(?:(?:twin-)?(baseline|[0-9]+)\.(?:yaml|console|autopsy\.json)|(layout-[0-9a-f]+\.json\.gz)|(sweep.*\.journal)\.broken-[0-9]+)[0-9]+\z`)
 
 // Tidy removes the temporary files that a killed sweep has left in the store,
 // and no others that share it may be writing now: those of its journal, a name,

@@ -99,7 +99,7 @@ func fields(n *yaml.Node, v reflect.Value) error {
 		name, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
 		field, err := v.Field(i), error(nil)
 		switch {
-		case name == "-":
+		case name == "-" || !v.Type().Field(i).IsExported():
 		case options == "inline":
 			err = fields(n, field)
 		case options == "omitempty" && empty(field):

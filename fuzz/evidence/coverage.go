@@ -30,7 +30,6 @@ var moduli = [...]uint64{64, 256, layout.Modulus}
 // It holds the bits of what was seen, and nothing of each layout.
 type Coverage struct {
 	layout    []layout.Section // the baseline
-	output    string           // the output section of the functions
 	functions []counted        // in the order of the baseline
 	fixed     []int            // sections of functions that the linker script places by hand
 
@@ -87,13 +86,17 @@ type FunctionCoverage struct {
 // this layout. A kernel whose addresses do not follow from its plans has none:
 // that is the error.
 func NewCoverage(sections []layout.Section) (*Coverage, error) {
-	c := &Coverage{layout: sections, output: layout.MainText(sections)}
+	c := &Coverage{layout: sections}
+	outputs := layout.Outputs(sections)
 	n, group := 0, 0
 	for i, s := range sections {
+		if i > 0 && s.Output != sections[i-1].Output {
+			group++
+		}
 		switch movable := layout.Movable(sections, i); {
-		case movable && s.Output != c.output:
-			return nil, fmt.Errorf("%s and %s both have functions that can move", c.output, s.Output)
-		case s.Output != c.output:
+		case movable && !slices.Contains(outputs, s.Output):
+			return nil, fmt.Errorf("%s and %s both have functions that can move", outputs[0], s.Output)
+		case !slices.Contains(outputs, s.Output):
 		case !movable:
 			if s.Function != "" {
 				c.fixed = append(c.fixed, i)

@@ -2,7 +2,9 @@ package evidence
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"unlucky/seeds"
@@ -20,7 +22,12 @@ type Summary struct {
 	Crashes   int              `json:"crashes"` // boots of those that failed
 	File      string           `json:"file"`    // seed file of the layout to begin with
 	Minimized *seeds.Minimized `json:"minimized,omitempty"`
-	Layouts   []seeds.Record   `json:"layouts"`
+	// Autopsy is what the memory of one of its layouts has told, nil where none was
+	// looked into; Bug is the number, from 1 on, of those of the kernel with the same
+	// damage that has run, and 0 where there is none.
+	Autopsy *seeds.Autopsy `json:"autopsy,omitempty"`
+	Bug     int            `json:"bug,omitempty"`
+	Layouts []seeds.Record `json:"layouts"`
 }
 
 // findings are those of some results, the unlucky ones first, then the most
@@ -28,7 +35,7 @@ type Summary struct {
 // what could.
 func Summaries(r *Results) (out []Summary, failed error) {
 	report := r.Report()
-	of := 0
+	of, causes := 0, []string{}
 	for _, t := range r.All() {
 		if Booted(t.Kind) {
 			of++
@@ -59,9 +66,34 @@ func Summaries(r *Results) (out []Summary, failed error) {
 		if g.File == "" {
 			g.File = best.Path
 		}
+		a, err := autopsyOf("", f.Layouts)
+		if failed = errors.Join(failed, err); a == nil && g.Minimized != nil {
+			a = g.Minimized.Autopsy
+		}
+		if g.Autopsy = a; a.Cause() != "" {
+			i := slices.Index(causes, a.Cause())
+			if i < 0 {
+				i = len(causes)
+				causes = append(causes, a.Cause())
+			}
+			g.Bug = i + 1
+		}
 		out = append(out, g)
 	}
 	return out, failed
+}
+
+// Memory is what memory has told of a finding, in a few words; empty for nothing.
+func (f Summary) Memory() string {
+	switch {
+	case f.Autopsy == nil:
+		return ""
+	case f.Bug > 0:
+		return fmt.Sprintf("bug %d: %s", f.Bug, f.Autopsy.Cause())
+	case len(f.Autopsy.Damage) > 0:
+		return "no damage has run"
+	}
+	return "code intact"
 }
 
 // Answer is what minimizing has shown of a finding, in a few words.

@@ -78,7 +78,7 @@ func headerOf(f seeds.File) seeds.Header {
 	}
 	h := seeds.Header{
 		Scenario: f.Scenario.Name, Strategy: f.Strategy, Accel: f.Accel, QEMU: f.Tools.QEMU, LLD: f.Tools.LLD,
-		Object: f.Digests.Object, Initrd: f.Digests.Initrd, Argv: seeds.Digest(argv...), Command: f.Command,
+		Object: f.Digests.Object, Initrd: f.Digests.Initrd, Argv: seeds.Digest(argv...), Command: f.Command, Sections: f.Scenario.Kernel.Sections,
 	}
 	h.Rules, h.Verdict = seeds.Rules(f.Scenario.Verdict, time.Duration(f.Scenario.Guest.Limit), f.Scenario.Guest.Infra.Regexp)
 	return h

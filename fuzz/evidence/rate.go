@@ -67,3 +67,14 @@ func AtLeast(k, n int) float64 {
 func PassesFor(rate, chance float64) int {
 	return max(1, int(math.Ceil(math.Log(chance)/math.Log1p(-rate))))
 }
+
+// PassesAlike is how many passes in a row have that chance, or less, where k boots of n
+// have failed: over all rates that there may be, each as likely as that makes it.
+func PassesAlike(k, n int, chance float64) int {
+	fails, passes := float64(k+1), float64(n-k+1)
+	boots := 0
+	for p := 1.0; p > chance; boots++ {
+		p *= (passes + float64(boots)) / (fails + passes + float64(boots))
+	}
+	return boots
+}

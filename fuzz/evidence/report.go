@@ -24,13 +24,17 @@ type Report struct {
 	Beyond   int             `json:"beyond"`   // layouts tried behind the seed at which -stop-after stopped
 	Left     int             `json:"left"`     // layouts of the range that were not tried: the sweep has ended early
 	Tried    int             `json:"tried"`    // layouts of this run
-	OnePass  int             `json:"one_pass"` // links of this run, the baseline's too, that were one pass of the linker
+	OnePass  int             `json:"one_pass"` // links of this run, the baseline's too, without the whole script
+	Delta    int             `json:"delta"`    // of these, without lld
 	Elapsed  time.Duration   `json:"elapsed"`  // of this run, without the baseline
 	Steps    Steps           `json:"steps"`    // of the layouts of this run
 	// Doubts are the reasons why this may say nothing of layouts; Idle tells that it
 	// does say nothing.
 	Doubts []string `json:"doubts,omitempty"`
 	Idle   bool     `json:"idle,omitempty"`
+	// Bugs are what the memories of layouts have told, where the sweep has looked into
+	// them.
+	Bugs []Bug `json:"bugs,omitempty"`
 	// Coverage is by all layouts of the journal, whatever their seeds. It is nil
 	// for a kernel that has none.
 	Coverage *Totals `json:"coverage,omitempty"`

@@ -290,7 +290,7 @@ func (t Tried) plan(layout []layout.Section) (plan layout.Plan, err error) {
 // be nil.
 func Place(ctx context.Context, sections []layout.Section, tried []Tried, each func(i int, addresses []uint64), progress func(done, total int)) error {
 	var mu sync.Mutex
-	done, output := 0, layout.MainText(sections)
+	done := 0
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.NumCPU())
 	for i, t := range tried {
@@ -302,7 +302,7 @@ func Place(ctx context.Context, sections []layout.Section, tried []Tried, each f
 			if err != nil {
 				return err
 			}
-			addresses, err := layout.Place(sections, output, plan)
+			addresses, err := layout.Place(sections, plan)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.Layout.Name(), err)
 			}

@@ -160,7 +160,7 @@ func TestReadResultsApart(t *testing.T) {
 	if len(all) != 2 || len(all[0].Dirs) != 2 || len(all[0].Layouts) != 2 || len(all[1].Layouts) != 1 {
 		t.Fatalf("%+v", all)
 	}
-	if s := all[0].Report().Strategy; s != "cover/2, text/1" {
+	if s := all[0].Report().Strategy; s != "cover/3, text/1" {
 		t.Errorf("strategies %s", s)
 	}
 	if _, err := ReadResults([]string{""}, quiet); err == nil {

@@ -3,6 +3,7 @@ package evidence
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -21,36 +22,41 @@ import (
 type rule struct {
 	group, with int    // histories; with is -1 where it is no distance
 	modulus     uint64 // bytes
-	residues    uint64 // modulo 64: a set of them, in units of layout.Step
-	first, n    int    // else a range of them, which may go round
+	first, n    int    // the range of residues, in units of verdicts.step; it may go round
+	bound       int32  // where modulus is 0: how far behind with it is at least, in bytes
+	nearer      bool   // or at most
 	target      int
 	log         float64 // the natural logarithm of its corrected chance; notTold for none
 }
 
-// pageUnits is the number of residues modulo a page. One of them is a uint8: a smaller
-// step asks for more.
-const pageUnits = layout.Modulus / layout.Step
+// moduli are those of the rules, in bytes, the largest first: all powers of two at
+// which functions that move by step differ, up to a page. A set of residues that is no
+// range is rare, and one of a smaller modulus where it is not.
+func (t *verdicts) moduli() (all []uint64) {
+	for modulus := uint64(layout.Modulus); modulus > t.step; modulus /= 2 {
+		all = append(all, modulus)
+	}
+	return all
+}
 
-const _ = uint8(pageUnits - 1)
-
-// unitsOf is the number of residues of a modulus.
-func unitsOf(modulus uint64) int { return int(modulus / layout.Step) }
+// units is the number of residues of a modulus.
+func (t *verdicts) units(modulus uint64) int { return int(modulus / t.step) }
 
 // holds tells whether a layout is at the residues of a rule.
 func (t *verdicts) holds(c rule, l int) bool {
 	if t.histories[c.group].absent(l) {
 		return false
 	}
+	if c.modulus == 0 {
+		d := t.histories[c.group].away[l] - t.histories[c.with].away[l]
+		return c.nearer && d <= c.bound || !c.nearer && d >= c.bound
+	}
 	at := t.histories[c.group].at[l]
 	if c.with >= 0 {
 		at -= t.histories[c.with].at[l]
 	}
-	units := unitsOf(c.modulus)
-	unit := int(at) % units
-	if c.residues != 0 {
-		return c.residues>>unit&1 == 1
-	}
-	return (unit-c.first+units)%units < c.n
+	units := t.units(c.modulus)
+	return (int(at)-c.first+units)%units < c.n
 }
 
 // comparison is one comparison of layouts.
@@ -59,8 +65,10 @@ type comparison struct {
 	alive    []int // layouts
 	fails    int   // of them
 	targets  []target
-	all      [][pageUnits]uint16 // alive layouts at each residue modulo a page, by history
-	logs     []float64           // ln n!
+	all      [][]uint16 // alive layouts at each residue modulo a page, by history
+	logs     []float64  // ln n!
+	lengths  []float64  // ln n of a range's n
+	costs    []float64  // of each modulus
 
 	rules  []rule    // that luck does not give any time, the best first; one of each history
 	dealt  []float64 // the best of verdicts dealt at random, as rule.log
@@ -74,9 +82,6 @@ type target struct {
 	fails []int  // layouts
 }
 
-// families are the kinds of rules: of a modulus each, and of distances.
-const families = 4
-
 // notTold is the limit of rule.log: what is worse is not told.
 const notTold = 10
 
@@ -87,7 +92,7 @@ const (
 	beyondDoubt = 0.001
 	minDeals    = 39
 	maxDeals    = 999
-	dealWork    = 30_000_000 // deals times failures times histories: some ten seconds
+	dealWork    = 30_000_000 // deals times histories times failures and residues: some ten seconds
 	enoughLuck  = 20
 )
 
@@ -102,6 +107,13 @@ func (t *verdicts) compare(ctx context.Context, alive []int) (*comparison, error
 		return r, nil
 	}
 	r.count()
+	r.lengths = make([]float64, r.verdicts.units(layout.Modulus))
+	for n := range r.lengths {
+		r.lengths[n] = math.Log(float64(n))
+	}
+	for _, modulus := range r.verdicts.moduli() {
+		r.costs = append(r.costs, r.cost(modulus))
+	}
 	var err error
 	if r.rules, err = r.scan(ctx, r.targets, notTold); err != nil {
 		return nil, err
@@ -117,7 +129,7 @@ func (t *verdicts) compare(ctx context.Context, alive []int) (*comparison, error
 		best = r.chance(r.rules[0])
 	}
 	if best > Sure {
-		r.tooFew = r.failing() + ", and no function explains that better than luck would: more layouts may tell; or it is more than the residue of one function, or flaky"
+		r.tooFew = r.failing() + r.unexplained()
 	}
 	return r, nil
 }
@@ -163,14 +175,62 @@ func (r *comparison) aim() {
 	case r.fails == len(r.alive):
 		r.tooFew = r.failing() + ": some must pass, too, to tell a function by"
 	default:
-		r.tooFew = fmt.Sprintf("%s: too few to tell a function by; if they go on like this, about %d layouts are needed at the least", r.failing(), r.needed())
+		r.tooFew = r.failing() + r.unexplained()
 	}
+}
+
+// pairs is said where no number of layouts may do.
+const pairs = "where each failure is another pair of functions, more layouts may never tell: minimize one"
+
+// unexplained says why no function explains the failures, and what would help.
+func (r *comparison) unexplained() string {
+	n, there, moved := len(r.alive), 0, 0 // of those of another order, and failures among them
+	var fails []int
+	for _, l := range r.alive {
+		failed := r.verdicts.tried[l].Kind != qemu.Pass
+		if failed {
+			fails = append(fails, l)
+		}
+		if r.verdicts.order[l] != 0 {
+			if there++; failed {
+				moved++
+			}
+		}
+	}
+	single := max(r.fails, n/r.verdicts.units(256)+1) // layouts that have a function at one residue mod 256
+	switch {
+	case r.oneOrder(fails):
+		return ", all of them in one order: new neighbours decide; " + pairs
+	case moved == r.fails && r.log(0, r.fails, there, moved, 0) < math.Log(beyondDoubt):
+		return fmt.Sprintf(", all of them among the %d in another order than the baseline's: new neighbours decide; %s", there, pairs)
+	case r.log(r.cost(256), r.fails, single, r.fails, notTold) <= math.Log(Sure):
+		return ", enough to tell one function at one residue mod 256, and there is none: two functions or more decide, or several bugs; " + pairs
+	case len(r.targets) > 0:
+		return ", and no function explains that better than luck would: more layouts may tell; " + pairs
+	}
+	return fmt.Sprintf(": too few to tell a function by; if one decides, about %d layouts are needed at the least; %s", r.needed(), pairs)
+}
+
+// oneOrder tells whether several failures have an order in common that is not the
+// baseline's, and that luck does not explain: any two neighbours of it may decide, and
+// whatever moves with them has one distance in all of them.
+func (r *comparison) oneOrder(fails []int) bool {
+	order, there := r.verdicts.order, 0
+	if len(fails) < 2 || order[fails[0]] == 0 || slices.ContainsFunc(fails, func(l int) bool { return order[l] != order[fails[0]] }) {
+		return false
+	}
+	for _, l := range r.alive {
+		if order[l] == order[fails[0]] {
+			there++
+		}
+	}
+	return r.log(0, len(fails), there, len(fails), 0) < math.Log(beyondDoubt)
 }
 
 // least is the corrected chance, as rule.log, of the best rule that there could
 // be for some fails of n layouts.
 func (r *comparison) least(n, fails int) float64 {
-	return math.Log(families*subsets*float64(len(r.verdicts.histories))) - choose(n, fails)
+	return r.share(r.verdicts.moduli()[len(r.verdicts.moduli())-1], 1) - choose(n, fails)
 }
 
 // needed is how many layouts that fail as often as these could tell one residue
@@ -195,8 +255,9 @@ func choose(n, k int) float64 {
 
 // count fills in where the layouts were.
 func (r *comparison) count() {
-	r.all = make([][pageUnits]uint16, len(r.verdicts.histories))
+	r.all = make([][]uint16, len(r.verdicts.histories))
 	for h := range r.all {
+		r.all[h] = make([]uint16, r.verdicts.units(layout.Modulus))
 		history := r.verdicts.histories[h]
 		for _, l := range r.alive {
 			if !history.absent(l) {
@@ -206,9 +267,6 @@ func (r *comparison) count() {
 	}
 }
 
-// subsets is how many sets of residues modulo 64 say something: all but none and all.
-const subsets = 1<<(64/layout.Step) - 2
-
 // harmonic is the sum of 1/n for n below units.
 func harmonic(units int) (sum float64) {
 	for n := 1; n < units; n++ {
@@ -217,21 +275,24 @@ func harmonic(units int) (sum float64) {
 	return sum
 }
 
-// cost is ln of the number of rules that one of a modulus is one of, as its share
-// of the level has it; of ranges, one of a single residue.
-func (r *comparison) cost(modulus uint64) float64 {
-	n := families * float64(max(1, len(r.targets))*len(r.verdicts.histories))
-	if modulus == 64 {
-		return math.Log(n * subsets)
-	}
-	units := unitsOf(modulus)
-	return math.Log(n * float64(units) * harmonic(units))
+// families is how many kinds of rules there are, each with the same share of the level
+// of significance: one of each modulus, residues of distances, and bounds of them.
+func (t *verdicts) families() float64 { return float64(len(t.moduli()) + 2) }
+
+// share is ln of the number of rules that one of a single residue is one of, as its
+// share of the level has it.
+func (r *comparison) share(modulus uint64, targets int) float64 {
+	units := r.verdicts.units(modulus)
+	return math.Log(r.verdicts.families() * float64(targets*len(r.verdicts.histories)*units) * harmonic(units))
 }
+
+// cost is share for the targets that there are.
+func (r *comparison) cost(modulus uint64) float64 { return r.share(modulus, max(1, len(r.targets))) }
 
 // distant is the cost of a distance.
 func (r *comparison) distant(modulus uint64) float64 {
-	groups := float64(len(r.verdicts.histories))
-	return math.Log(families*float64(len(r.targets))) + math.Log(2*float64(unitsOf(modulus))*groups*(groups-1)/2) // two moduli
+	groups, moduli := float64(len(r.verdicts.histories)), float64(len(r.verdicts.moduli())-1)
+	return math.Log(r.verdicts.families()*float64(len(r.targets))) + math.Log(moduli*float64(r.verdicts.units(modulus))*groups*(groups-1)/2)
 }
 
 // scan finds the best rule of each history, below a limit of rule.log, and
@@ -261,15 +322,26 @@ func (r *comparison) scan(ctx context.Context, targets []target, limit float64) 
 	found = slices.DeleteFunc(found, func(l rule) bool { return l.log == limit })
 	for n, target := range targets {
 		found = append(found, r.distances(n, target)...)
+		found = append(found, r.bounds(n, target)...)
 	}
+	found = slices.DeleteFunc(found, func(l rule) bool {
+		var there []int
+		for _, fail := range targets[l.target].fails {
+			if r.verdicts.holds(l, fail) {
+				there = append(there, fail)
+			}
+		}
+		return r.oneOrder(there)
+	})
 	slices.SortStableFunc(found, func(a, b rule) int { return cmp.Compare(a.log, b.log) })
 	return found, nil
 }
 
 // better finds a rule of a history that is better than the best so far.
 func (r *comparison) better(h, n int, target target, best rule) rule {
-	var fails, all [pageUnits]int
 	history := r.verdicts.histories[h]
+	units := len(r.all[h])
+	fails, all := make([]int, units), make([]int, units)
 	for _, l := range target.fails {
 		if !history.absent(l) {
 			fails[history.at[l]]++
@@ -278,76 +350,48 @@ func (r *comparison) better(h, n int, target target, best rule) rule {
 	for i, n := range r.all[h] {
 		all[i] = int(n)
 	}
-	try := func(l rule, cost float64, k, of int) {
-		l.group, l.with, l.target = h, -1, n
-		if l.log = r.log(cost, len(target.fails), of, k, best.log); l.log < best.log {
-			best = l
+	sumFails, sumAll, ends := make([]int, units+1), make([]int, units+1), make([]int, 0, units)
+	for m, modulus := range r.verdicts.moduli() {
+		units = r.verdicts.units(modulus)
+		for i := units; i < len(fails); i++ { // what is left of the modulus before
+			fails[i-units] += fails[i]
+			all[i-units] += all[i]
 		}
-	}
-	for _, modulus := range []uint64{layout.Modulus, 256, 64} { // the finer first: the next are folded from them
-		units := unitsOf(modulus)
-		for i := units; i < len(fails) && modulus < layout.Modulus; i++ {
-			fails[i%units] += fails[i]
-			all[i%units] += all[i]
-			fails[i], all[i] = 0, 0
-		}
-		if modulus == 64 {
-			cost := r.cost(64)
-			for set := uint64(1); set <= subsets; set++ {
-				k, of := 0, 0
-				for i := range units {
-					if set>>i&1 == 1 {
-						k, of = k+fails[i], of+all[i]
-					}
-				}
-				try(rule{modulus: 64, residues: set}, cost, k, of)
+		fails, all, ends = fails[:units], all[:units], ends[:0]
+		for i, n := range fails {
+			if n > 0 {
+				ends = append(ends, i)
 			}
-			continue
+			sumFails[i+1] = sumFails[i] + n
+			sumAll[i+1] = sumAll[i] + all[i]
 		}
-		r.ranges(modulus, fails[:units], all[:units], try)
+		if n := len(ends); n > maxEnds {
+			for i := range maxEnds {
+				ends[i] = ends[i*n/maxEnds]
+			}
+			ends = ends[:maxEnds]
+		}
+		for _, first := range ends {
+			for _, last := range ends {
+				length, k, of := last-first+1, sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first]
+				if length <= 0 { // it goes round
+					length, k, of = length+units, k+sumFails[units], of+sumAll[units]
+				}
+				if k*len(r.alive) <= len(target.fails)*of || length == units {
+					continue // no more than luck gives
+				}
+				if log := r.log(r.costs[m]+r.lengths[length], len(target.fails), of, k, best.log); log < best.log {
+					best = rule{group: h, with: -1, modulus: modulus, first: first, n: length, target: n, log: log}
+				}
+			}
+		}
 	}
 	return best
 }
 
-// ranges tries the ranges of residues that begin and end with a failure. Where
-// there are many it is content with every fourth.
-func (r *comparison) ranges(modulus uint64, fails, all []int, try func(l rule, cost float64, k, of int)) {
-	var ends []int
-	for i, n := range fails {
-		if n > 0 {
-			ends = append(ends, i)
-		}
-	}
-	if len(ends) > pageUnits/4 {
-		ends = slices.DeleteFunc(ends, func(i int) bool { return i%4 != 0 })
-	}
-	single := r.cost(modulus)
-	units := len(fails)
-	var sumFails, sumAll [pageUnits + 1]int
-	for i := range units {
-		sumFails[i+1] = sumFails[i] + fails[i]
-		sumAll[i+1] = sumAll[i] + all[i]
-	}
-	for _, first := range ends {
-		for _, last := range ends {
-			n, k, of := last-first+1, sumFails[last+1]-sumFails[first], sumAll[last+1]-sumAll[first]
-			if n <= 0 { // it goes round
-				n, k, of = n+units, k+sumFails[units], of+sumAll[units]
-			}
-			if n < units {
-				try(rule{modulus: modulus, first: first, n: n}, single+lengths[n], k, of)
-			}
-		}
-	}
-}
-
-// lengths are ln n.
-var lengths = func() (logs [pageUnits]float64) {
-	for n := 1; n < len(logs); n++ {
-		logs[n] = math.Log(float64(n))
-	}
-	return logs
-}()
+// maxEnds is how many residues a range may begin or end at, those of failures: where
+// there are more, some of them will do.
+const maxEnds = 48
 
 // log is the corrected chance, as rule.log, of k or more of some failures being
 // among of layouts, by Fisher's exact test, or than where that is smaller.
@@ -375,19 +419,25 @@ func (r *comparison) log(cost float64, fails, of, k int, than float64) float64 {
 // distances finds pairs of functions whose distance is at one residue in all
 // failures of a target. Others would take as many tests as there are pairs.
 func (r *comparison) distances(n int, target target) (found []rule) {
-	for _, modulus := range []uint64{64, 256} {
+	moduli := r.verdicts.moduli()
+	for _, modulus := range moduli[:len(moduli)-1] { // of the last there are two distances
 		cost := r.distant(modulus)
 		if cost-r.logs[len(r.alive)]+r.logs[len(target.fails)]+r.logs[len(r.alive)-len(target.fails)] >= 0 {
 			continue // too few for any
 		}
+		most := len(target.fails) - 1 // layouts at the residue, for luck not to give it any time
+		for r.log(cost, len(target.fails), most+1, len(target.fails), 0) < 0 {
+			most++
+		}
+		units := uint16(r.verdicts.units(modulus))
 		alike := map[string][]int{} // histories that in all failures move as one
 		for h, history := range r.verdicts.histories {
-			if history.apart != nil || r.still(h, modulus) {
+			if history.apart != nil || r.still(h, units) {
 				continue // a distance to one that stands still is a residue
 			}
-			moves := make([]byte, len(target.fails))
-			for i, l := range target.fails {
-				moves[i] = (history.at[l] - history.at[target.fails[0]]) % uint8(unitsOf(modulus))
+			var moves []byte
+			for _, l := range target.fails {
+				moves = binary.LittleEndian.AppendUint16(moves, (history.at[l]-history.at[target.fails[0]])%units)
 			}
 			alike[string(moves)] = append(alike[string(moves)], h)
 		}
@@ -395,14 +445,15 @@ func (r *comparison) distances(n int, target target) (found []rule) {
 			for i, g := range hs {
 				for _, h := range hs[:i] {
 					l := rule{group: h, with: g, modulus: modulus, n: 1, target: n}
-					l.first = int((r.verdicts.histories[h].at[target.fails[0]] - r.verdicts.histories[g].at[target.fails[0]]) % uint8(unitsOf(modulus)))
+					l.first = int((r.verdicts.histories[h].at[target.fails[0]] - r.verdicts.histories[g].at[target.fails[0]]) % units)
 					of := 0
-					for _, a := range r.alive {
-						if r.verdicts.holds(l, a) {
+					for i := 0; i < len(r.alive) && of <= most; i++ {
+						if r.verdicts.holds(l, r.alive[i]) {
 							of++
 						}
 					}
-					if l.log = r.log(cost, len(target.fails), of, len(target.fails), 0); l.log < 0 {
+					if of <= most {
+						l.log = r.log(cost, len(target.fails), of, len(target.fails), 0)
 						found = append(found, l)
 					}
 				}
@@ -415,10 +466,108 @@ func (r *comparison) distances(n int, target target) (found []rule) {
 	return found
 }
 
+// How many functions are taken for the first look at bounds of distances, and how many
+// pairs are looked at more closely.
+const (
+	maxPosts  = 256
+	maxCloser = 4
+)
+
+// bounds finds two functions that are at least, or at most, so far apart in all failures
+// of a target: first among some, evenly over .text, as those between two of them move
+// with them mostly, and then among their neighbours. Only layouts of the baseline's order
+// count: in another one any two functions are anywhere.
+func (r *comparison) bounds(n int, target target) (found []rule) {
+	reordered := func(l int) bool { return r.verdicts.order[l] != 0 }
+	ordered := *r
+	ordered.alive = slices.DeleteFunc(slices.Clone(r.alive), reordered)
+	r, target.fails = &ordered, slices.DeleteFunc(slices.Clone(target.fails), reordered)
+	if len(target.fails) == 0 {
+		return nil
+	}
+	var plain []int // histories
+	for h, history := range r.verdicts.histories {
+		if history.apart == nil && history.away != nil {
+			plain = append(plain, h)
+		}
+	}
+	fails, groups := len(target.fails), float64(len(plain))
+	cost := math.Log(r.verdicts.families()*float64(len(r.targets))) + math.Log(groups*(groups-1)/2*2*float64(len(r.alive)))
+	if len(plain) < 2 || cost-r.logs[len(r.alive)]+r.logs[fails]+r.logs[len(r.alive)-fails] >= 0 {
+		return nil // too few for any
+	}
+	type pair struct {
+		i, j   int // in plain
+		nearer bool
+		of     int // layouts that are as far apart as the failures
+		bound  int32
+	}
+	measure := func(p pair, most int) pair {
+		a, b := r.verdicts.histories[plain[p.i]].away, r.verdicts.histories[plain[p.j]].away
+		p.bound = b[target.fails[0]] - a[target.fails[0]]
+		for _, l := range target.fails {
+			if d := b[l] - a[l]; p.nearer {
+				p.bound = max(p.bound, d)
+			} else {
+				p.bound = min(p.bound, d)
+			}
+		}
+		p.of = 0
+		for _, l := range r.alive {
+			if d := b[l] - a[l]; p.nearer && d <= p.bound || !p.nearer && d >= p.bound {
+				if p.of++; p.of > most {
+					break
+				}
+			}
+		}
+		return p
+	}
+	every := max(1, len(plain)/maxPosts)
+	var best []pair
+	for j := 0; j < len(plain); j += every {
+		for i := 0; i < j; i += every {
+			for _, nearer := range []bool{false, true} {
+				most := len(r.alive) - 1
+				if len(best) == maxCloser {
+					most = best[maxCloser-1].of - 1
+				}
+				if p := measure(pair{i: i, j: j, nearer: nearer}, most); p.of <= most {
+					best = append(best, p)
+					slices.SortStableFunc(best, func(p, q pair) int { return p.of - q.of })
+					best = best[:min(len(best), maxCloser)]
+				}
+			}
+		}
+	}
+	for _, p := range best {
+		for step := every; step > 0; {
+			better := p
+			for _, q := range []pair{{i: p.i - step, j: p.j}, {i: p.i + step, j: p.j}, {i: p.i, j: p.j - step}, {i: p.i, j: p.j + step}} {
+				if q.i < 0 || q.j >= len(plain) || q.i >= q.j {
+					continue
+				}
+				q.nearer = p.nearer
+				if q = measure(q, better.of-1); q.of < better.of {
+					better = q
+				}
+			}
+			if better == p {
+				step /= 2
+			}
+			p = better
+		}
+		l := rule{group: plain[p.j], with: plain[p.i], bound: p.bound, nearer: p.nearer, target: n}
+		if l.log = r.log(cost, fails, p.of, fails, 0); l.log < 0 && !slices.Contains(found, l) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
 // still tells whether a history has one residue only.
-func (r *comparison) still(h int, modulus uint64) bool {
+func (r *comparison) still(h int, units uint16) bool {
 	at := r.verdicts.histories[h].at
-	return !slices.ContainsFunc(r.alive, func(l int) bool { return (at[l]-at[r.alive[0]])%uint8(modulus/16) != 0 })
+	return !slices.ContainsFunc(r.alive, func(l int) bool { return (at[l]-at[r.alive[0]])%units != 0 })
 }
 
 // leastChance is what smaller chances are told as: there is no number for some.
@@ -445,7 +594,7 @@ func (r *comparison) chance(l rule) float64 {
 func (r *comparison) deal(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(1, 2)) // the same data give the same answer
 	lucky := 0
-	for range max(minDeals, min(maxDeals, dealWork/(r.fails*len(r.verdicts.histories)))) {
+	for range max(minDeals, min(maxDeals, dealWork/((r.fails+r.verdicts.units(layout.Modulus))*len(r.verdicts.histories)))) {
 		to := make(map[int]int, len(r.alive))
 		for i, n := range random.Perm(len(r.alive)) {
 			to[r.alive[i]] = r.alive[n]

@@ -39,16 +39,24 @@ type Suspect struct {
 	// the residues of the first suspect of each bug are left out when the
 	// next is looked for.
 	Bug int `json:"bug"`
+	// Rank is the place of it among those of the bug, from 1 on. Those of one rank are
+	// ties: the same layouts are at their residues, so no verdict tells them apart. The
+	// likeliest of them stands first: see SuspectFunction.Traced and Straddles.
+	Rank int `json:"rank"`
 	// Functions are those that no layout tells apart, as they have always moved
-	// by the same number of bytes: those in a failure's trace first, then those
-	// next to them. Otherwise their order says nothing.
+	// by the same number of bytes, the likeliest first: those that straddle a border
+	// where it fails, those in a failure's trace, then those next to them. Otherwise
+	// their order says nothing.
 	Functions []SuspectFunction `json:"functions"`
 	// With are, where the rule is about a distance, the functions to which it
 	// is: then Residues are those of the address of Functions[0] less that of
 	// With[0].
 	With     []SuspectFunction `json:"with,omitempty"`
-	Modulus  uint64            `json:"modulus"`  // bytes: 64, 256 or 4096
+	Modulus  uint64            `json:"modulus"`  // bytes: a power of two, of a page at the most
 	Residues []Span            `json:"residues"` // of the first function, where it fails
+	// Bound is set where the rule is how far behind With[0] the other one is, at least or
+	// at most: Modulus is 0 then, and there are no Residues.
+	Bound *seeds.Bound `json:"bound,omitempty"`
 	// There are the layouts that have it at these residues, Elsewhere all others
 	// that were compared: those with another title, too.
 	There     Share `json:"there"`
@@ -68,10 +76,13 @@ type SuspectFunction struct {
 	Residues []Span `json:"residues,omitempty"` // where it fails; none where the rule is about a distance
 	Next     string `json:"next,omitempty"`     // the function that must stand right behind it, but for its alignment; empty where none must
 	Traced   bool   `json:"traced,omitempty"`   // a failure's console names it with an offset
+	// Straddles tells that the residues are those at which it lies across a border, such
+	// as that of two pages: its size says so, and luck seldom does.
+	Straddles bool `json:"straddles,omitempty"`
 }
 
-// Span are the residues from First to Last, in bytes, in steps of layout.Step; where
-// Last is below First it goes round.
+// Span are the residues from First to Last, in bytes; where Last is below First it goes
+// round.
 type Span struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
@@ -106,13 +117,12 @@ func (s *Suspicion) Best(n int) (best []Suspect) {
 // Sure is the largest chance with which a rule is taken for one.
 const Sure = 0.05
 
-// Suspects ranks the functions by how well their residues modulo 64, 256 and
-// 4096 explain which layouts fail. progress tells how many layouts have been
+// Suspects ranks the functions by how well their residues modulo each power of two, up
+// to a page, explain which layouts fail. progress tells how many layouts have been
 // placed; it may be nil.
 //
-// A rule is a function, a modulus and a range of residues (modulo 64: any set of
-// them), with the next one touching it or wherever that is; or two functions and a
-// residue of their distance. How well it explains a
+// A rule is a function, a modulus and a range of residues, with the next one touching
+// it or wherever that is; or two functions and a residue of their distance. How well it explains a
 // title, or all failures, is Fisher's exact test, one-sided: the chance that of
 // as many layouts drawn at random as are at its residues as many fail. Each
 // modulus, and distances, have the same share of the level of significance, and
@@ -125,7 +135,10 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	if r.Layout == nil {
 		return nil, cmp.Or(r.LayoutErr, errors.New("under strategy lld only the images tell where the functions are"))
 	}
-	t := &verdicts{layout: r.Layout}
+	t := &verdicts{layout: r.Layout, step: layout.StepOf(r.Layout)}
+	for uint64(len(r.Layout))*(layout.Modulus/t.step) > maxCells {
+		t.step *= 4
+	}
 	out := &Suspicion{Scores: make([]float64, len(r.Layout))}
 	for _, l := range r.All() {
 		switch {
@@ -157,15 +170,16 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 		if err != nil {
 			return nil, err
 		}
+		found := t.suspects(bug, round)
 		for i, c := range round.rules {
 			chance := round.chance(c)
 			for _, section := range t.sections(c) {
 				out.Scores[section] = max(out.Scores[section], -math.Log10(chance))
 			}
-			if i >= maxSuspects || chance > Sure && (i >= maxUnsure || round.tooFew == "") {
+			if i >= len(found) || chance > Sure && (i >= maxUnsure || round.tooFew == "") {
 				continue
 			}
-			out.Suspects = append(out.Suspects, t.suspect(bug, round, c))
+			out.Suspects = append(out.Suspects, found[i])
 			histories = append(histories, c.group)
 		}
 		if out.TooFew = round.tooFew; out.TooFew != "" || round.fails == 0 {
@@ -187,10 +201,56 @@ func (r *Results) Suspects(ctx context.Context, progress func(done, total int)) 
 	return out, nil
 }
 
-// maxCells bounds the memory: four bytes at the most for each layout and section.
+// suspects are the best rules of a comparison, and puts its rules into the same order:
+// of ties the likeliest first.
+func (t *verdicts) suspects(bug int, r *comparison) (out []Suspect) {
+	for first := 0; first < min(len(r.rules), maxSuspects); {
+		var tied []Suspect
+		last := first
+		for ; last < len(r.rules) && (last == first || len(tied) < maxSuspects && r.rules[last].log-r.rules[first].log < 1e-9); last++ {
+			s := t.suspect(bug, r, r.rules[last])
+			s.Rank = first + 1
+			tied = append(tied, s)
+		}
+		order := make([]int, len(tied))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(tied[j].likely(), tied[i].likely()) })
+		rules := slices.Clone(r.rules[first:last])
+		for i, n := range order {
+			r.rules[first+i] = rules[n]
+			out = append(out, tied[n])
+		}
+		first = last
+	}
+	return out[:min(len(out), maxSuspects)]
+}
+
+// likely weighs what the verdicts do not tell: a function that straddles a border where
+// it fails, a distance of nothing, a function that a failure's trace names, and one that
+// need touch no other.
+func (s Suspect) likely() (weight int) {
+	for n, is := range []bool{
+		s.Functions[0].Next == "",
+		s.Functions[0].Traced || s.With != nil && s.With[0].Traced,
+		s.With != nil && s.Bound == nil && s.Residues[0] == Span{} || s.Functions[0].Straddles,
+	} {
+		if is {
+			weight += 1 << n
+		}
+	}
+	return weight
+}
+
+// maxCells bounds the memory: three bytes for each layout and section.
 const maxCells = 1 << 27
 
-// maxLayouts is what round.all can count.
+// maxAway is of how many layouts distances are looked at that are no residues: four bytes
+// more for each layout and section.
+const maxAway = 2048
+
+// maxLayouts is what comparison.all can count.
 const maxLayouts = 1<<16 - 1
 
 // How many rules are told of each bug, and of the last failures if none explains
@@ -212,37 +272,44 @@ func thin(tried []Tried, n int) []Tried {
 	return out
 }
 
-// evidence is what suspects are told by: verdicts and residues.
+// verdicts are what suspects are told by: verdicts and residues.
 type verdicts struct {
 	layout    []layout.Section
+	step      uint64 // of residues, in bytes
 	tried     []Tried
 	histories []history
+	order     []uint64 // by layout: a number for the order of its functions; 0 for the baseline's
 }
 
 // history is where functions that have always moved as one were.
 type history struct {
-	sections []int   // indices into the layout
-	at       []uint8 // residue modulo a page of the first one's function, in units of layout.Step, by layout
+	sections []int    // indices into the layout
+	at       []uint16 // residue modulo a page of the first one's function, in units of step, by layout
 	// apart tells in which layouts the next section was not right behind, as it
 	// is in the baseline: those count as being at no residue. It is nil for
 	// functions wherever the next one is.
 	apart []bool
+	// away is the address of the first one's function, in bytes behind the layout's first
+	// section, by layout; nil where that is not looked at.
+	away []int32
 }
 
 // absent tells whether a layout is at no residue of the history.
 func (h history) absent(l int) bool { return h.apart != nil && h.apart[l] }
 
+func fold(key, more uint64) uint64 { return bits.RotateLeft64((key^more)*0x9e3779b97f4a7c15, 29) }
+
 // place fills in the histories.
 func (t *verdicts) place(ctx context.Context, progress func(done, total int)) error {
 	var sections []int
-	output := layout.MainText(t.layout)
+	outputs := layout.Outputs(t.layout)
 	for i, s := range t.layout {
-		if s.Output == output && (s.Text || s.Function != "") {
+		if (s.Text || s.Function != "") && slices.Contains(outputs, s.Output) {
 			sections = append(sections, i)
 		}
 	}
-	unit := func(i int, address uint64) uint8 {
-		return uint8((address + t.layout[i].Entry) % layout.Modulus / layout.Step)
+	unit := func(i int, address uint64) uint16 {
+		return uint16((address + t.layout[i].Entry) % layout.Modulus / t.step)
 	}
 	end := func(i int, addresses []uint64) uint64 { // where the next one begins if it touches
 		return layout.AlignUp(addresses[i]+t.layout[i].Size, t.layout[i+1].Alignment())
@@ -251,12 +318,27 @@ func (t *verdicts) place(ctx context.Context, progress func(done, total int)) er
 	for i, s := range t.layout {
 		baseline[i] = s.Address
 	}
-	rows, apart := make([][]uint8, len(t.tried)), make([][]bool, len(t.tried))
+	at, apart, away := make([][]uint16, len(sections)), make([][]bool, len(sections)), make([][]int32, len(sections))
+	for n := range sections {
+		at[n], apart[n] = make([]uint16, len(t.tried)), make([]bool, len(t.tried))
+		if len(t.tried) <= maxAway {
+			away[n] = make([]int32, len(t.tried))
+		}
+	}
+	t.order = make([]uint64, len(t.tried))
 	err := Place(ctx, t.layout, t.tried, func(l int, addresses []uint64) {
-		rows[l], apart[l] = make([]uint8, len(sections)), make([]bool, len(sections))
 		for n, i := range sections {
-			rows[l][n] = unit(i, addresses[i])
-			apart[l][n] = n+1 < len(sections) && sections[n+1] == i+1 && end(i, addresses) != addresses[i+1]
+			at[n][l] = unit(i, addresses[i])
+			if away[n] != nil {
+				away[n][l] = int32(addresses[i] + t.layout[i].Entry - t.layout[0].Address)
+			}
+			apart[n][l] = n+1 < len(sections) && sections[n+1] == i+1 && end(i, addresses) != addresses[i+1]
+		}
+		byAddress := func(i, j int) int { return cmp.Compare(addresses[i], addresses[j]) }
+		if !slices.IsSortedFunc(sections, byAddress) {
+			for _, i := range slices.SortedFunc(slices.Values(sections), byAddress) {
+				t.order[l] = fold(t.order[l], uint64(i))
+			}
 		}
 	}, progress)
 	if err != nil {
@@ -268,43 +350,35 @@ func (t *verdicts) place(ctx context.Context, progress func(done, total int)) er
 		if !ok {
 			h = len(t.histories)
 			number[key] = h
-			at := make([]uint8, len(rows))
-			for l, row := range rows {
-				at[l] = row[n]
-			}
-			t.histories = append(t.histories, history{at: at})
+			t.histories = append(t.histories, history{at: at[n], away: away[n]})
 		}
 		t.histories[h].sections = append(t.histories[h].sections, sections[n])
 		return h, !ok
 	}
-	fold := func(key, more uint64) uint64 { return bits.RotateLeft64((key^more)*0x9e3779b97f4a7c15, 29) }
+	units := uint16(t.units(layout.Modulus))
 	moves := make([]uint64, len(sections)) // all of a section, as one number
-	for _, row := range rows {
-		for n, i := range sections {
-			moves[n] = fold(moves[n], uint64(row[n]-unit(i, t.layout[i].Address)+1))
+	for n, i := range sections {
+		base := unit(i, t.layout[i].Address)
+		for _, here := range at[n] {
+			moves[n] = fold(moves[n], uint64((here-base)%units+1))
 		}
-	}
-	for n := range sections {
 		join(n, moves[n])
 	}
 	for n, i := range sections {
 		touch, key := 0, fold(moves[n], 1)
-		for l := range rows {
-			if apart[l][n] {
+		for l, held := range apart[n] {
+			if held {
 				key = fold(key, uint64(l))
 			} else {
 				touch++
 			}
 		}
 		never := touch == 0 || n+1 == len(sections) || sections[n+1] != i+1 || end(i, baseline) != baseline[i+1]
-		if never || touch == len(rows) {
+		if never || touch == len(t.tried) {
 			continue // a rule of the function itself
 		}
 		if h, fresh := join(n, key); fresh {
-			t.histories[h].apart = make([]bool, len(rows))
-			for l := range rows {
-				t.histories[h].apart[l] = apart[l][n]
-			}
+			t.histories[h].apart = apart[n]
 		}
 	}
 	return nil
@@ -351,7 +425,11 @@ func (t *verdicts) suspect(bug int, r *comparison, c rule) Suspect {
 		return cmp.Or(titles[b]-titles[a], cmp.Compare(a, b))
 	})
 	s.Functions = t.functions(c, c.group, traced)
-	if s.Residues = s.Functions[0].Residues; c.with >= 0 {
+	switch s.Residues = s.Functions[0].Residues; {
+	case c.modulus == 0:
+		s.With, s.Residues = t.functions(c, c.with, traced), []Span{}
+		s.Bound = &seeds.Bound{Bytes: uint64(c.bound), Nearer: c.nearer}
+	case c.with >= 0:
 		s.With = t.functions(c, c.with, traced)
 		s.Residues = t.spans(c, s.Functions[0].Address-s.With[0].Address)
 	}
@@ -360,29 +438,40 @@ func (t *verdicts) suspect(bug int, r *comparison, c rule) Suspect {
 
 // functions are those of one of the histories of a clue.
 func (t *verdicts) functions(c rule, history int, traced map[string]bool) (out []SuspectFunction) {
-	sections := slices.Clone(t.histories[history].sections)
-	away := func(i int) (nearest int) { // from what is in the trace
-		nearest = len(t.layout)
-		for _, j := range t.histories[history].sections {
-			if traced[t.layout[j].Function] {
-				nearest = min(nearest, max(i-j, j-i))
-			}
-		}
-		return nearest
-	}
-	slices.SortStableFunc(sections, func(i, j int) int { return away(i) - away(j) })
-	for _, i := range sections {
+	h := t.histories[history]
+	away := map[string]int{} // of a section, from what is in the trace
+	for _, i := range h.sections {
 		s := t.layout[i]
 		f := SuspectFunction{Name: s.FunctionName(), Section: s.Name, Address: s.Address + s.Entry, Traced: traced[s.Function]}
 		if c.with < 0 {
 			f.Residues = t.spans(c, f.Address)
+			f.Straddles = t.straddles(c, s, f.Residues[0])
 		}
-		if t.histories[history].apart != nil {
+		if h.apart != nil {
 			f.Next = t.layout[i+1].FunctionName()
 		}
 		out = append(out, f)
+		away[s.Name] = len(t.layout)
+		for _, j := range h.sections {
+			if traced[t.layout[j].Function] {
+				away[s.Name] = min(away[s.Name], max(i-j, j-i))
+			}
+		}
 	}
+	slices.SortStableFunc(out, func(f, g SuspectFunction) int {
+		if f.Straddles != g.Straddles {
+			return map[bool]int{true: -1, false: 1}[f.Straddles]
+		}
+		return away[f.Section] - away[g.Section]
+	})
 	return out
+}
+
+// straddles tells whether a section at these residues, and at no others, lies across a
+// multiple of the modulus. A range of one or two is so by luck too often.
+func (t *verdicts) straddles(c rule, s layout.Section, at Span) bool {
+	size, last := s.Size-s.Entry, c.modulus-at.Last
+	return c.n > 2 && s.Size > s.Entry && last <= t.step && size <= uint64(c.n)*t.step+last && size > uint64(c.n-1)*t.step+last
 }
 
 // tracedBy are the functions that the console of a saved seed names with an
@@ -400,31 +489,16 @@ var offsets = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a
 
 // spans are the residues of a clue, in bytes, for what has this address, or
 // distance, in the baseline.
-func (t *verdicts) spans(c rule, address uint64) (out []Span) {
+func (t *verdicts) spans(c rule, address uint64) []Span {
 	first := func(history int) uint64 {
 		s := t.layout[t.histories[history].sections[0]]
 		return s.Address + s.Entry
 	}
 	base := first(c.group)
-	offset := address - base&^(layout.Step-1) // from what the units are counted by
+	offset := address - base&^(t.step-1) // from what the units are counted by
 	if c.with >= 0 {
-		offset = address - (base&^(layout.Step-1) - first(c.with)&^(layout.Step-1))
+		offset = address - (base&^(t.step-1) - first(c.with)&^(t.step-1))
 	}
-	units := unitsOf(c.modulus)
-	at := func(unit int) uint64 { return (layout.Step*uint64(unit) + offset) % c.modulus }
-	if c.residues == 0 {
-		return []Span{{at(c.first), at(c.first + c.n - 1)}}
-	}
-	in := func(unit int) bool { return c.residues>>(unit%units)&1 == 1 }
-	for unit := range units {
-		if !in(unit) || in(unit+units-1) {
-			continue
-		}
-		last := unit
-		for in(last + 1) {
-			last++
-		}
-		out = append(out, Span{at(unit), at(last)})
-	}
-	return out
+	at := func(unit int) uint64 { return (t.step*uint64(unit) + offset) % c.modulus }
+	return []Span{{at(c.first), at(c.first + c.n - 1)}}
 }

@@ -1,6 +1,8 @@
 package evidence
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -34,7 +36,7 @@ func sweptAs(t testing.TB, sections []layout.Section, s layout.Strategy, first, 
 	r := &Results{Header: seeds.Header{Scenario: "made up"}, Layout: sections, Dirs: []string{"here"}}
 	for seed := first; seed <= last; seed++ {
 		plan := s.Plan(seed, sections)
-		addresses, err := layout.Place(sections, ".text", plan)
+		addresses, err := layout.Place(sections, plan)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,8 +56,10 @@ func suspicion(t *testing.T, r *Results) *Suspicion {
 		t.Fatal(err)
 	}
 	again, err := r.Suspects(t.Context(), nil)
-	if err != nil || fmt.Sprint(*s) != fmt.Sprint(*again) {
-		t.Errorf("the same results give %+v, then %+v (%v)", s, again, err)
+	a, err1 := json.Marshal(s)
+	b, err2 := json.Marshal(again)
+	if err := errors.Join(err, err1, err2); err != nil || !bytes.Equal(a, b) {
+		t.Errorf("the same results give %s, then %s (%v)", a, b, err)
 	}
 	return s
 }
@@ -105,17 +109,27 @@ func TestSuspects(t *testing.T) {
 		{"nothing fails", 1, 64, func(func(int) uint64) string { return "" }, nil, "nothing has failed in 64 layouts: there is nothing to explain"},
 		{"all fail", 1, 64, func(func(int) uint64) string { return "oops" }, nil, "64 of 64 layouts fail: some must pass, too, to tell a function by"},
 		{"too few", 257, 272, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) }, nil,
-			"1 of 16 layouts fail: too few to tell a function by; if they go on like this, about 81 layouts are needed at the least"},
+			"1 of 16 layouts fail: too few to tell a function by; if one decides, about 81 layouts are needed at the least; where each failure is another pair of functions, more layouts may never tell"},
 		{"a cache line", 257, 320, func(at func(int) uint64) string { return when("oops", at(500)%64 == 0x20) },
-			[]string{"f500 0x20-0x20 mod 64: 16/16 0/48"}, ""},
+			[]string{"f500 0x20-0x20 mod 64: 14/14 0/50"}, ""},
 		{"two residues apart", 257, 320, func(at func(int) uint64) string { return when("oops", at(500)%32 == 0x10) },
-			[]string{"f500 0x10-0x10 0x30-0x30 mod 64: 32/32 0/32"}, ""},
+			[]string{"f500 0x10-0x10 mod 32: 33/33 0/31"}, ""},
 		{"256 bytes", 257, 384, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) },
-			[]string{"f500 0x30-0x30 mod 256: 8/8 0/120"}, ""},
-		{"256 bytes, two that no cut has parted", 1, 128, func(at func(int) uint64) string { return when("oops", at(500)%256 == 0x30) },
-			[]string{"f500 f501 0x30-0x30 mod 256: 8/8 0/120"}, ""},
+			[]string{"f500 0x30-0x30 mod 256: 6/6 0/122"}, ""},
+		{"a cache line, a run that no cut has parted", 1, 40, func(at func(int) uint64) string { return when("oops", at(500)%64 == 0x30) },
+			[]string{"f499 f500 f501 f502 f503 f504 f505 f506 f507 0x30-0x30 mod 64: 10/10 0/30"}, ""},
+		{"half a line", 257, 320, func(at func(int) uint64) string { return when("oops", at(500)%32 == 0x10) },
+			[]string{"f500 0x10-0x10 mod 32"}, ""},
+		{"128 bytes", 257, 384, func(at func(int) uint64) string { return when("oops", at(500)%128 == 0x10) },
+			[]string{"f500 0x10-0x10 mod 128"}, ""},
+		{"512 bytes", 257, 768, func(at func(int) uint64) string { return when("oops", at(500)%512 == 0x10) },
+			[]string{"f500 0x10-0x10 mod 512"}, ""},
+		{"1 KiB", 257, 1024, func(at func(int) uint64) string { return when("oops", at(500)%1024 == 0x10) },
+			[]string{"f500 0x10-0x10 mod 1024"}, ""},
+		{"2 KiB", 257, 1280, func(at func(int) uint64) string { return when("oops", at(500)%2048 == 0x10) },
+			[]string{"f500 0x10-0x10 mod 2048"}, ""},
 		{"round the end of a page", 257, 512, func(at func(int) uint64) string { return when("oops", (at(500)+0x200)%4096 < 0x400) },
-			[]string{"f500 0xe00-0x1f0 mod 4096: 71/71 0/185"}, ""},
+			[]string{"f500 0xe00-0x1f0 mod 4096: 68/68 0/188"}, ""},
 		{"a distance", 257, 448, func(at func(int) uint64) string { return when("oops", (at(100)-at(500))%256 == 0x40) },
 			[]string{"f100 - f500 0x40-0x40 mod 256"}, ""},
 		{"flaky", 257, 384, func(at func(int) uint64) string { return when("oops", at(500)%64 == 0x20 && flaky.IntN(4) > 0) },
@@ -125,8 +139,13 @@ func TestSuspects(t *testing.T) {
 		}, []string{"f300 0x0-0x10 mod 64: 64/64 0/64", "f650 0x20-0x30 mod 64"}, ""},
 		{"kept apart without titles", 257, 512, func(at func(int) uint64) string {
 			return when(fmt.Sprint("oops in f", at(9)%4096), at(300)%64 == 0 || at(650)%256 < 0x40)
-		}, []string{"f300 0x0-0x0 mod 64: 64/64", "f650 0x0-0x30 mod 256"}, ""},
-		{"by chance", 257, 384, func(at func(int) uint64) string { return when("oops", mixed(at(1), at(2))%8 == 0) }, nil, "no function explains that better than luck would"},
+		}, []string{"f650 0x0-0x30 mod 256: 65/65", "f300 0x0-0x0 mod 64: 46/46 0/145"}, ""},
+		{"by chance", 257, 384, func(at func(int) uint64) string { return when("oops", mixed(at(1), at(2))%8 == 0) }, nil, "enough to tell one function at one residue mod 256, and there is none"},
+		{"each another pair of neighbours", 193, 448, func(at func(int) uint64) string {
+			return when("oops", slices.ContainsFunc([]int{20, 60, 130, 190, 250, 330, 420, 480, 550, 640, 690}, func(f int) bool {
+				return slices.ContainsFunc([]int{8, 77, 111, 222, 333, 444, 505, 555, 606, 666, 680}, func(g int) bool { return at(g) == layout.AlignUp(at(f)+sections[f+1].Size, 16) })
+			}))
+		}, nil, "31 of 256 layouts fail, all of them among the 120 in another order than the baseline's: new neighbours decide; where each failure is another pair"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -148,6 +167,101 @@ func TestSuspects(t *testing.T) {
 				t.Errorf("score %g, of a chance of %g; %d layouts of %d", score, u.Chance, len(u.Layouts), u.There.Fails)
 			}
 		})
+	}
+}
+
+// Residues go in the step that the functions have.
+func TestSuspectsStep(t *testing.T) {
+	t.Parallel()
+	for step, want := range map[uint64]string{4: "f500 0x14-0x14 mod 64: ", 1: "f500 0x15-0x15 mod 32: "} {
+		sections := manyFunctions(700)
+		for i := range sections {
+			sections[i].Align = step
+		}
+		s := suspicion(t, sweptAs(t, sections, layout.Cover, 1, 192, func(at func(int) uint64) string {
+			return when("oops", step == 4 && at(500)%64 == 0x14 || step == 1 && at(500)%32 == 0x15)
+		}))
+		if got := brief(s); len(got) != 1 || !strings.HasPrefix(got[0], want) {
+			t.Errorf("step %d: suspects %q, too few %q", step, got, s.TooFew)
+		}
+	}
+}
+
+// Where new neighbours decide, each order has others.
+func TestSuspectsNeighbours(t *testing.T) {
+	t.Parallel()
+	sections := manyFunctions(700)
+	r := sweptAs(t, sections, layout.Cover, 1, 40, func(func(int) uint64) string { return "" })
+	other := sweptAs(t, sections, layout.Shuffle, 1, 64, func(at func(int) uint64) string {
+		touch := func(f, g int) bool { return at(g) == layout.AlignUp(at(f)+sections[f+1].Size, 16) }
+		for f := 0; f < 700; f += 28 {
+			for g := 7; g < 700; g += 31 {
+				if g != f+1 && touch(f, g) {
+					return "oops"
+				}
+			}
+		}
+		return ""
+	})
+	r.Layouts = append(r.Layouts, other.Layouts...)
+	if s := suspicion(t, r); len(brief(s)) > 0 || !strings.Contains(s.TooFew, "all of them among the 64 in another order than the baseline's: new neighbours decide; where each failure is another pair of functions, more layouts may never tell") {
+		t.Errorf("suspects %q, too few %q", brief(s), s.TooFew)
+	}
+}
+
+// A distance that has a bound is told with functions that are near the two, as long as
+// their order is that of the baseline: between neighbours there is little room.
+func TestSuspectsBound(t *testing.T) {
+	t.Parallel()
+	sections := manyFunctions(700)
+	for _, nearer := range []bool{false, true} {
+		far := sections[601].Address - sections[101].Address + 0x1f000
+		verdict := func(at func(int) uint64) string { return when("oops", (at(600)-at(100) > far) != nearer) }
+		r := sweptAs(t, sections, layout.Cover, 1, 40, verdict)
+		for _, first := range []uint32{65, 129} { // between them are other orders
+			r.Layouts = append(r.Layouts, sweptAs(t, sections, layout.Cover, first, first+39, verdict).Layouts...)
+		}
+		s := suspicion(t, r)
+		if len(s.Suspects) == 0 || s.TooFew != "" {
+			t.Errorf("nearer %v: %s", nearer, s.TooFew)
+			continue
+		}
+		var f, g int
+		best := s.Suspects[0]
+		if best.Bound == nil || best.Bound.Nearer != nearer {
+			t.Errorf("nearer %v: %+v", nearer, best)
+			continue
+		}
+		fmt.Sscanf(best.Functions[0].Name, "f%d", &f)
+		fmt.Sscanf(best.With[0].Name, "f%d", &g)
+		if f < 520 || f > 680 || g < 60 || g > 160 || best.There.Fails < 20 || best.Elsewhere.Fails > 0 {
+			t.Errorf("nearer %v: f%d less f%d, %+v, %+v", nearer, f, g, best.There, best.Elsewhere)
+		}
+	}
+}
+
+// Functions that have always moved as one are ties: one that straddles a border where
+// it fails is the likeliest.
+func TestSuspectsTied(t *testing.T) {
+	t.Parallel()
+	sections := manyFunctions(700)
+	straddles := func(at func(int) uint64, f int) bool { return at(f)%256+sections[f+1].Size > 256 }
+	told := 0
+	for f := 500; f < 520; f++ {
+		if sections[f+1].Size < 64 || sections[f+1].Size > 250 {
+			continue
+		}
+		s := suspicion(t, sweptAs(t, sections, layout.Cover, 1, 40, func(at func(int) uint64) string { return when("oops", straddles(at, f)) }))
+		if len(s.Suspects) == 0 || s.Suspects[0].Rank != 1 || len(s.Suspects[0].Functions) < 2 {
+			continue // no tie
+		}
+		told++
+		if first := s.Suspects[0].Functions[0]; first.Name != fmt.Sprint("f", f) || !first.Straddles {
+			t.Errorf("f%d: %+v", f, s.Suspects[0].Functions)
+		}
+	}
+	if told < 3 {
+		t.Errorf("%d ties", told)
 	}
 }
 
@@ -204,7 +318,7 @@ func TestSuspectsFalseAlarms(t *testing.T) {
 	}{{0.15, 1000}, {0.5, 50}} {
 		share, sweeps := test.share, test.sweeps
 		passes := func(func(int) uint64) string { return "" }
-		verdicts := &verdicts{layout: sections, tried: sweptAs(t, sections, layout.Cover, 257, 256+40, passes).Layouts}
+		verdicts := &verdicts{layout: sections, step: layout.Step, tried: sweptAs(t, sections, layout.Cover, 257, 256+40, passes).Layouts}
 		if err := verdicts.place(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -319,11 +433,12 @@ func TestThin(t *testing.T) {
 func BenchmarkSuspects(b *testing.B) {
 	const layouts, functions = 10_000, 9_000
 	random := rand.New(rand.NewPCG(7, 8))
-	t := &verdicts{layout: manyFunctions(functions)}
+	t := &verdicts{layout: manyFunctions(functions), step: layout.Step}
+	t.order = make([]uint64, layouts)
 	for f := range functions {
-		h := history{sections: []int{f + 1}, at: make([]uint8, layouts)}
+		h := history{sections: []int{f + 1}, at: make([]uint16, layouts)}
 		for l := range h.at {
-			h.at[l] = uint8(random.Uint32())
+			h.at[l] = uint16(random.IntN(layout.Modulus / layout.Step))
 		}
 		t.histories = append(t.histories, h)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"unlucky/layout"
@@ -44,10 +45,22 @@ type Isolation struct {
 	Touch func(function int) bool
 	// Left is told how many functions are still in question.
 	Left func(functions int)
+	// Across is told the last function that is needed, and whether it fails by itself:
+	// an error ends the search, as something else decides. It may be nil.
+	Across func(ctx context.Context, function int, alone Answer) error
+	// Missed is the chance that a boot of a layout that fails passes, and Boot answers
+	// by as many boots: where a crash is not there each time, a search does not wait
+	// for any single answer. They may be nil.
+	Missed func() float64
+	Boot   func(ctx context.Context, passes int, choice layout.Choice) (Answer, error)
 	// First are sets of functions to begin with, asked about at the same time:
 	// where one fails by itself, a culprit is looked for in the first that
 	// does. They change how much is asked, and not what is found.
 	First [][]int
+	// Next are sets of functions of which each is likely to be a culprit of what is
+	// left, the likeliest first. They are asked about one after the other, before First;
+	// nil for none.
+	Next func(within layout.Choice) [][]int
 }
 
 // maxCulprit is how many functions a culprit may have: more of them explain
@@ -75,7 +88,7 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 			return found, err
 		}
 		found = append(found, c)
-		if s.First != nil { // the same answer in the same order, wherever the search has begun
+		if s.First != nil || s.Next != nil { // the same answer in the same order, wherever the search has begun
 			slices.SortStableFunc(found, func(a, b Culprit) int {
 				return a.Functions[len(a.Functions)-1] - b.Functions[len(b.Functions)-1]
 			})
@@ -103,6 +116,31 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 // themselves.
 func (s *Isolation) suspected(ctx context.Context, within layout.Choice) (Culprit, error) {
 	none := within.Without(within.Functions()...)
+	if s.Next != nil {
+		for _, set := range s.Next(within) {
+			harmless := slices.ContainsFunc(set, func(f int) bool {
+				return !within.On[f] || within.Open[f] && slices.Contains(set, f-1)
+			})
+			if harmless {
+				continue
+			}
+			try := none.With(set...)
+			answer, err := s.ask(ctx, false, try)
+			if err != nil {
+				return Culprit{}, err
+			}
+			if answer != Fails {
+				continue
+			}
+			find := s.smallest
+			if len(set) <= 2 {
+				find = s.reduce
+			}
+			if c, err := find(ctx, try); err == nil || !inconclusive(err) {
+				return c, err
+			}
+		}
+	}
 	var tries []layout.Choice
 	for _, first := range s.First {
 		try := none
@@ -147,10 +185,16 @@ func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit
 		if f > 0 && within.On[f-1] && !within.Open[f] && s.Touch(f) {
 			tries = append(tries, held.With(f-1))
 		}
-		for _, try := range tries {
+		alone := held.Count() == 1
+		for n, try := range tries {
 			answer, err := s.ask(ctx, false, try)
 			if err != nil {
 				return Culprit{}, err
+			}
+			if alone && s.Across != nil && (answer == Fails || n == len(tries)-1) {
+				if err := s.Across(ctx, f, answer); err != nil {
+					return Culprit{}, err
+				}
 			}
 			if answer == Fails {
 				return s.reduce(ctx, try)
@@ -168,6 +212,9 @@ func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit
 func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, error) {
 	functions := within.Functions()
 	before := func(n int) layout.Choice { return held.With(functions[:n]...) }
+	if s.Missed != nil && s.Missed() > 0 {
+		return s.likely(ctx, functions, before)
+	}
 	passes, fails := 0, len(functions) // lengths of what passes and of what fails
 	for fails-passes > 1 {
 		s.Left(fails - passes)
@@ -218,10 +265,69 @@ func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, 
 	return functions[fails-1], nil
 }
 
+// likely is last where a crash is not there each time: a boot that fails rules out all
+// borders behind it, one that passes makes those before it less likely, and the next is
+// where it tells the most. It ends with one that is almost sure; should it be wrong, it
+// is a later one, which reduce drops.
+func (s *Isolation) likely(ctx context.Context, functions []int, before func(n int) layout.Choice) (int, error) {
+	const almost = 0.95
+	missed := s.Missed()
+	// The best share of borders that fail (the capacity of a Z-channel).
+	entropy := -missed*math.Log2(missed) - (1-missed)*math.Log2(1-missed)
+	share := 1 / ((1 - missed) * (1 + math.Exp2(entropy/(1-missed))))
+	weights := slices.Repeat([]float64{1}, len(functions)) // that so many and one are the first that fail
+	passed, unknown := make([]int, len(functions)+1), 0
+	for {
+		sum, best, left := 0.0, 0, 0
+		for i, w := range weights {
+			if sum += w; w >= weights[best] {
+				best = i
+			}
+			if w > 0 {
+				left++
+			}
+		}
+		if weights[best] >= almost*sum {
+			return functions[best], nil
+		}
+		s.Left(left)
+		border := 0
+		for upTo := 0.0; upTo < share*sum; border++ {
+			upTo += weights[border]
+		}
+		border = min(border, left-1)
+		answer, err := s.Boot(ctx, passed[border]+1, before(border))
+		switch {
+		case err != nil:
+			return 0, err
+		case answer == Fails:
+			clear(weights[border:])
+		case answer == Unknown:
+			if unknown++; unknown > len(functions) {
+				return 0, fmt.Errorf("%w: of the functions %d to %d", errUndecided, functions[0], functions[len(functions)-1])
+			}
+			passed[border]++
+			weights[border-1] *= 1 - 1e-6*float64(unknown) // and so not for ever the same
+		default:
+			passed[border]++
+			for i := range border {
+				weights[i] *= missed
+			}
+		}
+	}
+}
+
 // reduce drops what is not needed of a set that fails, and tells which
 // neighbours of it must touch.
 func (s *Isolation) reduce(ctx context.Context, set layout.Choice) (Culprit, error) {
 	unsure := false
+	if f := set.Functions(); len(f) == 2 && f[0]+1 == f[1] && !set.Open[f[1]] && s.Touch(f[1]) {
+		// Held apart, each of two is as it would be without the other.
+		answer, err := s.ask(ctx, true, set.Apart(f[1]))
+		if err != nil || answer == Passes {
+			return Culprit{Functions: f, Touching: f[1:]}, err
+		}
+	}
 	for _, f := range set.Functions() {
 		if set.Count() == 1 {
 			break

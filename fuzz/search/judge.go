@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,11 +24,12 @@ import (
 type question struct {
 	plan     func(variant int) layout.Plan
 	switches string // to add to the kernel command line
+	each     bool   // each variant is to pass, not only with certainty
 }
 
 // planned is the question of one plan, without variants.
 func planned(p layout.Plan, switches string) question {
-	return question{func(int) layout.Plan { return p }, switches}
+	return question{plan: func(int) layout.Plan { return p }, switches: switches}
 }
 
 // judge links and boots plans and keeps the boots of each.
@@ -42,15 +44,20 @@ type judge struct {
 	other func(plan layout.Plan, r qemu.Result, image string) error
 	step  func(boots int)
 
-	failing  string    // the digest of the failing plan, whose boots give the rate
-	before   counts    // of its boots in the sweep, which count too
-	least    int       // boots of a question, at the least, before it passes
-	doubts   int       // how often an answer has proved wrong
-	maxBoots int       // 0 for no limit
-	reserve  int       // of those, kept for the answer
-	deadline time.Time // zero for none
+	failing string // the digest of the failing plan, whose boots give the rate
+	before  counts // of its boots in the sweep, which count too
+	// falsePass is the chance, for one question, that a layout which fails at the rate is
+	// taken for one that passes; a tenth of it for one that is asked with care.
+	falsePass float64
+	least     int       // boots of a question, at the least, before it passes
+	doubts    int       // how often an answer has proved wrong
+	maxBoots  int       // 0 for no limit
+	reserve   int       // of those, kept for the answer
+	deadline  time.Time // zero for none
 
 	linkers chan *loaded
+	memory  *memory // nil where no boot is looked into
+	resumed bool    // whether an earlier run has left records
 
 	mu     sync.Mutex
 	boots  int                     // of all questions, in earlier runs too
@@ -61,8 +68,16 @@ type judge struct {
 // loaded is a linker with the image that it holds.
 type loaded struct {
 	fuzz.Linker
-	plan  string // its digest
-	image linker.Image
+	plan   string // its digest
+	image  linker.Image
+	digest string // of the image
+}
+
+// load takes an image of a plan.
+func (l *loaded) load(p layout.Plan, image linker.Image) (err error) {
+	l.plan, l.image = p.Digest(), image
+	l.digest, err = image.Digest()
+	return err
 }
 
 // counts are boots, and those of them that crashed. The first crash of a layout is
@@ -75,6 +90,7 @@ var errBudget = errors.New("the limit of boots or of time is reached")
 // open makes the linkers and takes in what the journal knows.
 func (j *judge) open() error {
 	j.tally = map[string]seeds.Record{}
+	j.resumed = len(j.journal.Records()) > 0
 	for _, r := range j.journal.Records() {
 		j.tally[r.Plan+" "+r.Append] = r
 		j.boots += r.Boots
@@ -106,35 +122,66 @@ func (j *judge) rate() (boots, crashes int) {
 	return j.before.boots + r.Boots - r.Others, j.before.crashes + r.Crashes
 }
 
-const (
-	// falsePass is the chance, for one question, that a layout which fails at
-	// the rate is taken for one that passes.
-	falsePass = 0.002
-)
+// missed is the chance of a boot of a layout that fails to pass; 0 for a crash that has
+// been there each time.
+func (j *judge) missed() float64 {
+	n, crashes := j.rate()
+	if crashes == 0 || crashes == n {
+		return 0
+	}
+	return float64(n-crashes+1) / float64(n+2)
+}
+
+// fewest is how many boots must pass before any question does.
+func (j *judge) fewest() int {
+	boots := max(1, j.least)
+	if n, crashes := j.rate(); 0 < crashes && crashes < n {
+		boots = max(boots, evidence.PassesAlike(crashes, n, j.falsePass))
+	}
+	return boots
+}
 
 // need is how many boots must pass before a question does, and how many
 // variants share them.
 func (j *judge) need(sure bool) (boots, variants int) {
-	boots, variants = max(1, j.least), 1
-	if n, crashes := j.rate(); 0 < crashes && crashes < n {
-		boots = max(boots, evidence.PassesFor(evidence.AtLeast(crashes, n), falsePass))
-	}
+	boots = j.fewest()
 	care := j.doubts
 	if sure {
 		care++
+	}
+	if n, crashes := j.rate(); 0 < crashes && crashes < n {
+		flaky := evidence.PassesAlike(crashes, n, j.falsePass*math.Pow(0.1, float64(care)))
+		return max(boots, flaky), 1 + care
 	}
 	return boots + care*max(1, boots/2), 1 + care
 }
 
 // ask answers questions, as many at once as there are linkers.
 func (j *judge) ask(ctx context.Context, sure bool, questions ...question) ([]Answer, error) {
-	answers := make([]Answer, len(questions))
 	need, variants := j.need(sure)
+	answers, err := j.askFor(ctx, sure, need, variants, questions...)
+	if sure && j.memory != nil {
+		need = j.fewest()
+	}
+	if slices.Contains(answers, Passes) {
+		j.mu.Lock()
+		if j.passed == 0 || need < j.passed {
+			j.passed = need
+		}
+		j.mu.Unlock()
+	}
+	return answers, err
+}
+
+// askFor is ask with as many boots that must pass before a question does, for what is
+// no answer by itself.
+func (j *judge) askFor(ctx context.Context, sure bool, need, variants int, questions ...question) ([]Answer, error) {
+	answers := make([]Answer, len(questions))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(j.workers)
 	for i, q := range questions {
 		group.Go(func() (err error) {
-			answers[i], err = j.answer(ctx, q, need, variants)
+			answers[i], err = j.answer(ctx, q, need, variants, sure)
 			return err
 		})
 	}
@@ -142,8 +189,13 @@ func (j *judge) ask(ctx context.Context, sure bool, questions ...question) ([]An
 }
 
 // answer boots the variants of a question in turn until one fails or enough
-// boots have passed.
-func (j *judge) answer(ctx context.Context, q question, need, variants int) (Answer, error) {
+// boots have passed. What passes with its code intact is no failure that did not show
+// itself: it needs no boots for that.
+func (j *judge) answer(ctx context.Context, q question, need, variants int, sure bool) (Answer, error) {
+	least := need
+	if sure && !q.each {
+		least = j.fewest()
+	}
 	var plans []layout.Plan // that differ
 	for v := range variants {
 		p := q.plan(v)
@@ -152,7 +204,7 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int) (Ans
 		}
 	}
 	for {
-		passes, others, next := 0, 0, -1
+		passes, others, next, intact := 0, 0, -1, 0
 		fewest := math.MaxInt
 		for v, p := range plans {
 			r := j.known(p, q.switches)
@@ -165,22 +217,18 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int) (Ans
 			}
 			passes += r.Boots - r.Others
 			others += r.Others
+			intact += r.Intact
 			if r.Boots < fewest {
 				next, fewest = v, r.Boots
 			}
 		}
 		switch {
-		case passes >= need:
-			j.mu.Lock()
-			if j.passed == 0 || passes < j.passed {
-				j.passed = passes
-			}
-			j.mu.Unlock()
+		case passes >= need, passes >= least && intact == passes:
 			return Passes, nil
 		case others > need || next < 0:
 			return Unknown, nil
 		}
-		if err := j.boot(ctx, plans[next], q.switches, 1); err != nil {
+		if err := j.boot(ctx, plans[next], q.switches, 1, sure); err != nil {
 			return Unknown, err
 		}
 	}
@@ -193,8 +241,8 @@ func (j *judge) known(p layout.Plan, switches string) seeds.Record {
 	return j.tally[p.Digest()+" "+switches]
 }
 
-// boot boots a plan some times more.
-func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times int) error {
+// boot boots a plan some times more. Sure is as in ask.
+func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times int, sure bool) error {
 	l := <-j.linkers
 	defer func() { j.linkers <- l }()
 	r := j.known(p, switches)
@@ -204,13 +252,13 @@ func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times 
 			return err
 		}
 		begin := time.Now()
-		result, err := j.show(ctx, l, p, switches)
+		result, err := j.show(ctx, l, p, switches, sure)
 		if err != nil {
 			return err
 		}
 		if result.Kind != qemu.LinkFailed {
 			r.Boots++
-			r.Image = l.image.Digest
+			r.Image = l.digest
 		}
 		if r.Kind == "" || r.Kind == qemu.Pass { // else that of the first that did not pass
 			r.Kind, r.Title = result.Kind, result.Title
@@ -218,13 +266,15 @@ func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times 
 		switch {
 		case result.Kind == qemu.LinkFailed:
 			r.Note = result.Reason
+		case result.Kind == qemu.Pass && switches == "" && j.memory != nil && j.memory.looks(sure) && j.memory.intact(p):
+			r.Intact++
 		case result.Kind == qemu.Pass:
 		case evidence.Shows(j.verdict, result):
 			r.Crashes++
 		default:
 			r.Others++
 			if switches == "" {
-				err = j.other(p, result, l.image.Digest)
+				err = j.other(p, result, l.digest)
 			}
 			if err != nil {
 				return err
@@ -250,6 +300,21 @@ func (j *judge) boot(ctx context.Context, p layout.Plan, switches string, times 
 		}
 	}
 	return nil
+}
+
+// look boots a plan until it has been booted least times, and once at the least, for what
+// is in memory then. Of what an earlier run has booted the memory is gone: it is booted
+// once more for that alone, which is no answer and is not counted, so that a run which was
+// interrupted ends as one which was not.
+func (j *judge) look(ctx context.Context, p layout.Plan, least int) error {
+	known := j.known(p, "").Boots
+	if !j.resumed || known < max(least, 1) {
+		return j.boot(ctx, p, "", max(1, least-known), true)
+	}
+	l := <-j.linkers
+	defer func() { j.linkers <- l }()
+	_, err := j.show(ctx, l, p, "", true)
+	return err
 }
 
 // spend takes one boot from what the user allows.
@@ -279,7 +344,7 @@ func (j *judge) confirm(ctx context.Context, p layout.Plan, f *seeds.File) (cons
 		} else if err != nil {
 			break
 		}
-		r, err := j.show(ctx, l, p, "")
+		r, err := j.show(ctx, l, p, "", false)
 		if err == nil && r.Kind == qemu.LinkFailed {
 			err = errors.New(r.Reason)
 		}
@@ -296,12 +361,12 @@ func (j *judge) confirm(ctx context.Context, p layout.Plan, f *seeds.File) (cons
 			f.Titles[r.Title]++
 		}
 	}
-	f.Digests.Image = l.image.Digest
+	f.Digests.Image = l.digest
 	return console, nil
 }
 
 // show links a plan, unless the linker holds it, and boots it once.
-func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches string) (qemu.Result, error) {
+func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches string, sure bool) (r qemu.Result, err error) {
 	if digest := p.Digest(); l.plan != digest {
 		if l.plan != "" {
 			l.plan = ""
@@ -318,9 +383,15 @@ func (j *judge) show(ctx context.Context, l *loaded, p layout.Plan, switches str
 		if err != nil {
 			return qemu.Result{}, fmt.Errorf("linking a layout of %s: %w", j.layout.Name(), err)
 		}
-		l.plan, l.image = digest, image
+		if err := l.load(p, image); err != nil {
+			return qemu.Result{}, err
+		}
 	}
-	r, err := j.guest.BootWith(ctx, l.image.Path, switches)
+	if switches == "" && j.memory != nil && j.memory.looks(sure) {
+		r, err = j.memory.boot(ctx, l.image, p)
+	} else {
+		r, err = j.guest.BootWith(ctx, l.image.Path, switches)
+	}
 	if err == nil {
 		err = fuzz.CheckInfra(j.layout, r)
 	}

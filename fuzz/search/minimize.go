@@ -37,6 +37,7 @@ type Minimize struct {
 	MaxBoots int           // in all, the answer's too; 0 for no limit
 	Budget   time.Duration // of this run; 0 for no limit
 	Switches []string      // of the kernel command line, each to be tried alone
+	Autopsy  bool          // begin with what the guests have in memory of the kernel's code
 
 	Note func(format string, a ...any)
 	Step func(Progress)
@@ -46,12 +47,14 @@ type Minimize struct {
 	hybrids  *layout.Hybrids // between the failing and the first passing layout
 	second   *layout.Hybrids // and another passing one, or nil
 	fail     layout.Plan
+	passes   layout.Plan // the first passing layout's
 	result   seeds.Minimized
 	best     layout.Plan // the smallest plan so far that fails
 	otherMu  sync.Mutex
 	others   map[string]bool // titles of other crashes that are saved
 	progress Progress
 	residues bool // whether moving everything by whole pages changes nothing
+	named    bool // whether the damage in memory that has run fails by itself
 }
 
 // Progress is how far minimizing is.
@@ -68,39 +71,53 @@ const ends = 2
 // maxSearch is how many seeds are tried for a layout that passes.
 const maxSearch = 32
 
+// maxSecond is how many are tried for another one, with which an answer is checked.
+const maxSecond = 6
+
 // Run minimizes and returns the smallest plan found that still fails, saved
 // at Path, with what is known of it. At the limit of boots or of time it is
 // the best so far. Interrupted by ctx, Run returns ctx's error, and the same
 // run again goes on where it stopped.
 func (m *Minimize) Run(ctx context.Context) (*seeds.File, error) {
-	if m.Failed.Kind == qemu.Pass {
-		return nil, fmt.Errorf("%s passes: there is nothing to minimize", m.Failed.Layout.Name())
-	}
-	var err error
-	if m.fail, err = fuzz.PlanOf(ctx, m.Failed, m.Kernel); err != nil {
+	f, console, err := m.run(ctx)
+	if err != nil {
 		return nil, err
+	}
+	return f, f.Write(m.Path, console)
+}
+
+// run is Run without the file, of which it returns the console, too.
+func (m *Minimize) run(ctx context.Context) (f *seeds.File, console []byte, err error) {
+	if m.Failed.Kind == qemu.Pass {
+		return nil, nil, fmt.Errorf("%s passes: there is nothing to minimize", m.Failed.Layout.Name())
+	}
+	if m.fail, err = fuzz.PlanOf(ctx, m.Failed, m.Kernel); err != nil {
+		return nil, nil, err
 	}
 	if m.fail.Flag != nil {
-		return nil, fmt.Errorf("lld itself pads %s (strategy lld): only paddings that are listed can be minimized; sweep with -strategy cover or text", m.Failed.Layout.Name())
+		return nil, nil, fmt.Errorf("lld itself pads %s (strategy lld): only paddings that are listed can be minimized; sweep with -strategy cover or text", m.Failed.Layout.Name())
 	}
 	if err := m.open(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer m.judge.journal.Close()
 	defer m.judge.close()
 	m.best = m.fail
-	if err = m.fails(ctx); err == nil {
+	if err = m.openMemory(ctx); err == nil {
+		err = m.fails(ctx)
+	}
+	if err == nil {
 		err = m.search(ctx)
 	}
 	switch {
 	case errors.Is(err, errBudget):
 		m.result.Notes = append(m.result.Notes, fmt.Sprintf("not minimal: %v", err))
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	default:
 		m.result.Complete = true
 	}
-	return m.save(ctx)
+	return m.answer(ctx)
 }
 
 func (m *Minimize) open() error {
@@ -125,7 +142,7 @@ func (m *Minimize) open() error {
 	m.others = map[string]bool{}
 	m.judge = &judge{
 		kernel: m.Kernel, guest: m.Guest, verdict: verdict, layout: m.Failed.Layout, journal: journal,
-		workers: max(1, m.Workers), failing: m.fail.Digest(), before: counts{max(0, m.Failed.Boots-1), max(0, m.Failed.Crashes-1)}, least: m.Boots, maxBoots: m.MaxBoots, reserve: min(ends, m.MaxBoots),
+		workers: max(1, m.Workers), falsePass: mended, failing: m.fail.Digest(), before: counts{max(0, m.Failed.Boots-1), max(0, m.Failed.Crashes-1)}, least: m.Boots, maxBoots: m.MaxBoots, reserve: min(ends, m.MaxBoots),
 		other: m.saveOther,
 		step: func(boots int) {
 			m.progress.Boots = boots
@@ -159,20 +176,31 @@ func (m *Minimize) note(format string, a ...any) {
 	m.Note("%s", text)
 }
 
-// fails boots the failing layout: it must be the image that was saved, and
-// fail, and its rate says how many boots an answer needs.
+// fails boots the failing layout: it must be the image that was saved, and fail.
 func (m *Minimize) fails(ctx context.Context) error {
 	m.asking(0, "does %s fail", m.Failed.Layout.Name())
 	l := <-m.judge.linkers
 	image, err := fuzz.Relink(ctx, m.Failed, m.Kernel, l, m.Template.Object, m.Template.Tools)
-	l.plan, l.image = m.fail.Digest(), image
+	if err == nil {
+		err = l.load(m.fail, image)
+	}
 	m.judge.linkers <- l
 	if err != nil {
 		return err
 	}
-	if err := m.judge.boot(ctx, m.fail, "", max(ends, m.Boots)-m.judge.known(m.fail, "").Boots); err != nil {
+	least := max(ends, m.Boots)
+	if m.judge.memory != nil {
+		least-- // what runs is watched in another
+	}
+	if err := m.judge.boot(ctx, m.fail, "", least-m.judge.known(m.fail, "").Boots, false); err != nil {
 		return err
 	}
+	return m.steady(ctx)
+}
+
+// steady tells how often the failing layout fails, which says how many boots an
+// answer needs.
+func (m *Minimize) steady(ctx context.Context) error {
 	known := m.judge.known(m.fail, "")
 	if boots, crashes := m.judge.rate(); crashes < boots || known.Crashes < known.Boots {
 		if err := m.measure(ctx); err != nil {
@@ -187,13 +215,24 @@ func (m *Minimize) fails(ctx context.Context) error {
 	return nil
 }
 
-// enough is how many boots of the failing layout tell how often it fails.
-const enough = 16
+// mended is the chance of an answer to be a wrong pass where the search mends that on its
+// way.
+const mended = 0.05
+
+// How many boots of the failing layout show that it is flaky, and tell how often it fails
+// where it is.
+const (
+	shows  = 8
+	enough = 12
+)
 
 // measure boots the failing layout often enough to tell how often it fails.
 func (m *Minimize) measure(ctx context.Context) error {
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
-	err := m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots)
+	err := m.judge.boot(ctx, m.fail, "", shows-m.judge.known(m.fail, "").Boots, false)
+	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
+		err = m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots, false)
+	}
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
 		need, _ := m.judge.need(false)
 		m.Note("flaky: %d of %d boots fail, so %d boots must pass before a layout does", crashes, boots, need)
@@ -209,9 +248,9 @@ func (m *Minimize) looked() string {
 	return "a failure"
 }
 
-// passing finds layouts that pass, two if it can: the baseline, twins, or the
+// passing finds so many layouts that pass, if it can: the baseline, twins, or the
 // first seeds that do.
-func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (names []string, plans []layout.Plan, err error) {
+func (m *Minimize) passing(ctx context.Context, sections []layout.Section, wanted int) (names []string, plans []layout.Plan, err error) {
 	type candidate struct {
 		name string
 		plan layout.Plan
@@ -226,10 +265,14 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (name
 		candidates = append(candidates, candidate{t.Layout.Name(), plan})
 	}
 	for seed := uint32(1); seed <= maxSearch; seed++ {
-		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), layout.Text.Plan(seed, sections)})
+		plan := layout.Text.Plan(seed, sections)
+		if h, err := layout.NewHybrids(sections, m.start, plan); err == nil && m.named {
+			plan = h.Opened(false) // where nothing touches, such a bug is not
+		}
+		candidates = append(candidates, candidate{seeds.Seed(seed).Name(), plan})
 	}
 	tried := map[string]bool{m.fail.Digest(): true}
-	for len(candidates) > 0 && len(plans) < 2 {
+	for second := 0; len(candidates) > 0 && len(plans) < wanted && second < maxSecond; {
 		var batch []candidate
 		var questions []question
 		for len(candidates) > 0 && len(batch) < m.judge.workers {
@@ -246,6 +289,9 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (name
 		if batch == nil {
 			continue
 		}
+		if plans != nil {
+			second += len(batch)
+		}
 		m.asking(0, "does %s pass", batch[0].name)
 		answers, err := m.judge.ask(ctx, false, questions...)
 		for i, c := range batch {
@@ -259,7 +305,7 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section) (name
 			if err != nil {
 				return nil, nil, err
 			}
-			if answers[i] == Passes && len(plans) < 2 {
+			if answers[i] == Passes && len(plans) < wanted {
 				names, plans = append(names, c.name), append(plans, c.plan)
 			}
 		}
@@ -279,12 +325,19 @@ func (m *Minimize) search(ctx context.Context) error {
 	if err := m.settleOrder(ctx, sections); err != nil {
 		return err
 	}
-	names, plans, err := m.passing(ctx, sections)
+	names, plans, err := m.passing(ctx, sections, 1)
 	if err != nil {
 		return err
 	}
-	m.result.Passing, m.result.Twin = names[0], &plans[0]
+	m.passes = plans[0]
+	m.result.Passing, m.result.Twin = names[0], &m.passes
 	if m.hybrids, err = layout.NewHybrids(sections, m.start, plans[0]); err != nil {
+		return err
+	}
+	if err := m.examine(ctx); err != nil {
+		return err
+	}
+	if _, plans, err = m.passing(ctx, sections, 2); err != nil {
 		return err
 	}
 	if len(plans) > 1 {
@@ -301,6 +354,11 @@ func (m *Minimize) search(ctx context.Context) error {
 		}
 	}
 	culprits, err := m.isolate(ctx)
+	if at := new(acrossError); errors.As(err, &at) {
+		if err = m.distance(ctx, at); err == nil && culprits == nil {
+			return m.ablate(ctx)
+		}
+	}
 	if err != nil && !inconclusive(err) && !errors.Is(err, errBudget) {
 		return err
 	}
@@ -314,6 +372,7 @@ func (m *Minimize) search(ctx context.Context) error {
 			err = derr
 		}
 	}
+	m.accuse()
 	switch {
 	case errors.Is(err, errBudget):
 		return err
@@ -324,9 +383,12 @@ func (m *Minimize) search(ctx context.Context) error {
 		m.note("there may be more culprits: with these made harmless, %v", err)
 		err = nil
 	}
-	if culprits != nil && names[0] == seeds.Baseline.Name() && err == nil {
+	if culprits != nil && err == nil {
+		var near bool
 		// The paddings of another layout may hold other culprits back.
-		err = m.trim(ctx, &m.result.Culprits[0])
+		if near, err = m.near(ctx, culprits[0], &m.result.Culprits[0]); err == nil && !near && names[0] == seeds.Baseline.Name() {
+			err = m.trim(ctx, &m.result.Culprits[0])
+		}
 	}
 	if err != nil {
 		return err
@@ -346,27 +408,41 @@ func (m *Minimize) settleOrder(ctx context.Context, sections []layout.Section) e
 		return nil
 	}
 	m.asking(h.Len(), "does it fail in the baseline's order")
-	q := question{plan: h.Unordered}
-	answers, err := m.judge.ask(ctx, false, q)
+	var questions []question
+	for _, modulus := range unorderedModuli {
+		questions = append(questions, question{plan: func(v int) layout.Plan { return h.Unordered(modulus, v) }})
+	}
+	answers, err := m.judge.ask(ctx, false, questions...)
 	if err != nil {
 		return err
 	}
-	switch answers[0] {
-	case Unknown:
-		m.Note("in the baseline's order, with each function at its residue, it neither passes nor fails: the order is kept")
-		return nil
-	case Passes:
-		m.Note("in the baseline's order, with each function at its residue mod %#x, it passes: the order matters, too", layout.UnorderedModulus)
-		return nil
-	}
-	m.Note("in the baseline's order, with each function at its residue, it still fails: the order is not needed")
-	for v := range variants {
-		if p := h.Unordered(v); m.judge.known(p, "").Crashes > 0 {
-			m.start, m.best = p, p
+	passed := ""
+	for i, modulus := range unorderedModuli {
+		switch answers[i] {
+		case Passes:
+			passed = fmt.Sprintf("%#x", modulus)
+		case Fails:
+			m.Note("in the baseline's order, with each function at its residue mod %#x, it still fails: the order is not needed", modulus)
+			for v := range variants {
+				if p := questions[i].plan(v); m.judge.known(p, "").Crashes > 0 {
+					m.start, m.best = p, p
+				}
+			}
+			return nil
 		}
 	}
+	if passed == "" {
+		m.Note("in the baseline's order, with each function at its residue, it neither passes nor fails: the order is kept")
+		return nil
+	}
+	m.Note("in the baseline's order, with each function at its residue mod %s, it passes: the order is kept", passed)
 	return nil
 }
+
+// unorderedModuli are those of the residues that functions keep in the baseline's
+// order: the smaller makes the smaller image, and only the larger can tell of a residue
+// in a page.
+var unorderedModuli = []uint64{256, layout.Modulus}
 
 // isolate finds the culprits. Where the answers contradict each other it asks
 // again, with more care.
@@ -388,8 +464,16 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 			return answers, err
 		},
+		Across: m.across, Missed: m.judge.missed,
+		Boot: func(ctx context.Context, passes int, c layout.Choice) (Answer, error) {
+			answers, err := m.judge.askFor(ctx, false, passes, 1, m.choice(h, c, nil))
+			return answers[0], err
+		},
 		Left:  func(n int) { m.asking(n, "which function is the last that is needed") },
 		First: m.suspected(),
+	}
+	if m.judge.memory != nil {
+		search.Next = m.damaged
 	}
 	var before []Culprit // of the last search that came to its end
 	for {
@@ -486,21 +570,12 @@ func (m *Minimize) suspected() (first [][]int) {
 // whole asks what the failing layout as a whole depends on.
 func (m *Minimize) whole(ctx context.Context) error {
 	h := m.hybrids
-	m.asking(h.Len(), "is it residues, or functions that touch")
-	answers, err := m.judge.ask(ctx, false, planned(h.Opened(true), ""), planned(h.Opened(false), ""))
-	if err != nil {
-		return err
-	}
-	opened, control := answers[0], answers[1]
+	m.asking(h.Len(), "is it residues")
 	all := layout.Choice{On: slices.Repeat([]bool{true}, h.Len())}
-	answers, err = m.judge.ask(ctx, true, question{plan: func(v int) layout.Plan { return h.Plan(all, nil, v+1) }})
+	moved := question{plan: func(v int) layout.Plan { return h.Plan(all, nil, v+1) }, each: true}
+	answers, err := m.judge.ask(ctx, true, moved)
 	if err != nil {
 		return err
-	}
-	if opened == Fails {
-		m.Note("with all neighbours held apart it still fails: nothing needs to touch")
-	} else if opened == Passes && control == Passes {
-		m.Note("with all neighbours held apart it passes: something must touch, or a residue of more than mod 64 decides")
 	}
 	m.residues = answers[0] != Passes
 	return nil
@@ -512,7 +587,7 @@ func (m *Minimize) goFar(ctx context.Context) error {
 	all := layout.Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
 	none := layout.Choice{On: make([]bool, m.hybrids.Len())}
 	far := m.hybrids.Far()
-	questions := []question{{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }}, m.choice(far, none, nil)}
+	questions := []question{{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }, each: true}, m.choice(far, none, nil)}
 	var second *layout.Hybrids
 	if m.second != nil {
 		second = m.second.Far()
@@ -539,9 +614,9 @@ func (m *Minimize) goFar(ctx context.Context) error {
 
 // maybeLuck tells whether an answer is one that passes by luck would give too: that
 // is no rare thing while a flaky crash has not shown that it is one. A culprit
-// of one function is not: it has failed alone.
+// of one function is not: it has failed alone. One whose damage has run has a cause.
 func (m *Minimize) maybeLuck(culprits []Culprit) bool {
-	return !m.residues || slices.ContainsFunc(culprits, func(c Culprit) bool { return len(c.Functions) > 1 })
+	return !m.residues || slices.ContainsFunc(culprits, func(c Culprit) bool { return len(c.Functions) > 1 && !m.caused(c) })
 }
 
 // inconclusive tells whether a search has come to its end without an answer.
@@ -626,16 +701,15 @@ func (m *Minimize) ablate(ctx context.Context) error {
 	return err
 }
 
-// save links and boots the answer once more and writes it.
-func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
+// answer links and boots the answer once more. The console is that of a boot.
+func (m *Minimize) answer(ctx context.Context) (file *seeds.File, console []byte, err error) {
 	m.asking(0, "does the answer fail again")
 	j := m.judge
 	j.reserve, j.deadline = 0, time.Time{} // the answer is confirmed, however late
 	f := fuzz.SavedSeed(m.Template, m.Guest, m.Failed.Layout, layout.Strategy(m.Failed.Strategy), m.best.Digest(), "")
 	f.Kind, f.Title = m.Failed.Kind, m.Failed.Title // should it not show itself again
-	console, err := j.confirm(ctx, m.best, &f)
-	if err != nil {
-		return nil, err
+	if console, err = j.confirm(ctx, m.best, &f); err != nil {
+		return nil, nil, err
 	}
 	if f.Crashes == 0 {
 		m.note("the plan has failed before, but not again in %d boots", f.Boots)
@@ -653,7 +727,7 @@ func (m *Minimize) save(ctx context.Context) (*seeds.File, error) {
 		}
 	}
 	f.Minimized = &m.result
-	return &f, f.Write(m.Path, console)
+	return &f, console, nil
 }
 
 // saveOther saves a crash that is not the one looked for, once for each title.

@@ -17,6 +17,7 @@ type rule struct {
 	pieces  [][]int           // functions that touch move as one
 	step    uint64            // bytes: what the alignment of the functions allows
 	known   map[uint64]Answer // of the first piece, by how many bytes it is moved
+	tried   map[uint64]bool   // moves that have been asked for, whatever the answer
 	asked   map[uint64]bool   // moves that passed when they were asked for again
 	sure    bool
 	at      *seeds.Culprit
@@ -27,7 +28,7 @@ type rule struct {
 // the result's.
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
-	r := &rule{m: m, culprit: c, step: layout.Step, known: map[uint64]Answer{0: Fails}, asked: map[uint64]bool{}}
+	r := &rule{m: m, culprit: c, step: h.Step(), known: map[uint64]Answer{0: Fails}, tried: map[uint64]bool{}, asked: map[uint64]bool{}}
 	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {
@@ -38,7 +39,7 @@ func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 		}
 		r.step = max(r.step, h.Alignment(f))
 	}
-	out := seeds.Culprit{Alone: m.boots(m.choice(h, m.only(c), nil))}
+	out := seeds.Culprit{Step: r.step, Alone: m.boots(m.choice(h, m.only(c), nil))}
 	var names []string
 	for i, f := range c.Functions {
 		s := h.Section(f)
@@ -114,27 +115,6 @@ func (r *rule) find(ctx context.Context, names []string) error {
 		}
 		r.at.Together = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
 	}
-	m.asking(1, "which modulus decides for %s", names[0])
-	for d := uint64(layout.Modulus / 2); d >= r.step; {
-		var batch []uint64
-		for ; d >= r.step && len(batch) < m.judge.workers; d /= 2 {
-			batch = append(batch, d)
-		}
-		if err := r.ask(ctx, batch...); err != nil {
-			return err
-		}
-		if slices.ContainsFunc(batch, func(d uint64) bool { return r.known[d] == Passes }) {
-			break
-		}
-	}
-	if first := r.pieces[0][0]; r.explains() == r.step {
-		// Nothing has passed yet; where it is in the passing layout may.
-		if d := m.hybrids.Moved(first); r.known[d] == Unknown {
-			if err := r.ask(ctx, d); err != nil {
-				return err
-			}
-		}
-	}
 	for {
 		// First what makes the modulus larger, and so the table.
 		for doubtful := r.doubtful(); doubtful != nil; doubtful = r.doubtful() {
@@ -142,11 +122,20 @@ func (r *rule) find(ctx context.Context, names []string) error {
 				return err
 			}
 		}
-		rows := r.missing()
-		if rows == nil {
+		rows, modulus := r.powers(), r.explains()
+		switch {
+		case len(rows) > 0:
+			m.asking(1, "which modulus decides for %s", names[0])
+		case modulus/r.step > r.maxTable():
+			rows, r.at.Bounded = unsettled(r.known, r.step, modulus, m.judge.missed() == 0), true
+			m.asking(len(rows), "at which residues mod %#x does %s fail", modulus, names[0])
+		default:
+			rows, r.at.Bounded = r.missing(), false
+			m.asking(len(rows), "at which residues mod %#x does %s fail", modulus, names[0])
+		}
+		if len(rows) == 0 {
 			break
 		}
-		m.asking(len(rows), "at which residues mod %#x does %s fail", r.explains(), names[0])
 		if err := r.ask(ctx, rows[:min(len(rows), m.judge.workers)]...); err != nil {
 			return err
 		}
@@ -155,8 +144,43 @@ func (r *rule) find(ctx context.Context, names []string) error {
 	return nil
 }
 
-// sample fills in some lines of the table of a modulus that has too many: those of
-// the powers of two, which tell what bits of the address decide. Moved with
+// powers are the moves to be asked next for the modulus: powers of two, of which those
+// below it pass and the others fail where one residue decides, so they are bisected; then
+// half a page, where something finer than a page seems to decide; and where nothing
+// passes all others, and last to where it is in the passing layout.
+func (r *rule) powers() (moves []uint64) {
+	passes, fails := r.step/2, uint64(layout.Modulus) // the largest below which all pass, the smallest above
+	for d := r.step; d < layout.Modulus; d *= 2 {
+		switch r.known[d] {
+		case Passes:
+			passes = d
+		case Fails:
+			fails = min(fails, d)
+		}
+	}
+	untried := func(d uint64) bool { return r.known[d] == Unknown && !r.tried[d] }
+	for passes*2 < fails {
+		middle := passes << (bits.Len64(fails/passes) / 2)
+		if untried(middle) {
+			return []uint64{middle}
+		}
+		fails = middle // neither passes nor fails
+	}
+	half := uint64(layout.Modulus / 2)
+	if r.that(Passes) != nil && untried(half) {
+		return []uint64{half}
+	}
+	if r.that(Passes) == nil {
+		for d := half; d >= r.step; d /= 2 {
+			moves = append(moves, d)
+		}
+		moves = append(moves, r.m.hybrids.Moved(r.pieces[0][0]))
+	}
+	return slices.DeleteFunc(moves, func(d uint64) bool { return !untried(d) })
+}
+
+// sample fills in some lines of the table of a modulus that has too many: some of those
+// of the powers of two, which tell how far the culprit has to be moved. Moved with
 // all that stands behind it, a culprit that still fails does so by the distance.
 func (r *rule) sample(ctx context.Context, names []string) error {
 	m := r.m
@@ -170,13 +194,31 @@ func (r *rule) sample(ctx context.Context, names []string) error {
 		return err
 	}
 	r.at.Distance = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
-	var moves []uint64
-	for d := uint64(layout.FarModulus / 2); d >= r.step; d /= 2 {
-		moves = append(moves, d)
-	}
-	m.asking(len(moves), "which bits of the address of %s decide", names[0])
-	if err := r.ask(ctx, moves...); err != nil {
+	m.asking(1, "by how much does %s have to be moved", names[0])
+	half := uint64(layout.FarModulus / 2)
+	if err := r.ask(ctx, half); err != nil {
 		return err
+	}
+	if r.known[half] == Passes { // mostly one range fails, and its border is bisected
+		for fails, passes := r.step/2, half; passes > 2*fails; {
+			middle := fails << (bits.Len64(passes/fails) / 2)
+			if err := r.ask(ctx, middle); err != nil {
+				return err
+			}
+			if r.known[middle] == Passes {
+				passes = middle
+			} else {
+				fails = middle
+			}
+		}
+	} else {
+		var moves []uint64
+		for d := half / 2; d >= r.step; d /= 2 {
+			moves = append(moves, d)
+		}
+		if err := r.ask(ctx, moves...); err != nil {
+			return err
+		}
 	}
 	r.at.Sampled = true
 	r.at.SetModulus(layout.FarModulus)
@@ -223,6 +265,66 @@ func (r *rule) missing() (rows []uint64) {
 		}
 	}
 	return rows
+}
+
+// maxTable is how many residues are all booted: those mod 256 in steps of 16. Of 512 bytes there are 32, and of a
+// page's 256: those would be most of the boots of all. It is fewer of several functions,
+// and where each takes many boots.
+func (r *rule) maxTable() uint64 {
+	most := 16 / uint64(len(r.pieces))
+	if r.m.judge.missed() > 0 {
+		return most / 4
+	}
+	return most
+}
+
+// unsettled are the moves to be asked next, in bytes, where a modulus has too many
+// residues to boot each: those by powers of two, which tell what bits of the
+// address decide (where they are asked for: that takes a dozen passes), and the borders of the range around the culprit's own residue.
+// They are galloped to, so that what fails far away is not taken for a part of it, and
+// then bisected. known are the answers, by how far the culprit is moved.
+func unsettled(known map[uint64]Answer, step, modulus uint64, powers bool) (moves []uint64) {
+	at := map[uint64]Answer{}
+	for d, a := range known {
+		at[d%modulus] = a
+	}
+	ask := func(d uint64) {
+		if d %= modulus; !slices.Contains(moves, d) {
+			moves = append(moves, d)
+		}
+	}
+	for d := modulus / 2; d >= step && powers; d /= 2 {
+		if _, ok := at[d]; !ok {
+			ask(d)
+		}
+	}
+	for _, sign := range []uint64{1, modulus - 1} { // up, down
+		nearest := modulus // that does not fail
+		for d, a := range at {
+			if a != Fails {
+				nearest = min(nearest, d*sign%modulus)
+			}
+		}
+		galloped := true
+		for d := step; d < nearest && galloped; d *= 2 {
+			if _, galloped = at[d*sign%modulus]; !galloped {
+				ask(d * sign)
+			}
+		}
+		if !galloped || nearest == modulus {
+			continue
+		}
+		var fails uint64
+		for d, a := range at {
+			if d = d * sign % modulus; a == Fails && d < nearest {
+				fails = max(fails, d)
+			}
+		}
+		if nearest-fails > step {
+			ask((fails + nearest) / 2 / step * step * sign)
+		}
+	}
+	return moves
 }
 
 // that are the moves with an answer, in order.
@@ -272,7 +374,7 @@ func (r *rule) ask(ctx context.Context, moves ...uint64) error {
 		return err
 	}
 	for i, d := range moves {
-		r.known[d] = answers[i]
+		r.known[d], r.tried[d] = answers[i], true
 		row := seeds.Residue{Bytes: d, Boots: r.m.boots(questions[i])}
 		if i := slices.IndexFunc(r.at.Residues, func(r seeds.Residue) bool { return r.Bytes == d }); i >= 0 {
 			r.at.Residues[i] = row

@@ -51,6 +51,24 @@ func shrink[T any](ctx context.Context, items []T, more func(rest, dropped []T, 
 	return items, nil
 }
 
+// near makes the passing layout fail by as little as that takes, which is the best answer:
+// the first culprit at its residue, with all else where it passes. It tells whether that
+// is so.
+func (m *Minimize) near(ctx context.Context, c Culprit, at *seeds.Culprit) (bool, error) {
+	h := m.hybrids
+	if !h.Ordered() || at.Modulus == 0 || at.Sampled {
+		return false, nil
+	}
+	plan := h.Nearest(c.Functions, c.Touching, at.Modulus, at.Together)
+	m.asking(1, "does it fail with the least of paddings")
+	answers, err := m.judge.ask(ctx, false, planned(plan, ""))
+	if err != nil || answers[0] != Fails {
+		return false, err
+	}
+	m.best, m.result.Twin = plan, &m.passes
+	return true, nil
+}
+
 // trim makes the best plan, of a few paddings, smaller: what stands behind the
 // culprit may move, and a padding be shorter by the modulus.
 func (m *Minimize) trim(ctx context.Context, c *seeds.Culprit) error {

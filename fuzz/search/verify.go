@@ -178,7 +178,7 @@ func (v *Verify) old(ctx context.Context, out *Verified) (err error) {
 	}
 	v.judge = &judge{
 		kernel: s.Kernel, guest: s.Guest, verdict: s.Template.Scenario.Verdict, layout: seeds.Baseline, journal: journal,
-		workers: max(1, s.Workers), before: v.flaky(), step: func(int) {},
+		workers: max(1, s.Workers), falsePass: final, before: v.flaky(), step: func(int) {},
 		other: func(p layout.Plan, r qemu.Result, image string) error { return v.other(out, trials, p, r, image) },
 	}
 	if err := v.judge.open(); err != nil {
@@ -311,6 +311,9 @@ func (v *Verify) culprits(layout []layout.Section, out *Verified) (trials []tria
 	return trials
 }
 
+// final is the chance of an answer to be a wrong pass: nothing is asked again.
+const final = 0.002
+
 const (
 	// surroundings is how many seeds of strategy cover, beside the baseline, a
 	// culprit is put into: where a broken jump leads depends on all the rest.
@@ -326,13 +329,13 @@ const (
 // and, in further plans, as in some layouts of strategy cover, at their residue
 // mod Modulus. Notes say what there is no plan for.
 func Restore(sections []layout.Section, c seeds.Culprit) (plans []layout.Plan, notes []string) {
-	if c.Sampled {
+	if c.Sampled || c.Bound != nil {
 		return nil, []string{"a distance decides, and what it is in another kernel is not known"}
 	}
-	output := layout.MainText(sections)
+	outputs := layout.Outputs(sections)
 	spots := make([]spot, len(c.Functions))
 	for n, f := range c.Functions {
-		i, err := findFunction(sections, output, f)
+		i, err := findFunction(sections, outputs, f)
 		if err != nil {
 			return nil, []string{err.Error()}
 		}
@@ -356,7 +359,7 @@ func Restore(sections []layout.Section, c seeds.Culprit) (plans []layout.Plan, n
 		if seed > 0 {
 			pass = layout.Cover.Plan(seed, sections)
 		}
-		fail, err := failingPlan(sections, output, pass, spots)
+		fail, err := failingPlan(sections, pass, spots)
 		if err != nil {
 			note(err.Error())
 			break
@@ -378,7 +381,7 @@ func Restore(sections []layout.Section, c seeds.Culprit) (plans []layout.Plan, n
 				}
 			}
 			plan := h.Plan(only, move, 0)
-			if text := checkSpots(sections, output, plan, c, spots, bytes); text != "" {
+			if text := checkSpots(sections, plan, c, spots, bytes); text != "" {
 				note(text)
 				continue
 			}
@@ -410,10 +413,10 @@ type spot struct {
 }
 
 // findFunction finds the section of a function of another kernel in a layout.
-func findFunction(sections []layout.Section, output string, f seeds.Function) (found int, err error) {
+func findFunction(sections []layout.Section, outputs []string, f seeds.Function) (found int, err error) {
 	found = -1
 	for i, s := range sections {
-		if s.Output != output || s.Name == "" || s.FunctionName() != f.Name {
+		if !slices.Contains(outputs, s.Output) || s.Name == "" || s.FunctionName() != f.Name {
 			continue
 		}
 		if s.Name == f.Section {
@@ -436,7 +439,7 @@ func findFunction(sections []layout.Section, output string, f seeds.Function) (f
 
 // failingPlan puts functions into their spots; whatever stands behind is moved
 // along.
-func failingPlan(sections []layout.Section, output string, pass layout.Plan, spots []spot) (plan layout.Plan, err error) {
+func failingPlan(sections []layout.Section, pass layout.Plan, spots []spot) (plan layout.Plan, err error) {
 	order, place := make([]int, len(sections)), make([]int, len(sections))
 	for i := range sections {
 		order[i], place[i] = i, i
@@ -469,7 +472,7 @@ func failingPlan(sections []layout.Section, output string, pass layout.Plan, spo
 		if s.touching {
 			continue
 		}
-		addresses, err := layout.Place(sections, output, plan)
+		addresses, err := layout.Place(sections, plan)
 		if err != nil {
 			return plan, err
 		}
@@ -484,8 +487,8 @@ func failingPlan(sections []layout.Section, output string, pass layout.Plan, spo
 
 // checkSpots holds the addresses of a plan against the spots, moved by some bytes.
 // It is empty where they are as they should be.
-func checkSpots(sections []layout.Section, output string, plan layout.Plan, c seeds.Culprit, spots []spot, bytes uint64) string {
-	p, err := layout.NewPlaced(sections, output, plan)
+func checkSpots(sections []layout.Section, plan layout.Plan, c seeds.Culprit, spots []spot, bytes uint64) string {
+	p, err := layout.NewPlaced(sections, plan)
 	if err != nil {
 		return err.Error()
 	}

@@ -39,14 +39,16 @@ type Build struct {
 	Digest  string // SHA-256 of vmlinux.o, hex: the key of everything later
 	Arch    *arch.Arch
 	Image   string // one of Arch's
-	// Package is the Debian source package that it was made from, if any.
-	Package SourcePackage
+	// Package is the Debian source package that it was made from, and Config
+	// the one of its configuration, if any.
+	Package, Config Package
 
 	Args        []string // of link-vmlinux.sh, the linker first
 	Env         []string // what link-vmlinux.sh sees
 	Environment []string // kbuild's whole environment, without the user's
 	Srctree     string   // the source, as seen from Objtree: "..", "." or absolute
 
+	without  []string // options of the linker that are left out of Args
 	units    bool     // the units of its layouts are object files
 	sections []string // what make is told beside, for a section per function
 	lock     *flock.Flock
@@ -77,12 +79,24 @@ func Prepare(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		}
 		k.Package = source.String()
 	}
+	if IsConfig(k.Config) {
+		config, err := FetchPackage(ctx, cache, k.Config, progress)
+		if err != nil {
+			return nil, CacheFull(err, cache)
+		}
+		k.Config = config.String()
+	}
 	if err := Check(ctx, k); err != nil {
 		return nil, err
 	}
 	p, err := locate(ctx, cache, k)
 	if err != nil {
 		return nil, err
+	}
+	if p.Config.Name != "" {
+		if k.Config, err = readConfig(ctx, p.Config); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.Take(ctx, progress); err != nil {
 		return nil, err
@@ -132,7 +146,7 @@ func Prepared(ctx context.Context, cache string, k scenarios.Kernel) bool {
 	return err == nil
 }
 
-// locate finds the kernel's folder in the cache, and the package on this machine.
+// locate finds the kernel's folder in the cache, and its packages on this machine.
 func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Build, err error) {
 	tools, err := FindToolchain(ctx, compilerOf(k))
 	if err != nil {
@@ -143,20 +157,26 @@ func locate(ctx context.Context, cache string, k scenarios.Kernel) (p *Build, er
 		return nil, err
 	}
 	var key string
-	var source SourcePackage
+	var source, config Package
 	switch {
 	case k.Build != "":
 		key = "build of " + k.Build
 	case k.Dir != "":
 		key = "tree of " + k.Dir
 	default:
-		if source, err = findPackage(ctx, cache, k.Package); err != nil {
+		if source, err = findPackage(ctx, cache, parseRequest(k.Package)); err != nil {
 			return nil, err
 		}
 		k.Package, key = source.Name, source.Version
 	}
+	if IsConfig(k.Config) {
+		if config, err = findPackage(ctx, cache, parseRequest(k.Config)); err != nil {
+			return nil, err
+		}
+		k.Config = config.String()
+	}
 	p = NewBuild(filepath.Join(cache, kernelName(k, key, tools)), tools)
-	p.Arch, p.Image, p.Package = a, k.Image, source
+	p.Arch, p.Image, p.Package, p.Config, p.without = a, k.Image, source, config, k.LinkWithout
 	return p, nil
 }
 
@@ -172,7 +192,7 @@ const recipe = "2"
 // kernelName is the folder of a kernel in the cache: readable, and different
 // for whatever makes a different vmlinux.o.
 func kernelName(k scenarios.Kernel, key string, t Toolchain) string {
-	k.Image = "" // both images come from one build
+	k.Image, k.LinkWithout, k.Sections = "", nil, "" // of one build
 	spec, err := json.Marshal(k)
 	if err != nil {
 		panic(err) // strings and slices of strings
@@ -328,7 +348,7 @@ func (p *Build) buildPackage(ctx context.Context, k scenarios.Kernel, progress P
 	if _, err := os.Stat(p.Source); err != nil {
 		copied, err := p.copyPrepared(ctx, k, progress)
 		if err == nil && !copied {
-			err = unpack(ctx, p.Package.Tarball, p.Source, k.Patches, progress)
+			err = unpack(ctx, p.Package.File, p.Source, k.Patches, progress)
 		}
 		if err != nil {
 			return err
@@ -421,6 +441,9 @@ func (p *Build) build(ctx context.Context, k scenarios.Kernel, progress Progress
 	if p.sections, err = sectionArgs(p.Source, p.Objtree, p.Arch); err != nil {
 		return err
 	}
+	if err := p.checkWarnings(); err != nil {
+		return err
+	}
 	if p.sections != nil {
 		progress("without LTO: compiled with a section for each function, and vmlinux linked of vmlinux.o: the baseline is not the image that plain make would give", 0, 0)
 	}
@@ -482,7 +505,7 @@ func (p *Build) configure(ctx context.Context, k scenarios.Kernel, progress Prog
 		if err := os.WriteFile(path, []byte(k.Config), 0o644); err != nil {
 			return err
 		}
-	} else if err := run(k.Config); err != nil {
+	} else if err := run(p.target(k.Config)); err != nil {
 		return err
 	}
 	config, err := os.ReadFile(path)
@@ -515,6 +538,18 @@ func (p *Build) configure(ctx context.Context, k scenarios.Kernel, progress Prog
 		return os.Chtimes(path, info.ModTime(), info.ModTime())
 	}
 	return nil
+}
+
+// target is the first of some targets of make for which the tree has a configuration,
+// or else the last.
+func (p *Build) target(of string) string {
+	targets := strings.Fields(of)
+	for _, t := range targets {
+		if exists(filepath.Join(p.Source, p.Arch.Folder(), "configs", t)) {
+			return t
+		}
+	}
+	return targets[len(targets)-1]
 }
 
 // objectCounter counts the objects in kbuild's output.
@@ -566,6 +601,9 @@ func (p *Build) open(ctx context.Context) error {
 	if p.Args, err = scriptArgs(p.Objtree); err != nil {
 		return err
 	}
+	if err := p.leaveOut(); err != nil {
+		return err
+	}
 	if err := p.useLinker(ctx, p.Args[0]); err != nil {
 		return err
 	}
@@ -577,6 +615,23 @@ func (p *Build) open(ctx context.Context) error {
 		p.Args[1], p.Args[2] = strings.ReplaceAll(p.Args[1], "--no-warn-rwx-segments", ""), strings.ReplaceAll(p.Args[2], "--no-warn-rwx-segments", "")
 	}
 	return p.readEnvironment(ctx)
+}
+
+// leaveOut takes options out of the linker's.
+func (p *Build) leaveOut() error {
+	for _, option := range p.without {
+		found := false
+		for i := 1; i < min(len(p.Args), 3); i++ {
+			words := strings.Fields(p.Args[i])
+			if rest := slices.DeleteFunc(slices.Clone(words), func(word string) bool { return word == option }); len(rest) < len(words) {
+				p.Args[i], found = strings.Join(rest, " "), true
+			}
+		}
+		if !found {
+			return host.Hint(fmt.Errorf("link-without: this kernel is not linked with %s", option), "it is linked with %s", strings.TrimSpace(p.Args[1]+" "+p.Args[2]))
+		}
+	}
+	return nil
 }
 
 // scriptArgs reads the arguments that make gave link-vmlinux.sh: kbuild keeps
@@ -660,6 +715,9 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 			v = name + "=" + unitScript
 		}
 		if linkVariables[name] {
+			if name == "KBUILD_AFLAGS" { // debug information of kallsyms' table would name the worker's folder
+				v = name + "=" + strings.Join(slices.DeleteFunc(strings.Fields(value), asksDebug.MatchString), " ")
+			}
 			p.Env = append(p.Env, v)
 		}
 		if !strings.HasPrefix(name, "MAKE") && name != "MFLAGS" {
@@ -669,8 +727,11 @@ func (p *Build) readEnvironment(ctx context.Context) error {
 			p.Srctree = value
 		}
 	}
-	return nil
+	return p.hideSymbols()
 }
+
+// asksDebug are options of an assembler, or for one, that ask for debug information.
+var asksDebug = regexp.MustCompile(`^(-Wa,)?-g`)
 
 var paholeThreads = regexp.MustCompile(`([ =])-j\d*( |$)`)
 

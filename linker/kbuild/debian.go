@@ -24,17 +24,19 @@ import (
 	"unlucky/host"
 )
 
-// Debian's kernels as source packages: one that is installed, or one that apt
-// fetches into the cache from any suite of the machine's own mirror. For that
-// apt runs with sources, lists and archives of its own below the cache: it
-// needs no root, and what the machine's apt has stays as it is.
+// Debian's kernels, their sources and their configurations, as packages: one that is
+// installed, or one that apt fetches into the cache from any suite of the machine's
+// own mirror. For that apt runs with sources, lists and archives of its own below
+// the cache: it needs no root, and what the machine's apt has stays as it is.
 //
-// A package is asked for as apt takes it, NAME or NAME=VERSION. linux-source,
+// A package is asked for as apt takes it, NAME or NAME=VERSION, and a configuration
+// with the flavour behind that: linux-config-6.12/amd64_none_amd64. linux-source,
 // which in Debian depends on the newest linux-source-X.Y of its suite, is here
 // the newest of all suites.
 //
 // linux-source-X.Y is of architecture all and holds one file,
-// /usr/src/linux-source-X.Y.tar.xz: that of a newer suite serves as it is. A
+// /usr/src/linux-source-X.Y.tar.xz: that of a newer suite serves as it is.
+// linux-config-X.Y holds /usr/src/linux-config-X.Y/config.FLAVOUR.xz. A
 // mirror keeps only the newest point releases, so a version may be gone.
 
 // newestSource is the package that stands for the newest kernel.
@@ -61,32 +63,78 @@ const ownSource = "unpack a kernel's source yourself, and give the tree with -li
 // to date four times a day.
 const listsAge = 24 * time.Hour
 
-// SourcePackage is a Debian source package whose tarball is on this machine.
-type SourcePackage struct {
+// Package is a file of a Debian package that is on this machine.
+type Package struct {
 	Name, Version string
+	Flavour       string // of a configuration; empty for a source
 	Suite         string // that it was fetched from, empty for an installed one
-	Tarball       string
+	File          string // the source's tarball, or the configuration, both packed by xz
 }
 
-// String is the package as apt takes it.
-func (p SourcePackage) String() string { return p.Name + "=" + p.Version }
+// String is what FetchPackage takes for it.
+func (p Package) String() string {
+	if p.Flavour != "" {
+		return p.Name + "=" + p.Version + "/" + p.Flavour
+	}
+	return p.Name + "=" + p.Version
+}
 
-// From says where a source package came from.
-func (p SourcePackage) From() string {
+// From says where a package came from.
+func (p Package) From() string {
 	if p.Suite == "" {
 		return "installed"
 	}
 	return "from " + p.Suite
 }
 
-// PackageDir is where Debian's source packages put their tarballs; tests have
+// PackageDir is where Debian's packages put sources and configurations; tests have
 // small ones elsewhere.
 var PackageDir = "/usr/src"
 
 var (
 	kernelSource = regexp.MustCompile(`^linux-source-\d+\.\d+$`)
 	debVersion   = regexp.MustCompile(`^[0-9][A-Za-z0-9.+:~-]*$`) // deb-version(7)
+	kernelConfig = regexp.MustCompile(`^linux-config-\d+\.\d+(?:=([^/]+))?/[a-z0-9][a-z0-9_-]*$`)
+	configFile   = regexp.MustCompile(`/config\.([a-z0-9_-]+)\.xz$`)
 )
+
+// request is a package that is asked for: its name, version and flavour, the last
+// two only where they are given.
+type request struct{ name, version, flavour string }
+
+func parseRequest(spec string) (r request) {
+	spec, r.flavour, _ = strings.Cut(spec, "/")
+	r.name, r.version, _ = strings.Cut(spec, "=")
+	return r
+}
+
+// spec is what parseRequest takes.
+func (r request) spec() string {
+	spec := r.name
+	if r.version != "" {
+		spec += "=" + r.version
+	}
+	if r.flavour != "" {
+		spec += "/" + r.flavour
+	}
+	return spec
+}
+
+// String says what is asked for.
+func (r request) String() string {
+	if r.flavour != "" {
+		return "configuration " + r.spec()
+	}
+	return "source package " + r.spec()
+}
+
+// file is the one file of a package of this name that is wanted, below PackageDir.
+func (r request) file(name string) string {
+	if r.flavour != "" {
+		return filepath.Join(name, "config."+r.flavour+".xz")
+	}
+	return name + ".tar.xz"
+}
 
 // IsSource tells whether spec is what FetchPackage takes for a kernel's source.
 func IsSource(spec string) bool {
@@ -94,12 +142,26 @@ func IsSource(spec string) bool {
 	return name == newestSource && !pinned || kernelSource.MatchString(name) && (!pinned || debVersion.MatchString(version))
 }
 
+// IsConfig tells whether spec is what FetchPackage takes for a configuration.
+func IsConfig(spec string) bool {
+	m := kernelConfig.FindStringSubmatch(spec)
+	return m != nil && (m[1] == "" || debVersion.MatchString(m[1]))
+}
+
+// readConfig is the text of a configuration.
+func readConfig(ctx context.Context, p Package) (string, error) {
+	text, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "xz", "-dc", p.File)
+	if err != nil {
+		return "", fmt.Errorf("unpacking %s: %w", p, err)
+	}
+	return string(text), nil
+}
+
 // SamePackage tells whether spec is a package that wanted asks for, in any
 // version.
 func SamePackage(spec, wanted string) bool {
-	name, _, _ := strings.Cut(spec, "=")
-	wanted, _, _ = strings.Cut(wanted, "=")
-	return matches(name, wanted)
+	is, r := parseRequest(spec), parseRequest(wanted)
+	return matches(is.name, r.name) && is.flavour == r.flavour
 }
 
 // matches tells whether a package of this name is one that was asked for.
@@ -110,19 +172,20 @@ func matches(name, wanted string) bool {
 	return name == wanted
 }
 
-// packagesHere are the packages of this name on the machine: the installed ones,
-// then the fetched, the newest first.
-func packagesHere(ctx context.Context, cache, wanted string) ([]SourcePackage, error) {
-	var installed, fetched []SourcePackage
-	tarballs, _ := filepath.Glob(filepath.Join(PackageDir, "*.tar.xz"))
-	for _, path := range tarballs {
-		name := strings.TrimSuffix(filepath.Base(path), ".tar.xz")
-		if !matches(name, wanted) {
+// packagesHere are the packages on the machine that are asked for, in any version: the
+// installed ones, then the fetched, the newest first.
+func packagesHere(ctx context.Context, cache string, r request) ([]Package, error) {
+	var installed, fetched []Package
+	files, _ := filepath.Glob(filepath.Join(PackageDir, r.file("*")))
+	for _, path := range files {
+		name, _ := filepath.Rel(PackageDir, path)
+		name = strings.TrimSuffix(name, strings.TrimPrefix(r.file("*"), "*"))
+		if !matches(name, r.name) {
 			continue
 		}
 		version, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "dpkg-query", "-W", "-f", "${Version}", name)
 		if err == nil && len(version) > 0 { // else nobody knows its version
-			installed = append(installed, SourcePackage{Name: name, Version: string(version), Tarball: path})
+			installed = append(installed, Package{Name: name, Version: string(version), Flavour: r.flavour, File: path})
 		}
 	}
 	entries, err := os.ReadDir(cache)
@@ -131,27 +194,26 @@ func packagesHere(ctx context.Context, cache, wanted string) ([]SourcePackage, e
 	}
 	for _, e := range entries {
 		name, version, ok := strings.Cut(e.Name(), "=")
-		if !ok || !matches(name, wanted) {
+		if !ok || !matches(name, r.name) {
 			continue
 		}
-		p := fetchedPackage(cache, name, version)
+		p := fetchedPackage(cache, name, version, r)
 		suite, err := os.ReadFile(filepath.Join(cache, e.Name(), "suite"))
-		if err == nil && exists(p.Tarball) {
+		if err == nil && exists(p.File) {
 			p.Suite = string(suite)
 			fetched = append(fetched, p)
 		}
 	}
-	for _, list := range [][]SourcePackage{installed, fetched} {
-		slices.SortFunc(list, func(a, b SourcePackage) int { return -compareVersions(ctx, a.Version, b.Version) })
+	for _, list := range [][]Package{installed, fetched} {
+		slices.SortFunc(list, func(a, b Package) int { return -compareVersions(ctx, a.Version, b.Version) })
 	}
 	return append(installed, fetched...), nil
 }
 
-// fetchedPackage is where the cache has a package, or would have it.
-func fetchedPackage(cache, name, version string) SourcePackage {
-	p := SourcePackage{Name: name, Version: version}
-	p.Tarball = filepath.Join(cache, p.String(), name+".tar.xz")
-	return p
+// fetchedPackage is where the cache has what is asked for of a package, or would have it.
+func fetchedPackage(cache, name, version string, r request) Package {
+	file := filepath.Join(cache, name+"="+version, filepath.Base(r.file(name)))
+	return Package{Name: name, Version: version, Flavour: r.flavour, File: file}
 }
 
 // compareVersions orders versions as dpkg does.
@@ -170,45 +232,44 @@ func newestOf[P any](ctx context.Context, list []P, version func(P) string) P {
 
 // findPackage is the package on this machine that FetchPackage would return if
 // nothing newer were to be had.
-func findPackage(ctx context.Context, cache, spec string) (SourcePackage, error) {
-	name, version, pinned := strings.Cut(spec, "=")
-	here, err := packagesHere(ctx, cache, name)
+func findPackage(ctx context.Context, cache string, r request) (Package, error) {
+	here, err := packagesHere(ctx, cache, r)
 	if err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
-	if pinned {
-		here = slices.DeleteFunc(here, func(p SourcePackage) bool { return p.Version != version })
+	if r.version != "" {
+		here = slices.DeleteFunc(here, func(p Package) bool { return p.Version != r.version })
 	}
 	switch {
 	case len(here) == 0:
-		return SourcePackage{}, host.Hint(fmt.Errorf("source package %s is not here", spec), "unlucky fetch %s", spec)
-	case name == newestSource:
-		return newestOf(ctx, here, func(p SourcePackage) string { return p.Version }), nil
+		return Package{}, host.Hint(fmt.Errorf("%s is not here", r), "unlucky fetch %s", r.spec())
+	case r.name == newestSource:
+		return newestOf(ctx, here, func(p Package) string { return p.Version }), nil
 	}
 	return here[0], nil
 }
 
-// FetchPackage returns a source package, NAME or NAME=VERSION, that is on this
-// machine, or else fetches it. The newest kernel is looked for once a day. What
+// FetchPackage returns a package, NAME or NAME=VERSION, with /FLAVOUR behind it for a
+// configuration, that is on this machine, or else fetches it. The newest kernel is looked for once a day. What
 // can't be had is said, and the next best taken: a version that the mirror does
 // not have any more is another one then.
-func FetchPackage(ctx context.Context, cache, spec string, progress Progress) (SourcePackage, error) {
-	name, _, _ := strings.Cut(spec, "=")
-	if name != newestSource {
-		if p, err := findPackage(ctx, cache, spec); err == nil || ctx.Err() != nil {
+func FetchPackage(ctx context.Context, cache, spec string, progress Progress) (Package, error) {
+	r := parseRequest(spec)
+	if r.name != newestSource {
+		if p, err := findPackage(ctx, cache, r); err == nil || ctx.Err() != nil {
 			return p, err
 		}
 	}
-	p, err := fetchPackage(ctx, cache, spec, progress)
+	p, err := fetchPackage(ctx, cache, r, progress)
 	if err == nil || ctx.Err() != nil {
 		return p, err
 	}
-	p, none := findPackage(ctx, cache, name)
+	p, none := findPackage(ctx, cache, request{name: r.name, flavour: r.flavour})
 	if none != nil {
-		return p, fmt.Errorf("source package %s: %w", spec, err)
+		return p, fmt.Errorf("%s: %w", r, err)
 	}
 	what := spec
-	if name == newestSource {
+	if r.name == newestSource {
 		what = "a newer kernel"
 	}
 	progress(fmt.Sprintf("NOT TO BE HAD: %s; taking %s, which is here (%v)", what, p, err), 0, 0)
@@ -217,33 +278,32 @@ func FetchPackage(ctx context.Context, cache, spec string, progress Progress) (S
 
 // fetchPackage takes the package from the mirror, unless what the mirror has is
 // here.
-func fetchPackage(ctx context.Context, cache, spec string, progress Progress) (SourcePackage, error) {
+func fetchPackage(ctx context.Context, cache string, r request, progress Progress) (Package, error) {
 	a, err := openApt(ctx, cache, progress)
 	if err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
 	defer a.close()
-	name, version, pinned := strings.Cut(spec, "=")
 	for age := listsAge; ; age = 0 {
-		offers, asked, err := a.offers(ctx, name, age)
+		offers, asked, err := a.offers(ctx, r.name, age)
 		if err != nil {
-			return SourcePackage{}, err
+			return Package{}, err
 		}
 		best := newestOf(ctx, offers, func(o offer) string { return o.Version })
-		if i := slices.IndexFunc(offers, func(o offer) bool { return o.Version == version }); i >= 0 {
+		if i := slices.IndexFunc(offers, func(o offer) bool { return o.Version == r.version }); i >= 0 {
 			best = offers[i]
-		} else if pinned && !asked {
+		} else if r.version != "" && !asked {
 			continue // the lists may be too old for it
-		} else if pinned {
-			progress(fmt.Sprintf("NOT TO BE HAD any more: %s; taking %s %s", spec, best.Name, best.Version), 0, 0)
+		} else if r.version != "" {
+			progress(fmt.Sprintf("NOT TO BE HAD any more: %s; taking %s %s", r.spec(), best.Name, best.Version), 0, 0)
 		}
-		if here, err := findPackage(ctx, cache, best.Name+"="+best.Version); err == nil {
+		if here, err := findPackage(ctx, cache, request{best.Name, best.Version, r.flavour}); err == nil {
 			return here, nil
 		}
-		if here, err := findPackage(ctx, cache, name); err == nil && name == newestSource && compareVersions(ctx, here.Version, best.Version) > 0 {
+		if here, err := findPackage(ctx, cache, request{name: r.name}); err == nil && r.name == newestSource && compareVersions(ctx, here.Version, best.Version) > 0 {
 			return here, nil
 		}
-		p, err := a.fetch(ctx, cache, best)
+		p, err := a.fetch(ctx, cache, best, r)
 		if err == nil || asked || ctx.Err() != nil {
 			return p, err
 		}
@@ -254,6 +314,8 @@ func fetchPackage(ctx context.Context, cache, spec string, progress Progress) (S
 // privateApt is apt with sources, lists and archives of its own.
 type privateApt struct {
 	dir      string // in the cache
+	foreign  string // the architecture whose packages it fetches, by Debian's name; empty for the machine's
+	asks     string // the step of bringing its lists up to date, for people
 	lock     *flock.Flock
 	progress Progress
 }
@@ -261,12 +323,19 @@ type privateApt struct {
 // openApt makes the cache's apt, and locks it against a second one. Where the machine
 // has no apt it says what else to do.
 func openApt(ctx context.Context, cache string, progress Progress) (*privateApt, error) {
+	return (&privateApt{
+		dir: filepath.Join(cache, "apt"), progress: progress,
+		asks: "asking Debian's suites for kernels (some 30 MB the first time)",
+	}).open(ctx)
+}
+
+// open makes its folder and locks it.
+func (a *privateApt) open(ctx context.Context) (*privateApt, error) {
 	for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return nil, host.Hint(fmt.Errorf("fetching a Debian source package: there is no %s here", program), ownSource)
 		}
 	}
-	a := &privateApt{dir: filepath.Join(cache, "apt"), progress: progress}
 	for _, dir := range []string{"lists/partial", "archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, dir), 0o755); err != nil {
 			return nil, err
@@ -276,7 +345,7 @@ func openApt(ctx context.Context, cache string, progress Progress) (*privateApt,
 	if free, err := a.lock.TryLock(); err != nil {
 		return nil, err
 	} else if !free {
-		progress("waiting for another unlucky that fetches a source", 0, 0)
+		a.progress("waiting for another unlucky that fetches a package", 0, 0)
 		if _, err := a.lock.TryLockContext(ctx, time.Second); err != nil {
 			return nil, err
 		}
@@ -418,6 +487,12 @@ func (a *privateApt) configure(ctx context.Context) ([]aptSource, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.foreign != "" { // what the machine would take of its own suites
+		own := slices.DeleteFunc(slices.Clone(sources), func(s aptSource) bool { return s.suite != machineRelease() })
+		if len(own) > 0 {
+			sources = own
+		}
+	}
 	dump, err := host.Output(ctx, "", aptEnvironment(), "apt-config", "dump")
 	if err != nil {
 		return nil, err
@@ -438,6 +513,9 @@ func (a *privateApt) configure(ctx context.Context) ([]aptSource, error) {
 		{"Acquire::Languages", "none"}, {"Acquire::GzipIndexes", "true"},
 	} {
 		fmt.Fprintf(&conf, "%s \"%s\";\n", set[0], set[1])
+	}
+	if a.foreign != "" {
+		fmt.Fprintf(&conf, "APT::Architecture \"%s\";\nAPT::Architectures:: \"%[1]s\";\n", a.foreign)
 	}
 	for _, s := range sources {
 		fmt.Fprintf(&list, "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nTargets: Packages\n", s.uri, s.suite)
@@ -513,7 +591,7 @@ func (a *privateApt) update(ctx context.Context, name string) (known []offer, al
 	if err != nil {
 		return nil, false, err
 	}
-	const step = "asking Debian's suites for kernels (some 30 MB the first time)"
+	step := a.asks
 	a.progress(step, 0, 100)
 	log, err := a.apt(ctx, "", step, "apt-get", "-q", "-o", "APT::Status-Fd=1", "-o", "APT::Update::Error-Mode=any", "update")
 	if ctx.Err() != nil {
@@ -581,33 +659,36 @@ func readMadison(table []byte) (offers []offer) {
 }
 
 // fetch downloads a package and takes its tarball into the cache.
-func (a *privateApt) fetch(ctx context.Context, cache string, o offer) (SourcePackage, error) {
+func (a *privateApt) fetch(ctx context.Context, cache string, o offer, r request) (Package, error) {
 	deb, err := a.download(ctx, o)
 	if err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
 	defer os.Remove(deb)
-	p := fetchedPackage(cache, o.Name, o.Version)
+	p := fetchedPackage(cache, o.Name, o.Version, r)
 	p.Suite = o.Suite
-	dir := filepath.Dir(p.Tarball)
+	dir := filepath.Dir(p.File)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
 	lock := flock.New(filepath.Join(dir, "lock")) // against being removed
 	if err := lock.RLock(); err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
 	defer lock.Unlock()
 	if err := os.WriteFile(filepath.Join(dir, "suite"), []byte(o.Suite), 0o644); err != nil {
-		return SourcePackage{}, err
+		return Package{}, err
 	}
-	return p, takeTarball(ctx, deb, o, p.Tarball)
+	return p, takeFile(ctx, deb, o, r.file(o.Name), p.File)
 }
 
 // download fetches the .deb of an offer, which apt verifies, and returns its
 // path.
 func (a *privateApt) download(ctx context.Context, o offer) (string, error) {
-	step := fmt.Sprintf("fetching %s %s of %s (a kernel's source has some 160 MB; apt's own sources stay as they are)", o.Name, o.Version, o.Suite)
+	step := fmt.Sprintf("fetching %s %s of %s (a kernel's source has some 160 MB, its configurations 2; apt's own sources stay as they are)", o.Name, o.Version, o.Suite)
+	if a.foreign != "" {
+		step = fmt.Sprintf("fetching %s %s of %s for %s", o.Name, o.Version, o.Suite, a.foreign)
+	}
 	a.progress(step, 0, 100)
 	old, _ := filepath.Glob(a.path("archives/*.deb")) // of a run that was killed
 	for _, path := range old {
@@ -623,9 +704,14 @@ func (a *privateApt) download(ctx context.Context, o offer) (string, error) {
 	return debs[0], nil
 }
 
-// takeTarball copies the kernel's tarball out of a .deb, and nothing else: whatever
+// takeFile copies one file out of a .deb, name below /usr/src.
+func takeFile(ctx context.Context, deb string, o offer, name, to string) error {
+	return takeOne(ctx, deb, o, to, 0o644, "usr/src/"+name)
+}
+
+// takeOne copies the first file of some names out of a .deb, and nothing else: whatever
 // a package holds, only the file to is written.
-func takeTarball(ctx context.Context, deb string, o offer, to string) error {
+func takeOne(ctx context.Context, deb string, o offer, to string, mode os.FileMode, names ...string) error {
 	is, err := host.Output(ctx, "", host.Environment(os.Getenv("PATH")), "dpkg-deb", "--show", "--showformat=${Package}=${Version}", deb)
 	if err != nil {
 		return err
@@ -645,21 +731,29 @@ func takeTarball(ctx context.Context, deb string, o offer, to string) error {
 		cmd.Process.Kill() // it may have more to tell
 		cmd.Wait()
 	}()
-	name := "usr/src/" + filepath.Base(to)
+	var beside []string // flavours of a configuration that it has
 	in := tar.NewReader(files)
 	for {
 		h, err := in.Next()
 		if err == io.EOF {
-			return fmt.Errorf("%s holds no file %s", deb, name)
+			err := fmt.Errorf("%s holds no file %s", filepath.Base(deb), strings.Join(names, ", "))
+			if beside != nil {
+				return host.Hint(err, "it has %s", strings.Join(beside, ", "))
+			}
+			return err
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", deb, err)
 		}
-		if h.Typeflag == tar.TypeReg && strings.TrimPrefix(h.Name, "./") == name {
+		is := strings.TrimPrefix(h.Name, "./")
+		if h.Typeflag == tar.TypeReg && slices.Contains(names, is) {
 			break
+		}
+		if m := configFile.FindStringSubmatch(is); m != nil && filepath.Dir(is) == filepath.Dir(names[0]) && len(beside) < 32 {
+			beside = append(beside, m[1])
 		}
 	}
 	part := to + ".part"
-	out, err := os.Create(part)
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}

@@ -163,8 +163,8 @@ func writeDeb(t *testing.T, path, name, version string, files ...file) {
 // mirror is a small mirror of Debian in a folder.
 type mirror struct{ dir string }
 
-// suite makes a suite of these packages, each NAME=VERSION, the tarballs of which
-// hold just that.
+// suite makes a suite of these packages, each NAME=VERSION, with a tarball and a
+// configuration that hold what FetchPackage takes for them.
 func (m mirror) suite(t *testing.T, suite string, packages ...string) {
 	t.Helper()
 	pool, dists := filepath.Join(m.dir, "pool"), filepath.Join(m.dir, "dists", suite)
@@ -176,7 +176,8 @@ func (m mirror) suite(t *testing.T, suite string, packages ...string) {
 	for _, spec := range packages {
 		name, version, _ := strings.Cut(spec, "=")
 		deb := filepath.Join(pool, fmt.Sprintf("%s_%s_all.deb", name, version))
-		writeDeb(t, deb, name, version, file{name: "./usr/src/" + name + ".tar.xz", kind: tar.TypeReg, data: []byte(spec)})
+		writeDeb(t, deb, name, version, file{name: "./usr/src/" + name + ".tar.xz", kind: tar.TypeReg, data: []byte(spec)},
+			file{name: "./usr/src/" + name + "/config.amd64_none.xz", kind: tar.TypeReg, data: []byte(spec + "/amd64_none")})
 		data, err := os.ReadFile(deb)
 		if err != nil {
 			t.Fatal(err)
@@ -208,7 +209,7 @@ func TestFetchPackage(t *testing.T) {
 	machineApt(t, "Acquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n"+
 		"APT::Update::Pre-Invoke:: \"false a hook of the machine's ran\";\n",
 		map[string]string{"sources.list": "deb file:" + m.dir + " trixie main\n"})
-	m.suite(t, "trixie", "linux-source-90.1=90.1.2-1", "linux-source-90.1=90.1.3-1~bpo13+1", "other=1-1", "linux-source-90.1-rt=99-1")
+	m.suite(t, "trixie", "linux-source-90.1=90.1.2-1", "linux-source-90.1=90.1.3-1~bpo13+1", "other=1-1", "linux-source-90.1-rt=99-1", "linux-config-90.1=90.1.2-1")
 	m.suite(t, "sid", "linux-source-90.1=90.1.3-1", "linux-source-89.9=89.9.9-1")
 	m.suite(t, "experimental", "linux-source-90.2=90.2~rc1-1~exp1")
 	oldDir := PackageDir
@@ -217,7 +218,7 @@ func TestFetchPackage(t *testing.T) {
 	cache := t.TempDir()
 
 	var said []string
-	fetch := func(spec string) (SourcePackage, error) {
+	fetch := func(spec string) (Package, error) {
 		t.Helper()
 		said = nil
 		p, err := FetchPackage(t.Context(), cache, spec, func(step string, done, total int64) {
@@ -228,7 +229,7 @@ func TestFetchPackage(t *testing.T) {
 		if err != nil {
 			return p, err
 		}
-		if data, err := os.ReadFile(p.Tarball); err != nil || string(data) != p.String() {
+		if data, err := os.ReadFile(p.File); err != nil || string(data) != p.String() {
 			t.Errorf("%s: the tarball holds %q, %v", p, data, err)
 		}
 		return p, nil
@@ -268,6 +269,13 @@ func TestFetchPackage(t *testing.T) {
 	want("linux-source-89.9", "linux-source-89.9=89.9.10-1", "sid", "fetching linux-source-89.9 89.9.10-1 of sid")
 
 	if p, err := fetch("linux-source-7.7"); err == nil || !strings.Contains(err.Error(), "linux-source-7.7: no suite has a package linux-source-7.7") {
+		t.Errorf("%s, error %v", p, err)
+	}
+	want("linux-config-90.1/amd64_none", "linux-config-90.1=90.1.2-1/amd64_none", "trixie", "fetching linux-config-90.1 90.1.2-1 of trixie")
+	want("linux-config-90.1/amd64_none", "linux-config-90.1=90.1.2-1/amd64_none", "trixie", "")
+	var other *host.HintError
+	if p, err := fetch("linux-config-90.1/i386"); !errors.As(err, &other) || !strings.Contains(err.Error(), "configuration linux-config-90.1/i386: ") ||
+		!strings.Contains(err.Error(), "holds no file usr/src/linux-config-90.1/config.i386.xz") || other.Hint != "it has amd64_none" {
 		t.Errorf("%s, error %v", p, err)
 	}
 	if left, err := filepath.Glob(filepath.Join(cache, "apt", "archives", "*.deb")); err != nil || len(left) > 0 {
@@ -341,7 +349,7 @@ func TestFetchFromMirror(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := takeTarball(t.Context(), deb, best, filepath.Join(cache, "hello.tar.xz")); err == nil || !strings.Contains(err.Error(), "holds no file usr/src/hello.tar.xz") {
+	if err := takeFile(t.Context(), deb, best, "hello.tar.xz", filepath.Join(cache, "hello.tar.xz")); err == nil || !strings.Contains(err.Error(), "holds no file usr/src/hello.tar.xz") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -375,7 +383,7 @@ func TestHostileDeb(t *testing.T) {
 			}
 			writeDeb(t, deb, o.Name, o.Version, test.files...)
 			to := filepath.Join(cache, "linux-source-0.1.tar.xz")
-			err := takeTarball(t.Context(), deb, o, to)
+			err := takeFile(t.Context(), deb, o, "linux-source-0.1.tar.xz", to)
 			if test.want == "" {
 				if data, rerr := os.ReadFile(to); err != nil || rerr != nil || string(data) != "good" {
 					t.Errorf("%q, errors %v, %v", data, err, rerr)
@@ -396,7 +404,7 @@ func TestHostileDeb(t *testing.T) {
 	}
 	deb := filepath.Join(t.TempDir(), "x.deb")
 	writeDeb(t, deb, "other", o.Version, reg(path, "good"))
-	if err := takeTarball(t.Context(), deb, o, deb+".xz"); err == nil || !strings.Contains(err.Error(), `is "other=0.1-1", not linux-source-0.1=0.1-1`) {
+	if err := takeFile(t.Context(), deb, o, "linux-source-0.1.tar.xz", deb+".xz"); err == nil || !strings.Contains(err.Error(), `is "other=0.1-1", not linux-source-0.1=0.1-1`) {
 		t.Errorf("another package: error %v", err)
 	}
 	writeDeb(t, deb, o.Name, o.Version, reg(path, strings.Repeat("good", 10000)))
@@ -408,7 +416,7 @@ func TestHostileDeb(t *testing.T) {
 		if err := os.WriteFile(deb, data[:n], 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := takeTarball(t.Context(), deb, o, deb+".xz"); err == nil || exists(deb+".xz") {
+		if err := takeFile(t.Context(), deb, o, "linux-source-0.1.tar.xz", deb+".xz"); err == nil || exists(deb+".xz") {
 			t.Errorf("cut at %d bytes of %d: error %v", n, len(data), err)
 		}
 	}
@@ -423,6 +431,18 @@ func TestIsSource(t *testing.T) {
 		if IsSource(spec) != want {
 			t.Errorf("IsSource(%q) is %v", spec, !want)
 		}
+	}
+	for spec, want := range map[string]bool{
+		"linux-config-6.12/amd64_none_amd64": true, "linux-config-6.12=6.12.117-1~deb12u1/amd64_rt_amd64": true, "linux-config-6.12=1:6-1/a": true,
+		"linux-config-6.12": false, "linux-config-6.12/": false, "linux-config-6.12/..": false, "linux-config-6.12/a/b": false, "linux-config-6.12=/a": false,
+		"linux-config-6.12=-o/a": false, "linux-config/a": false, "x86_64_defconfig": false, "bash/a": false, "": false,
+	} {
+		if IsConfig(spec) != want {
+			t.Errorf("IsConfig(%q) is %v", spec, !want)
+		}
+	}
+	if SamePackage("linux-config-6.12/a", "linux-config-6.12/b") || !SamePackage("linux-config-6.12=1/a", "linux-config-6.12/a") {
+		t.Error("SamePackage is wrong of configurations")
 	}
 	if !SamePackage("linux-source-7.3=7.3.4-1", "linux-source") || !SamePackage("linux-source-6.12=6.12.1-1", "linux-source-6.12") || SamePackage("evil", "linux-source") || SamePackage("linux-source-7.3", "linux-source-6.12") {
 		t.Error("SamePackage is wrong")

@@ -56,7 +56,7 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 	}
 	source, version := k.Dir, ""
 	if k.Package != "" {
-		p, err := findPackage(ctx, cache, k.Package)
+		p, err := findPackage(ctx, cache, parseRequest(k.Package))
 		if err != nil {
 			f.add("source", "%s is not here: a sweep fetches it from Debian's suites, without root (some 160 MB)", k.Package)
 		} else {
@@ -98,12 +98,22 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 		}
 		f.add("patch", "%s", text)
 	}
-	if tools, err := FindToolchain(ctx, k.Compiler); err == nil {
+	if tools, err := FindToolchain(ctx, compilerOf(k)); err == nil {
 		f.add("compiler", "%s, lld %s", tools.Compiler(), tools.LLD)
 	}
-	f.add("configuration", "%s", configName(k))
-	f.outcome(settingOf(k))
-	if here, err := locate(ctx, cache, k); err == nil {
+	here, notHere := locate(ctx, cache, k)
+	if IsConfig(k.Config) {
+		config, err := findPackage(ctx, cache, parseRequest(k.Config))
+		if err != nil {
+			f.add("configuration", "%s is not here: a sweep fetches it from Debian's suites", k.Config)
+		} else if k.Config, err = readConfig(ctx, config); f.check("configuration", err, fmt.Sprintf("%s, %s", config, config.From())) {
+			f.outcome(settingOf(k))
+		}
+	} else {
+		f.add("configuration", "%s", configName(k))
+		f.outcome(settingOf(k))
+	}
+	if err := notHere; err == nil {
 		if s, err := here.ReadState(); err == nil && k.Package != "" {
 			f.add("build", "none: it is prepared, vmlinux.o %.12s", s.Object)
 			return f
@@ -112,14 +122,16 @@ func Foresee(ctx context.Context, cache string, k scenarios.Kernel, progress Pro
 			return f
 		}
 	}
-	f.add("build", "about %s on %d CPUs", buildTime(k), runtime.NumCPU())
+	if !IsConfig(k.Config) { // else nobody knows what is in it
+		f.add("build", "about %s on %d CPUs", buildTime(k), runtime.NumCPU())
+	}
 	return f
 }
 
 // unpackDeclared takes only some files of a package out.
-func unpackDeclared(ctx context.Context, p SourcePackage, files []string, to string, progress Progress) error {
-	progress("looking into "+filepath.Base(p.Tarball), 0, 0)
-	argv := []string{"tar", "-xJf", p.Tarball, "-C", to, "--strip-components=1", "--occurrence=1"}
+func unpackDeclared(ctx context.Context, p Package, files []string, to string, progress Progress) error {
+	progress("looking into "+filepath.Base(p.File), 0, 0)
+	argv := []string{"tar", "-xJf", p.File, "-C", to, "--strip-components=1", "--occurrence=1"}
 	for _, name := range files {
 		argv = append(argv, p.Name+"/"+name)
 	}
@@ -199,7 +211,7 @@ func configName(k scenarios.Kernel) string {
 	if n := strings.Count(k.Config, "\n"); n > 0 {
 		return fmt.Sprintf("a .config of %d lines, and kconfig's defaults", n)
 	}
-	return "make " + k.Config
+	return "make " + strings.Join(strings.Fields(k.Config), ", or else ")
 }
 
 // CPU minutes of a build that were measured, and the symbols that are y in it:

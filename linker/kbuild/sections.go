@@ -2,11 +2,13 @@ package kbuild
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"unlucky/arch"
+	"unlucky/host"
 	"unlucky/scenarios"
 )
 
@@ -39,10 +41,31 @@ func sectionArgs(source, objtree string, a *arch.Arch) ([]string, error) {
 	return args, nil
 }
 
-// compilerOf is the compiler of a kernel, as kernel.compiler names it: of a finished
-// build, the one that made it.
+// checkWarnings refuses a configuration in which a section for each function is an error
+// at the end of the build: of a weak function that another overrides GCC leaves the
+// section, in which objtool finds code that nothing reaches, and says so.
+func (p *Build) checkWarnings() error {
+	if p.sections == nil || p.GCC == "" {
+		return nil
+	}
+	config, err := os.ReadFile(filepath.Join(p.Objtree, ".config"))
+	if err != nil {
+		return err
+	}
+	if settingIn(config)("OBJTOOL_WERROR") != "y" {
+		return nil
+	}
+	return host.Hint(errors.New("OBJTOOL_WERROR makes errors of what objtool says of GCC's kernels with a section for each function"),
+		"set OBJTOOL_WERROR=n: under kernel.set of a scenario, or in the tree's configuration")
+}
+
+// compilerOf is the compiler of a kernel, as kernel.compiler names it, with what its
+// name begins with on this machine: of a finished build, the one that made it.
 func compilerOf(k scenarios.Kernel) string {
 	if k.Build == "" {
+		if a, err := arch.Of(k.Arch); err == nil && k.Compiler != "" {
+			return a.Cross() + k.Compiler
+		}
 		return k.Compiler
 	}
 	config, err := os.ReadFile(filepath.Join(k.Build, ".config"))

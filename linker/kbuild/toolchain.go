@@ -39,7 +39,12 @@ func (t Toolchain) makeArgs() []string {
 	if t.cc == "" {
 		return []string{"LLVM=1"}
 	}
-	return []string{"CC=" + t.cc, "LD=ld.lld"}
+	args := []string{"CC=" + t.cc, "LD=ld.lld"}
+	// binutils of the kernel's architecture, where that is another than this machine's.
+	if prefix, _, _ := strings.Cut(filepath.Base(t.cc), "gcc"); prefix != "" {
+		args = append(args, "CROSS_COMPILE="+prefix)
+	}
+	return args
 }
 
 // Randomizes tells whether lld has --randomize-section-padding (LLVM 20 and later).

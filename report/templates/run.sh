@@ -24,6 +24,10 @@ fi
 cpu=host
 [ "$accel" = kvm ] || cpu=max # there is no host under TCG
 {{- end}}
+{{- with .WithoutTCG}}
+cpu={{quote $.Machine.CPU}}
+[ "$accel" = tcg ] || cpu={{quote .}} # what is left out is for TCG
+{{- end}}
 {{- end}}
 cat >&2 <<'END'
 {{- if .Failed}}

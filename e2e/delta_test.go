@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"unlucky/layout"
+	"unlucky/linker"
+	"unlucky/linker/kbuild"
+	"unlucky/scenarios"
+)
+
+// A delta link gives the images of lld, byte for byte, padded and in other orders. Only the
+// first of each kind and template are lld's.
+func TestDelta(t *testing.T) {
+	needKernels(t)
+	s, err := scenarios.Load("kcfi-seal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans := func(sections []layout.Section) []layout.Plan {
+		return append(append(plansOf(layout.Cover, 1, 64, sections), plansOf(layout.Shuffle, 1, 64, sections)...), plansOf(layout.Text, 1, 8, sections)...)
+	}
+	delta, pass := linkPlans(t, s.Kernel, linker.Delta, plans), linkPlans(t, s.Kernel, linker.Pass, plans)
+	sameImages(t, delta, pass)
+	if n := len(pass.digests); delta.by[linker.Delta] < n-8 || pass.by[linker.Pass] < n-4 {
+		t.Errorf("of %d layouts: %v and %v", n, delta.by, pass.by)
+	}
+	t.Logf("%v in %v, %v in %v", delta.by, delta.took, pass.by, pass.took)
+}
+
+// linkedPlans are what links have given.
+type linkedPlans struct {
+	digests []string
+	by      map[linker.Way]int
+	took    time.Duration
+}
+
+// linkPlans links plans, one after the other.
+func linkPlans(t *testing.T, spec scenarios.Kernel, by linker.Way, plans func([]layout.Section) []layout.Plan) (r linkedPlans) {
+	t.Helper()
+	k, err := linker.Prepare(t.Context(), kbuild.CacheDir(), spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	k.By = by
+	k.Note = func(format string, a ...any) { t.Logf(by.String()+": "+format, a...) }
+	sections, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	r.by = map[linker.Way]int{}
+	for n, plan := range plans(sections) {
+		image, err := w.Link(t.Context(), plan)
+		if err != nil {
+			t.Fatal(n, err)
+		}
+		digest, err := image.Digest()
+		if err = errors.Join(err, image.Remove()); err != nil {
+			t.Fatal(err)
+		}
+		r.digests = append(r.digests, digest)
+		r.by[image.By]++
+		r.took += image.Steps.Link + image.Steps.Kallsyms
+	}
+	return r
+}
+
+// plansOf are those of a strategy's seeds.
+func plansOf(s layout.Strategy, first, last int, sections []layout.Section) (plans []layout.Plan) {
+	for seed := first; seed <= last; seed++ {
+		plans = append(plans, s.Plan(uint32(seed), sections))
+	}
+	return plans
+}
+
+// sameImages holds images of the same plans against each other.
+func sameImages(t *testing.T, got, want linkedPlans) {
+	t.Helper()
+	for i := range want.digests {
+		if got.digests[i] != want.digests[i] {
+			t.Errorf("layout %d is %.12s by %v, %.12s by %v", i, got.digests[i], got.by, want.digests[i], want.by)
+		}
+	}
+}

@@ -1,0 +1,431 @@
+package linker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"unlucky/arch"
+	"unlucky/layout"
+)
+
+// A delta link makes the image of a plan from a template, without lld. As one pass of
+// the linker is used for a kind of plan only once it has given the image of the script,
+// so is this only once it has given that of one pass, or of the script: for each kind,
+// by each template. It is checked again where one pass is.
+
+// deltaState are the templates of a kernel, which all workers share.
+type deltaState struct {
+	sync.Mutex // held while a template is made: all wait for it
+	templates  []*template
+	proven     map[provenDelta]bool
+	off        bool // layouts are not linked so
+	told       bool
+	misfits    int // templates that did not serve the plan that they were made for
+	missed     int // layouts that were not linked so since the last that was
+}
+
+type provenDelta struct {
+	t    *template
+	kind int
+}
+
+// maxTemplates is how many templates a kernel has at most: each takes the memory of two
+// images. Of 6.19 1,580 layouts took 5.
+const maxTemplates = 8
+
+// maxMissed is after how many such layouts in turn it is not tried any more.
+const maxMissed = 16
+
+// deltas tells whether layouts of a kind may be linked by delta.
+func (p *Kernel) deltas(kind int) bool { return p.By == Delta && kind != flagged }
+
+// noDelta is why no layout of this kernel is; nil where that is not known yet.
+func (p *Kernel) noDelta() error {
+	switch {
+	case p.Arch != arch.X86_64:
+		return fmt.Errorf("so far only those of %s are", arch.X86_64.Name)
+	case p.Sections != "":
+		return errors.New("so far only those in which functions alone move are")
+	case p.BootFile() != "":
+		return fmt.Errorf("a %s is made of what lld has linked", p.Image)
+	}
+	return nil
+}
+
+// fits finds the template of a plan; nil where there is none yet. The lock is held. The
+// error is why the plan can't be placed.
+func (d *deltaState) fits(plan layout.Plan) (*placement, error) {
+	for _, t := range d.templates {
+		if p, err := t.place(plan); !errors.Is(err, errTemplate) {
+			return p, err
+		}
+	}
+	return nil, nil
+}
+
+// byDelta links a plan by delta; ok tells whether it is.
+func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
+	kind, d := kindOf(plan), &w.kernel.delta
+	if !w.kernel.deltas(kind) {
+		return image, false, nil
+	}
+	runtime.LockOSThread() // whose time is taken
+	defer runtime.UnlockOSThread()
+	begin := threadTime()
+	d.Lock()
+	if d.off {
+		d.Unlock()
+		return image, false, nil
+	}
+	p, err := d.fits(plan)
+	if ok = err == nil && p != nil && d.proven[provenDelta{p.t, kind}]; ok {
+		d.missed = 0
+	}
+	d.Unlock()
+	if !ok {
+		return image, false, nil // in lld's words, if it does not link
+	}
+	out, err := w.linkDelta(p)
+	if err != nil {
+		return image, false, nil
+	}
+	image.Steps.Link = threadTime() - begin
+	linked := time.Now()
+	if f := w.kernel.functionsOf(); f != nil {
+		s := p.t.symtab
+		image.Addresses = f.addressesIn(symbolTable{raw: out[s.Offset : s.Offset+s.FileSize], names: f.table.names})
+		if image.Layout, err = checkPlaces(f.layout, plan, image.Addresses); err != nil {
+			d.Lock()
+			defer d.Unlock()
+			w.kernel.wrongDelta(err.Error())
+			return image, false, nil
+		}
+	}
+	image.Path, err = w.writeDelta(p.t, out)
+	image.VMLinux = image.Path
+	image.Steps.Image = time.Since(linked)
+	return image, true, err
+}
+
+// threadTime is the CPU time of this thread.
+func threadTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// linkDelta makes the image of a placement in memory. It is there until the next.
+func (w *Worker) linkDelta(p *placement) ([]byte, error) {
+	if w.image.t != p.t {
+		w.image = deltaImage{p.t, slices.Clone(p.t.base)}
+	}
+	return w.image.bytes, p.t.link(p, w.image.bytes)
+}
+
+// deltaImage is an image of a template's layout.
+type deltaImage struct {
+	t     *template
+	bytes []byte
+}
+
+// deltaFile is a file with such an image. It is written again once the name that it was
+// handed out by is gone.
+type deltaFile struct {
+	t    *template
+	path string
+}
+
+// writeDelta writes an image to a file that nobody has, and hands it out.
+func (w *Worker) writeDelta(t *template, data []byte) (string, error) {
+	var file *deltaFile
+	for _, f := range w.files {
+		if info, err := os.Stat(f.path); err == nil && info.Sys().(*syscall.Stat_t).Nlink == 1 && (file == nil || f.t == t) {
+			file = f
+		}
+	}
+	if file == nil {
+		file = &deltaFile{path: filepath.Join(w.room, fmt.Sprintf("delta-%d", len(w.files)))}
+		w.files = append(w.files, file)
+	}
+	out, err := os.OpenFile(file.path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return "", err
+	}
+	parts := t.dirty
+	if file.t != t {
+		parts = []extent{{0, uint64(len(data))}}
+		err = out.Truncate(int64(len(data)))
+	}
+	file.t = nil // until it is whole
+	for _, x := range parts {
+		if err == nil {
+			_, err = out.WriteAt(data[x.from:x.to], int64(x.from))
+		}
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return "", err
+	}
+	file.t = t
+	name := w.nextName(file.path)
+	return name, os.Link(file.path, name)
+}
+
+// proveDelta holds the image that lld has made of a plan against that of the delta, where
+// that is to be done: the first of a kind and template, and where it is due. The error is
+// of the machine.
+func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, due bool) error {
+	k, kind := w.kernel, kindOf(plan)
+	d, one := &k.delta, k.passOf(kind)
+	if !k.deltas(kind) || one == nil || len(plan.Order)+len(plan.Paddings) == 0 {
+		return nil
+	}
+	d.Lock()
+	defer d.Unlock()
+	if d.off {
+		return nil
+	}
+	p, err := d.fits(plan)
+	if p == nil && err == nil {
+		if err = k.noDelta(); err == nil {
+			p, err = w.addTemplate(ctx, one, plan)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && isMachine(err):
+		return err
+	case err != nil && len(d.templates) == 0:
+		d.off = true
+		k.note("each layout is linked by lld, not by delta: %v", err)
+		return nil
+	case err != nil:
+		k.missDelta(err)
+		return nil
+	}
+	of := provenDelta{p.t, kind}
+	if d.proven[of] && !due {
+		return nil
+	}
+	got, err := w.linkDelta(p)
+	if err != nil {
+		k.missDelta(err)
+		return nil
+	}
+	d.missed = 0
+	want, err := os.ReadFile(image.VMLinux)
+	if err != nil {
+		return err
+	}
+	if at := differ(got, want); at >= 0 {
+		k.wrongDelta(p.t.where(at))
+		return nil
+	}
+	if len(d.proven) == 0 {
+		k.note("layouts are linked by delta, which gives lld's image; each %dth is compared", checkEvery)
+	}
+	if d.proven == nil {
+		d.proven = map[provenDelta]bool{}
+	}
+	d.proven[of] = true
+	return nil
+}
+
+// missDelta counts a layout that can't be linked by delta. The lock is held.
+func (p *Kernel) missDelta(err error) {
+	d := &p.delta
+	if d.missed++; d.missed == maxMissed {
+		d.off = true
+		p.note("each layout is linked by lld from here on, not by delta: %v", err)
+	} else if !d.told {
+		d.told = true
+		p.note("a layout is linked by lld, not by delta: %v", err)
+	}
+}
+
+// wrongDelta ends delta links: one was wrong at some place. The lock is held.
+func (p *Kernel) wrongDelta(where string) {
+	if !p.delta.off {
+		p.delta.off = true
+		p.note("warning: a delta link gives another image than lld: %s; please report this with the seed", where)
+		p.note("warning: from here on each layout is linked by lld; replay what the last %d layouts have shown", checkEvery)
+	}
+}
+
+// addTemplate makes the template of a plan: the baseline, with as much padding before its last
+// movable section as the plan makes the output section longer.
+func (w *Worker) addTemplate(ctx context.Context, one *onePass, plan layout.Plan) (*placement, error) {
+	d, k := &w.kernel.delta, w.kernel
+	sections, err := k.baseline(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var as layout.Plan
+	if len(d.templates) > 0 {
+		first := d.templates[0]
+		p, err := first.place(plan)
+		longer := p.end - first.text.Addr - first.text.Size
+		last := lastMovable(sections)
+		switch {
+		case !errors.Is(err, errTemplate):
+			return p, err
+		case last < 0 || longer == 0 || longer > layout.MaxPadding || len(d.templates) == maxTemplates || d.misfits == maxTemplates:
+			return nil, errors.New("too much behind its text moves")
+		}
+		as.Paddings = []layout.Padding{{Section: sections[last].Name, Bytes: longer}}
+	}
+	t, err := w.template(ctx, one, as)
+	if err != nil {
+		return nil, err
+	}
+	p, err := t.place(plan)
+	if err == nil || len(d.templates) == 0 {
+		d.templates = append(d.templates, t)
+	} else {
+		d.misfits++
+	}
+	if errors.Is(err, errTemplate) && as.Paddings == nil {
+		return w.addTemplate(ctx, one, plan)
+	}
+	return p, err
+}
+
+// lastMovable is the last section of a layout's text that a plan can pad before; -1 for none.
+func lastMovable(sections []layout.Section) int {
+	outputs := layout.Outputs(sections)
+	for i := len(sections) - 1; i >= 0; i-- {
+		if layout.Movable(sections, i) && slices.Contains(outputs, sections[i].Output) {
+			return i
+		}
+	}
+	return -1
+}
+
+// template links the template that a plan makes.
+func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (*template, error) {
+	k := w.kernel
+	e, err := k.edit(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.takeObject(e); err != nil {
+		return nil, err
+	}
+	const mapFile = "template.map"
+	defer w.clear()
+	if err := w.passWith(ctx, one, "-Map="+mapFile); err != nil {
+		return nil, err
+	}
+	if err := w.checkImage(); err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(w.vmlinux())
+	if err != nil {
+		return nil, err
+	}
+	if err := w.finishPass(ctx, one, new(Steps)); err != nil {
+		return nil, err
+	}
+	finished, err := os.ReadFile(w.vmlinux())
+	if err != nil {
+		return nil, err
+	}
+	linkMap, err := os.ReadFile(filepath.Join(w.dir, mapFile))
+	if err != nil {
+		return nil, err
+	}
+	sections, err := k.baseline(ctx)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := w.linkedObjects(ctx, one, linkMap)
+	if err != nil {
+		return nil, err
+	}
+	script, err := w.linkerScript(one)
+	if err != nil {
+		return nil, err
+	}
+	return newTemplate(raw, finished, linkMap, script, objects, sections, plan, one.kallsyms)
+}
+
+// passWith is the link of one pass with one more argument.
+func (w *Worker) passWith(ctx context.Context, one *onePass, arg string) error {
+	with := *one
+	with.links = [][]string{append(slices.Clone(one.links[len(one.links)-1]), arg)}
+	os.Remove(w.vmlinux())
+	_, err := w.lld(ctx, &with, 0, nil)
+	return err
+}
+
+// linkerScript is the text of that of one pass.
+func (w *Worker) linkerScript(one *onePass) (string, error) {
+	argv := one.links[len(one.links)-1]
+	for i, word := range argv {
+		path, ok := strings.CutPrefix(word, "--script=")
+		if !ok && (word == "-T" || word == "--script") && i+1 < len(argv) {
+			path, ok = argv[i+1], true
+		}
+		if !ok {
+			continue
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(w.dir, path)
+		}
+		data, err := os.ReadFile(path)
+		return string(data), err
+	}
+	return "", errors.New("no linker script in the trace of link-vmlinux.sh")
+}
+
+// linkedObjects reads the objects that a link map names. Those that lld makes of bitcode are
+// no files: it writes them, numbered from 1 on, in a link of its own, as its symbols are
+// then others.
+func (w *Worker) linkedObjects(ctx context.Context, one *onePass, linkMap []byte) (objects []*linkedObject, err error) {
+	const lto = "template.lto.o"
+	entries, err := readLinkMap(linkMap)
+	if err != nil {
+		return nil, err
+	}
+	seen, made := map[string]bool{internalFile: true}, 0
+	for _, e := range entries {
+		if !e.input() || seen[e.file] {
+			continue
+		}
+		seen[e.file] = true
+		path := filepath.Join(w.dir, e.file)
+		if e.file == "vmlinux.o" { // without padding
+			path = w.kernel.object.path
+		} else if !exists(path) {
+			if made++; made == 1 {
+				if err := w.passWith(ctx, one, "--lto-obj-path="+lto); err != nil {
+					return nil, err
+				}
+			}
+			path = filepath.Join(w.dir, fmt.Sprint(lto, made))
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s of the link: %w", e.file, err)
+		}
+		o, err := newLinkedObject(e.file, data)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, o)
+	}
+	return objects, nil
+}
