@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"unlucky/layout"
 	"unlucky/linker"
@@ -89,4 +92,61 @@ func sameImages(t *testing.T, got, want linkedPlans) {
 			t.Errorf("layout %d is %.12s by %v, %.12s by %v", i, got.digests[i], got.by, want.digests[i], want.by)
 		}
 	}
+}
+
+// BenchmarkLink is what a layout costs without its boot, in CPU time of the program and
+// of all that it runs, from the plan to an image that is checked against it.
+func BenchmarkLink(b *testing.B) {
+	s, err := scenarios.Load("kcfi-seal")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, strategy := range []layout.Strategy{layout.Text, layout.Cover, layout.Shuffle} {
+		for _, by := range []linker.Way{linker.Delta, linker.Pass} {
+			b.Run(strings.Split(string(strategy), "/")[0]+"/"+by.String(), func(b *testing.B) {
+				k, err := linker.Prepare(b.Context(), kbuild.CacheDir(), s.Kernel, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer k.Close()
+				k.By = by
+				sections, err := k.Layout(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				w, err := k.NewWorker()
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer w.Close()
+				link := func(plan layout.Plan) {
+					image, err := w.Link(b.Context(), plan)
+					if err = errors.Join(err, image.Remove()); err != nil {
+						b.Fatal(err)
+					}
+				}
+				plans := plansOf(strategy, 1, 64, sections)
+				for _, plan := range plans { // some are compared, or make templates
+					link(plan)
+				}
+				begin := cpuTime(b)
+				for n := 0; b.Loop(); n++ {
+					link(plans[n%len(plans)])
+				}
+				b.ReportMetric(float64(cpuTime(b)-begin)/1e6/float64(b.N), "cpu-ms/op")
+			})
+		}
+	}
+}
+
+// cpuTime is that of this process and of all that it has waited for.
+func cpuTime(b *testing.B) (total time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if err := unix.Getrusage(who, &u); err != nil {
+			b.Fatal(err)
+		}
+		total += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return total
 }

@@ -43,14 +43,16 @@ type Placed struct {
 }
 
 func NewPlaced(layout []Section, plan Plan) (p *Placed, err error) {
-	p = &Placed{place: make([]int, len(layout))}
-	if p.order, err = Order(layout, plan.Order); err != nil {
+	m := NewModel(layout)
+	a, err := m.Arrange(plan)
+	if err != nil {
 		return nil, err
 	}
+	p = &Placed{order: a.Order, place: make([]int, len(layout))}
 	for place, i := range p.order {
 		p.place[i] = place
 	}
-	p.Address, err = Place(layout, plan)
+	p.Address, err = m.Place(a)
 	return p, err
 }
 

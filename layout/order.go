@@ -2,7 +2,6 @@ package layout
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -40,25 +39,20 @@ func PerSymbol(name, plain string) bool {
 
 // Order returns the sections of a layout, as indices, in the order that a
 // plan's Order makes of the baseline's.
-func Order(layout []Section, order []string) ([]int, error) {
-	out := make([]int, len(layout))
+func Order(layout []Section, order []string) ([]int, error) { return NewModel(layout).order(order) }
+
+func (m *Model) order(order []string) ([]int, error) {
+	out := make([]int, len(m.Sections))
 	for i := range out {
 		out[i] = i
 	}
 	if len(order) == 0 {
 		return out, nil
 	}
-	index := make(map[string]int, len(layout))
-	for i, s := range layout {
-		if s.Group > 0 {
-			index[s.Name] = i
-		}
-	}
-	places := map[int][]int{} // of each group, in the order of the output
 	listed := make([]int, len(order))
-	seen := make([]bool, len(layout))
+	seen := make([]bool, len(m.Sections))
 	for n, name := range order {
-		i, ok := index[name]
+		i, ok := m.ordered[name]
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("order: %s: this kernel has no such section that can take another's place", name)
@@ -66,15 +60,18 @@ func Order(layout []Section, order []string) ([]int, error) {
 			return nil, fmt.Errorf("order: %s is in it twice", name)
 		}
 		listed[n], seen[i] = i, true
-		places[layout[i].Group] = append(places[layout[i].Group], i)
 	}
-	for _, p := range places {
-		slices.Sort(p)
+	places := make([][]int, 1+m.groups) // of each group, in the order of the output
+	for i, s := range seen {
+		if s {
+			group := m.Sections[i].Group
+			places[group] = append(places[group], i)
+		}
 	}
 	for _, i := range listed {
-		g := layout[i].Group
-		out[places[g][0]] = i
-		places[g] = places[g][1:]
+		group := m.Sections[i].Group
+		out[places[group][0]] = i
+		places[group] = places[group][1:]
 	}
 	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -16,8 +15,8 @@ import (
 func Outputs(layout []Section) (outputs []string) {
 	moving := map[string]int{} // sections of each output section
 	main := ""
-	for _, s := range layout {
-		if s.Text {
+	for i := range layout {
+		if s := &layout[i]; s.Text {
 			if moving[s.Output]++; moving[s.Output] == 1 {
 				outputs = append(outputs, s.Output)
 			}
@@ -32,38 +31,14 @@ func Outputs(layout []Section) (outputs []string) {
 	return outputs
 }
 
-// Place returns the address of each section of a layout, which is the
-// baseline's, once those output sections that plans change are as in a plan. Each of
-// these begins where it does in the baseline: by how many pages the ones before it move
-// it is the linker script's to say. Sections of other output sections keep their
-// addresses. inserted is what the linker has added to that image; before there is one,
-// nothing is known of it.
+// Place is Model.Place of a plan, for who has one plan of a layout.
 func Place(layout []Section, plan Plan, inserted ...Inserted) ([]uint64, error) {
-	order, err := Order(layout, plan.Order)
+	m := NewModel(layout)
+	a, err := m.Arrange(plan)
 	if err != nil {
 		return nil, err
 	}
-	before, err := plan.PaddingBefore()
-	if err != nil {
-		return nil, err
-	}
-	p := NewPlacer(layout)
-	p.inserted = inserted
-	for _, i := range order {
-		s := layout[i]
-		if !p.Has(i) {
-			continue
-		}
-		if padding := before[s.Name]; !p.Put(i, padding) {
-			return nil, fmt.Errorf("padding before %s: it would lie behind the last address, or behind the place that the linker script fixes", s.Name)
-		}
-		delete(before, s.Name)
-	}
-	delete(before, "")
-	for name := range before {
-		return nil, fmt.Errorf("padding before %s: %s has no such input section", name, strings.Join(p.outputs, ", "))
-	}
-	return p.Address, nil
+	return m.Place(a, inserted...)
 }
 
 // Identity is the SHA-256, in hex, of the addresses of all sections. Two layouts of a
@@ -99,11 +74,7 @@ type Placer struct {
 
 // NewPlacer is one for a baseline's layout.
 func NewPlacer(layout []Section) *Placer {
-	p := &Placer{Address: make([]uint64, len(layout)), layout: layout, outputs: Outputs(layout)}
-	for i, s := range layout {
-		p.Address[i] = s.Address
-	}
-	return p
+	return &Placer{Address: addresses(layout), layout: layout, outputs: Outputs(layout)}
 }
 
 // Has tells whether plans change the output section of a section.
@@ -113,7 +84,7 @@ func (p *Placer) Has(i int) bool { return slices.Contains(p.outputs, p.layout[i]
 func (p *Placer) Next(i int) uint64 { return p.next(i, 0) }
 
 func (p *Placer) next(i int, padding uint64) uint64 {
-	s := p.layout[i]
+	s := &p.layout[i]
 	switch {
 	case s.Pin > 0:
 		to := s.Pin - 1
@@ -153,7 +124,7 @@ func (p *Placer) Put(i int, padding uint64) bool {
 
 // Alignment is that of a section in a layout: its own, or the linker script's
 // where that is larger.
-func (s Section) Alignment() uint64 { return max(s.Align, s.ScriptAlign, 1) }
+func (s *Section) Alignment() uint64 { return max(s.Align, s.ScriptAlign, 1) }
 
 // Movable tells whether a section of a layout moves where it is padded before: it
 // is an ordinary one of text, and the linker script does not fix its place.

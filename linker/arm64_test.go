@@ -122,10 +122,10 @@ func TestInserted(t *testing.T) {
 		if s := sections[max(last, 0)]; s.Function != "last" || s.Functions != 1 || sections[last-1].Name != ".text.spoiled" {
 			t.Errorf("%q: sections %+v", test.flags, sections)
 		}
-		if _, err := checkPlaces(sections, layout.Plan{}, own, table.inserted...); err != nil {
+		if _, err := checkPlaces(layout.NewModel(sections), layout.Plan{}, own, table.inserted...); err != nil {
 			t.Errorf("%q: %v", test.flags, err)
 		}
-		if _, err := checkPlaces(sections, layout.Plan{}, own); len(test.want) > 1 && err == nil {
+		if _, err := checkPlaces(layout.NewModel(sections), layout.Plan{}, own); len(test.want) > 1 && err == nil {
 			t.Errorf("%q: all is in its place without what is inserted", test.flags)
 		}
 	}

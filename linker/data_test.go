@@ -122,7 +122,7 @@ func TestData(t *testing.T) {
 				t.Fatal(err)
 			}
 			at := f.addressesIn(now)
-			if _, err := checkPlaces(sections, plan, at); err != nil {
+			if _, err := checkPlaces(layout.NewModel(sections), plan, at); err != nil {
 				t.Errorf("%s, seed %d: %v", strategy, seed, err)
 			}
 			if len(plan.Order) > 0 {

@@ -50,6 +50,13 @@ const maxMissed = 16
 // deltas tells whether layouts of a kind may be linked by delta.
 func (p *Kernel) deltas(kind int) bool { return p.By == Delta && kind != flagged }
 
+// linksByDelta tells whether layouts of a kind are linked so by now.
+func (p *Kernel) linksByDelta(kind int) bool {
+	p.delta.Lock()
+	defer p.delta.Unlock()
+	return p.deltas(kind) && !p.delta.off && len(p.delta.proven) > 0
+}
+
 // noDelta is why no layout of this kernel is; nil where that is not known yet.
 func (p *Kernel) noDelta() error {
 	switch {
@@ -65,9 +72,9 @@ func (p *Kernel) noDelta() error {
 
 // fits finds the template of a plan; nil where there is none yet. The lock is held. The
 // error is why the plan can't be placed.
-func (d *deltaState) fits(plan layout.Plan) (*placement, error) {
+func (d *deltaState) fits(a layout.Arrangement) (*placement, error) {
 	for _, t := range d.templates {
-		if p, err := t.place(plan); !errors.Is(err, errTemplate) {
+		if p, err := t.place(a); !errors.Is(err, errTemplate) {
 			return p, err
 		}
 	}
@@ -76,19 +83,23 @@ func (d *deltaState) fits(plan layout.Plan) (*placement, error) {
 
 // byDelta links a plan by delta; ok tells whether it is.
 func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
-	kind, d := kindOf(plan), &w.kernel.delta
-	if !w.kernel.deltas(kind) {
+	kind, d, f := kindOf(plan), &w.kernel.delta, w.kernel.functionsOf()
+	if !w.kernel.deltas(kind) || f == nil {
 		return image, false, nil
 	}
 	runtime.LockOSThread() // whose time is taken
 	defer runtime.UnlockOSThread()
 	begin := threadTime()
+	a, err := f.model.Arrange(plan)
+	if err != nil {
+		return image, false, nil
+	}
 	d.Lock()
 	if d.off {
 		d.Unlock()
 		return image, false, nil
 	}
-	p, err := d.fits(plan)
+	p, err := d.fits(a)
 	if ok = err == nil && p != nil && d.proven[provenDelta{p.t, kind}]; ok {
 		d.missed = 0
 	}
@@ -96,24 +107,26 @@ func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
 	if !ok {
 		return image, false, nil // in lld's words, if it does not link
 	}
-	out, err := w.linkDelta(p)
+	file, err := w.deltaFile(p.t)
 	if err != nil {
+		return image, true, err
+	}
+	if err := file.link(p); err != nil {
 		return image, false, nil
 	}
 	image.Steps.Link = threadTime() - begin
 	linked := time.Now()
-	if f := w.kernel.functionsOf(); f != nil {
-		s := p.t.symtab
-		image.Addresses = f.addressesIn(symbolTable{raw: out[s.Offset : s.Offset+s.FileSize], names: f.table.names})
-		if image.Layout, err = checkPlaces(f.layout, plan, image.Addresses); err != nil {
-			d.Lock()
-			defer d.Unlock()
-			w.kernel.wrongDelta(err.Error())
-			return image, false, nil
-		}
+	s := p.t.symtab
+	image.Addresses = f.read(symbolTable{raw: file.bytes[s.Offset : s.Offset+s.FileSize]})
+	if image.Layout, err = checkArranged(f.model, a, image.Addresses); err != nil {
+		d.Lock()
+		defer d.Unlock()
+		w.kernel.wrongDelta(err.Error())
+		return image, false, nil
 	}
-	image.Path, err = w.writeDelta(p.t, out)
+	image.Path = w.nextName(file.path)
 	image.VMLinux = image.Path
+	err = os.Link(file.path, image.Path)
 	image.Steps.Image = time.Since(linked)
 	return image, true, err
 }
@@ -127,29 +140,17 @@ func threadTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// linkDelta makes the image of a placement in memory. It is there until the next.
-func (w *Worker) linkDelta(p *placement) ([]byte, error) {
-	if w.image.t != p.t {
-		w.image = deltaImage{p.t, slices.Clone(p.t.base)}
-	}
-	return w.image.bytes, p.t.link(p, w.image.bytes)
-}
-
-// deltaImage is an image of a template's layout.
-type deltaImage struct {
-	t     *template
-	bytes []byte
-}
-
-// deltaFile is a file with such an image. It is written again once the name that it was
-// handed out by is gone.
+// deltaFile is a file with an image of a template, mapped: the next one is written over
+// it, once the name that it was handed out by is gone.
 type deltaFile struct {
-	t    *template
-	path string
+	t     *template // nil where it is not whole
+	path  string
+	bytes []byte
+	end   uint64 // of its output section, address
 }
 
-// writeDelta writes an image to a file that nobody has, and hands it out.
-func (w *Worker) writeDelta(t *template, data []byte) (string, error) {
+// deltaFile is one that nobody has, with an image of a template.
+func (w *Worker) deltaFile(t *template) (*deltaFile, error) {
 	var file *deltaFile
 	for _, f := range w.files {
 		if info, err := os.Stat(f.path); err == nil && info.Sys().(*syscall.Stat_t).Nlink == 1 && (file == nil || f.t == t) {
@@ -160,27 +161,49 @@ func (w *Worker) writeDelta(t *template, data []byte) (string, error) {
 		file = &deltaFile{path: filepath.Join(w.room, fmt.Sprintf("delta-%d", len(w.files)))}
 		w.files = append(w.files, file)
 	}
-	out, err := os.OpenFile(file.path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if file.t == t {
+		return file, nil
+	}
+	return file, file.begin(t)
+}
+
+// begin writes a template's own image. Its room is taken here, by a write that can fail:
+// a mapped page without would end the program.
+func (f *deltaFile) begin(t *template) (err error) {
+	f.t = nil
+	if err := f.close(); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
-		return "", err
+		return err
 	}
-	parts := t.dirty
-	if file.t != t {
-		parts = []extent{{0, uint64(len(data))}}
-		err = out.Truncate(int64(len(data)))
+	if _, err = out.Write(t.base); err == nil {
+		f.bytes, err = unix.Mmap(int(out.Fd()), 0, len(t.base), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	}
-	file.t = nil // until it is whole
-	for _, x := range parts {
-		if err == nil {
-			_, err = out.WriteAt(data[x.from:x.to], int64(x.from))
-		}
+	if err = errors.Join(err, out.Close()); err == nil {
+		f.t, f.end = t, t.text.Addr+t.text.Size
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return "", err
+	return err
+}
+
+func (f *deltaFile) close() error {
+	if f.bytes == nil {
+		return nil
 	}
-	file.t = t
-	name := w.nextName(file.path)
-	return name, os.Link(file.path, name)
+	mapped := f.bytes
+	f.bytes = nil
+	return unix.Munmap(mapped)
+}
+
+// link makes the image of a placement of the file's template.
+func (f *deltaFile) link(p *placement) error {
+	f.t = nil // until it is whole
+	if err := p.t.link(p, f.bytes, f.end); err != nil {
+		return err
+	}
+	f.t, f.end = p.t, p.end
+	return nil
 }
 
 // proveDelta holds the image that lld has made of a plan against that of the delta, where
@@ -188,19 +211,23 @@ func (w *Worker) writeDelta(t *template, data []byte) (string, error) {
 // of the machine.
 func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, due bool) error {
 	k, kind := w.kernel, kindOf(plan)
-	d, one := &k.delta, k.passOf(kind)
-	if !k.deltas(kind) || one == nil || len(plan.Order)+len(plan.Paddings) == 0 {
+	d, one, f := &k.delta, k.passOf(kind), k.functionsOf()
+	if !k.deltas(kind) || one == nil || f == nil || len(plan.Order)+len(plan.Paddings) == 0 {
 		return nil
+	}
+	a, err := f.model.Arrange(plan)
+	if err != nil {
+		return err
 	}
 	d.Lock()
 	defer d.Unlock()
 	if d.off {
 		return nil
 	}
-	p, err := d.fits(plan)
+	p, err := d.fits(a)
 	if p == nil && err == nil {
 		if err = k.noDelta(); err == nil {
-			p, err = w.addTemplate(ctx, one, plan)
+			p, err = w.addTemplate(ctx, one, a)
 		}
 	}
 	switch {
@@ -220,8 +247,8 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 	if d.proven[of] && !due {
 		return nil
 	}
-	got, err := w.linkDelta(p)
-	if err != nil {
+	got := slices.Clone(p.t.base)
+	if err := p.t.link(p, got, p.t.text.Addr+p.t.text.Size); err != nil {
 		k.missDelta(err)
 		return nil
 	}
@@ -265,9 +292,9 @@ func (p *Kernel) wrongDelta(where string) {
 	}
 }
 
-// addTemplate makes the template of a plan: the baseline, with as much padding before its last
+// addTemplate makes the template of what a plan arranges: the baseline, with as much padding before its last
 // movable section as the plan makes the output section longer.
-func (w *Worker) addTemplate(ctx context.Context, one *onePass, plan layout.Plan) (*placement, error) {
+func (w *Worker) addTemplate(ctx context.Context, one *onePass, a layout.Arrangement) (*placement, error) {
 	d, k := &w.kernel.delta, w.kernel
 	sections, err := k.baseline(ctx)
 	if err != nil {
@@ -276,7 +303,7 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, plan layout.Plan
 	var as layout.Plan
 	if len(d.templates) > 0 {
 		first := d.templates[0]
-		p, err := first.place(plan)
+		p, err := first.place(a)
 		longer := p.end - first.text.Addr - first.text.Size
 		last := lastMovable(sections)
 		switch {
@@ -291,14 +318,14 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, plan layout.Plan
 	if err != nil {
 		return nil, err
 	}
-	p, err := t.place(plan)
+	p, err := t.place(a)
 	if err == nil || len(d.templates) == 0 {
 		d.templates = append(d.templates, t)
 	} else {
 		d.misfits++
 	}
 	if errors.Is(err, errTemplate) && as.Paddings == nil {
-		return w.addTemplate(ctx, one, plan)
+		return w.addTemplate(ctx, one, a)
 	}
 	return p, err
 }
@@ -359,7 +386,11 @@ func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (
 	if err != nil {
 		return nil, err
 	}
-	return newTemplate(raw, finished, linkMap, script, objects, sections, plan, one.kallsyms)
+	t, err := newTemplate(raw, finished, linkMap, script, objects, sections, plan, one.kallsyms)
+	if f := k.functionsOf(); f != nil && err == nil && !f.table.same(symbolTable{raw: finished[t.symtab.Offset:][:t.symtab.FileSize], names: f.table.names}) {
+		return nil, errSymbols
+	}
+	return t, err
 }
 
 // passWith is the link of one pass with one more argument.

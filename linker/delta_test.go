@@ -259,8 +259,13 @@ func TestDeltaFaults(t *testing.T) {
 		{"the order of what belongs to functions", func(m *template) { m.runs = nil }},
 		{"the order of stack frames", func(m *template) {
 			m.tables = slices.Clone(m.tables)
-			m.tables[0].entries = slices.Clone(m.tables[0].entries)
-			slices.Reverse(m.tables[0].entries)
+			m.tables[0].parts = slices.Clone(m.tables[0].parts)
+			ends := &m.tables[0].parts[1]
+			ends.data = slices.Clone(ends.data)
+			first, last := ends.data[:ends.size], ends.data[len(ends.data)-int(ends.size):]
+			for i := range first {
+				first[i], last[i] = last[i], first[i]
+			}
 		}},
 		{"the end of a function's stack frames", func(m *template) {
 			m.tables = slices.Clone(m.tables)

@@ -23,29 +23,40 @@ func (e *MisplacedError) Error() string {
 // checkPlaces holds the addresses that an image has by its own symbols against
 // those of its plan, which it returns the identity of. Where lld itself pads no plan says
 // where, and an image with other symbols says nothing: it has nil, and no identity.
-func checkPlaces(sections []layout.Section, plan layout.Plan, addresses []uint64, inserted ...layout.Inserted) (identity string, err error) {
+func checkPlaces(m *layout.Model, plan layout.Plan, addresses []uint64, inserted ...layout.Inserted) (identity string, err error) {
 	if plan.Flag != nil || addresses == nil {
 		return "", nil
 	}
-	outputs := layout.Outputs(sections)
-	planned, err := layout.Place(sections, plan, inserted...)
-	moved := map[string]uint64{} // output sections behind the first, by pages
-	for i, s := range sections {
-		if err != nil || addresses[i] == 0 || !slices.Contains(outputs, s.Output) {
+	a, err := m.Arrange(plan)
+	if err != nil {
+		return "", err
+	}
+	return checkArranged(m, a, addresses, inserted...)
+}
+
+// checkArranged is checkPlaces of what a plan arranges.
+func checkArranged(m *layout.Model, a layout.Arrangement, addresses []uint64, inserted ...layout.Inserted) (identity string, err error) {
+	planned, err := m.Place(a, inserted...)
+	moved := make([]uint64, len(m.Outputs)) // output sections behind the first, by pages
+	known := make([]bool, len(m.Outputs))
+	for i := range m.Sections {
+		s := &m.Sections[i]
+		n := slices.Index(m.Outputs, s.Output)
+		if err != nil || addresses[i] == 0 || n < 0 {
 			continue
 		}
 		by := addresses[i] - planned[i]
-		if _, ok := moved[s.Output]; !ok && s.Output != outputs[0] && by%layout.Modulus == 0 {
-			moved[s.Output] = by
+		if !known[n] && n > 0 && by%layout.Modulus == 0 {
+			moved[n], known[n] = by, true
 		}
-		if by != moved[s.Output] {
-			err = &MisplacedError{s.Function, addresses[i] + s.Entry, planned[i] + moved[s.Output] + s.Entry}
+		if by != moved[n] {
+			err = &MisplacedError{s.Function, addresses[i] + s.Entry, planned[i] + moved[n] + s.Entry}
 		}
 	}
 	if err != nil {
 		return "", host.Hint(err, "this is a fault of unlucky, and no verdict: please report it with these lines, the linker script (arch/*/kernel/vmlinux.lds) and the seed")
 	}
-	if len(plan.Order) > 0 && slices.ContainsFunc(sections, func(s layout.Section) bool { return s.Group > 0 && !slices.Contains(outputs, s.Output) }) {
+	if m.Others && !slices.IsSorted(a.Order) {
 		return "", nil // others than these may be in another order
 	}
 	return layout.Identity(planned), nil

@@ -191,7 +191,7 @@ func (k *kallsyms) sortNames(suffix string) {
 
 // gives tells whether the table as it is made here is the one that an image has.
 func (k *kallsyms) gives(has map[string][]byte) bool {
-	made, err := k.move(k.table, nil)
+	made, err := k.move(k.table)
 	for part, data := range made {
 		if !bytes.HasPrefix(has[part], data) {
 			return false
@@ -298,6 +298,8 @@ func sectionOf(f *elf.File, t symbolTable, symbol int) (s *elf.Section, at uint6
 	return s, at, nil
 }
 
+var errFirst = errors.New("the first symbol of its kallsyms has moved")
+
 var errSymbols = errors.New("the symbols are others than the baseline's")
 
 // errEdge means that another layout has other symbols in the table.
@@ -315,7 +317,7 @@ func (k *kallsyms) patch(path string) error {
 	if err != nil {
 		return err
 	}
-	made, err := k.move(now, nil)
+	made, err := k.move(now)
 	if err != nil {
 		return err
 	}
@@ -384,9 +386,8 @@ const relaSize = 24
 // move returns the arrays of the table, by their names without kallsyms_, for
 // symbols that have moved. They have the sizes of the baseline's, as the names
 // and types are the same: how these are compressed depends on how often which
-// letters come, and not on the order (scripts/kallsyms.c, write_src). nearly are the
-// entries nearly in order, which is faster, or nil.
-func (k *kallsyms) move(now symbolTable, nearly []int) (map[string][]byte, error) {
+// letters come, and not on the order (scripts/kallsyms.c, write_src).
+func (k *kallsyms) move(now symbolTable) (map[string][]byte, error) {
 	if !k.table.same(now) {
 		return nil, errSymbols
 	}
@@ -398,11 +399,11 @@ func (k *kallsyms) move(now symbolTable, nearly []int) (map[string][]byte, error
 			}
 		}
 	}
-	order := k.order(now, nearly)
+	order := k.order(now)
 	for _, i := range order {
 		if e := k.entries[i]; !e.absolute && k.form != ownPlace {
 			if now.address(e.symbol) != k.base {
-				return nil, errors.New("the first symbol of its kallsyms has moved")
+				return nil, errFirst
 			}
 			break
 		}
@@ -450,11 +451,10 @@ func (k *kallsyms) move(now symbolTable, nearly []int) (map[string][]byte, error
 
 // order is that of the table: by address, then by rank, then as llvm-nm -n
 // prints them.
-func (k *kallsyms) order(now symbolTable, order []int) []int {
-	if order == nil {
-		for i := range k.entries {
-			order = append(order, i)
-		}
+func (k *kallsyms) order(now symbolTable) []int {
+	order := make([]int, len(k.entries))
+	for i := range order {
+		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		d, e := &k.entries[a], &k.entries[b]

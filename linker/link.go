@@ -98,9 +98,13 @@ func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 	if err := ctx.Err(); err != nil {
 		return Image{}, err
 	}
-	k, due := w.kernel, false
+	k, due, byScript := w.kernel, false, false
 	if k.passOf(kindOf(plan)) != nil {
-		due = k.links.Add(1)%int64(checkEvery) == 0
+		n, every := k.links.Add(1), int64(checkEvery)
+		due, byScript = n%every == 0, n%every == 0
+		if k.linksByDelta(kindOf(plan)) {
+			byScript = n%(every*scriptEvery) == 0
+		}
 	}
 	if !due {
 		if image, ok, err := w.byDelta(plan); ok {
@@ -116,9 +120,9 @@ func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 		return Image{}, roomFull(w.dir, fmt.Errorf("padding vmlinux.o in %s: %w", w.dir, err))
 	}
 	padded := time.Since(begin)
-	image, err := w.link(ctx, plan, due)
+	image, err := w.link(ctx, plan, byScript)
 	if f := k.functionsOf(); f != nil && err == nil {
-		if image.Layout, err = checkPlaces(f.layout, plan, image.Addresses, image.Inserted...); err != nil {
+		if image.Layout, err = checkPlaces(f.model, plan, image.Addresses, image.Inserted...); err != nil {
 			err = errors.Join(err, image.Remove())
 		}
 	}
@@ -442,7 +446,7 @@ func (p *Kernel) baseline(ctx context.Context) ([]layout.Section, error) {
 	for i, s := range sections {
 		own[i] = s.Address
 	}
-	if _, err := checkPlaces(sections, layout.Plan{}, own, p.functions.table.inserted...); err != nil {
+	if _, err := checkPlaces(p.functions.model, layout.Plan{}, own, p.functions.table.inserted...); err != nil {
 		return nil, fmt.Errorf("the baseline's link map: %w", err)
 	}
 	if p.packed == nil {

@@ -104,7 +104,7 @@ func TestReadScript(t *testing.T) {
 			t.Errorf("%+v, movable %v; want %+v", s, layout.Movable(sections, i), want)
 		}
 	}
-	if _, err := checkPlaces(sections, layout.Plan{}, addressesOf(sections)); err != nil {
+	if _, err := checkPlaces(layout.NewModel(sections), layout.Plan{}, addressesOf(sections)); err != nil {
 		t.Error(err)
 	}
 	plan := func(bytes uint64) layout.Plan {
@@ -162,22 +162,22 @@ func TestCheckPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	at[3], at[6] = 0, 1 // not known, of another output section
-	if _, err := checkPlaces(sections, plan, at); err != nil {
+	if _, err := checkPlaces(layout.NewModel(sections), plan, at); err != nil {
 		t.Error(err)
 	}
 	at[2] += 16
 	var misplaced *MisplacedError
 	var failed *LinkError
 	var hinted *host.HintError
-	_, err = checkPlaces(sections, plan, at)
+	_, err = checkPlaces(layout.NewModel(sections), plan, at)
 	if !errors.As(err, &misplaced) || errors.As(err, &failed) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint, "please report it") ||
 		err.Error() != "f is at 0xffffffff81001330, planned at 0xffffffff81001320" {
 		t.Errorf("error %v", err)
 	}
-	if _, err := checkPlaces(sections, layout.Plan{Flag: new(uint32)}, at); err != nil {
+	if _, err := checkPlaces(layout.NewModel(sections), layout.Plan{Flag: new(uint32)}, at); err != nil {
 		t.Errorf("padded by lld itself: %v", err)
 	}
-	if _, err := checkPlaces(sections, plan, nil); err != nil {
+	if _, err := checkPlaces(layout.NewModel(sections), plan, nil); err != nil {
 		t.Errorf("other symbols: %v", err)
 	}
 }

@@ -72,6 +72,10 @@ const maxRefused = 4
 // linked both ways: a hundredth of the time.
 var checkEvery = 256
 
+// scriptEvery is how many of these checks are by one pass for one by the whole script,
+// where delta links are checked: the script takes ten times as long as one pass.
+const scriptEvery = 16
+
 // findOnePass reads the trace of a link in w's folder.
 func (w *Worker) findOnePass(trace []byte) (*onePass, error) {
 	s := new(onePass)

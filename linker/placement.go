@@ -23,40 +23,35 @@ type placement struct {
 // than in the template.
 var errTemplate = errors.New("another template is needed")
 
-// place computes the places of a plan as lld does. The error is errTemplate, with which comes
+// place computes the places of what a plan arranges, as lld does. The error is errTemplate, with which comes
 // the end of the output section, or why lld has to say what becomes of the plan.
-func (t *template) place(plan layout.Plan) (*placement, error) {
-	order, err := layout.Order(t.sections, plan.Order)
-	if err != nil {
-		return nil, err
-	}
-	before, err := plan.PaddingBefore()
-	if err != nil {
-		return nil, err
-	}
+func (t *template) place(a layout.Arrangement) (*placement, error) {
 	p := &placement{t: t, moved: make([]uint64, t.count), set: make([]bool, t.count), sizes: map[string]uint64{}}
 	p.set[0] = true
-	dot, padded := t.text.Addr, 0
+	dot, padded := t.text.Addr, uint64(0)
 	for i := t.first; i < t.last; i++ {
 		e := &t.entries[i]
 		if e.symbol != "" {
+			var err error
 			if dot, err = p.assign(e, dot, true); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		n := t.mine[t.inputs[order[e.number]]]
+		n := t.mine[t.inputs[a.Order[e.number]]]
 		p.put(n, &dot)
 		// What is put before the next section is the end of this one, and so before what
 		// the script says between them.
-		if i, next := t.inputs[e.number], e.number+1; i+1 < t.last && next < len(order) {
-			if bytes := before[t.sections[order[next]].Name]; bytes > 0 && t.inputs[next] < t.last {
-				dot += bytes
-				padded++
-			}
+		if i, next := t.inputs[e.number], e.number+1; i+1 < t.last && next < len(a.Order) && t.inputs[next] < t.last {
+			padding := a.Padding[a.Order[next]]
+			dot += padding
+			padded += padding
 		}
 	}
-	if padded != len(before) {
+	for _, padding := range a.Padding {
+		padded -= padding
+	}
+	if padded != 0 {
 		return nil, fmt.Errorf("it pads what is not in %s", t.text.Name)
 	}
 	if p.end = dot; p.end-t.text.Addr > t.room {

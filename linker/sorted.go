@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 )
 
@@ -22,27 +23,29 @@ type sortedTable struct {
 // part is an array in the file.
 type part struct {
 	at, size uint64 // in the file; of an entry, in bytes
-	data     []byte // as lld leaves it
+	data     []byte // as lld leaves it, by blocks
 }
 
 // write writes the table of a placement.
 func (s *sortedTable) write(p *placement, out []byte) {
-	n := uint64(0)
-	s.each(p, func(entry int32) {
+	size, n := s.parts[0].size, uint64(0)
+	for from, to := range s.runs(p) {
 		for _, part := range s.parts {
-			copy(out[part.at+n*part.size:], part.data[uint64(entry)*part.size:][:part.size])
+			copy(out[part.at+n*part.size:], part.data[from*part.size:to*part.size])
 		}
-		size := s.parts[0].size
+		b := out[s.parts[0].at+n*size:][:(to-from)*size]
 		for i, f := range s.fields {
-			b := out[s.parts[0].at+n*size+f.at:]
-			v := f.get(b) + p.moved[s.targets[int(entry)*len(s.fields)+i]]
+			var by uint64 // that the entry itself moves
 			if f.relative {
-				v += (uint64(entry) - n) * size
+				by = (from - n) * size
 			}
-			f.put(b, v)
+			for e := range to - from {
+				at := b[e*size+f.at:]
+				f.put(at, f.get(at)+by+p.moved[s.targets[int(from+e)*len(s.fields)+i]])
+			}
 		}
-		n++
-	})
+		n += to - from
+	}
 }
 
 // sorted finds the tables, whose fields it takes from those of the template. All others
@@ -112,102 +115,78 @@ func (t *template) takeTable(s *sortedTable, address uint64, n int) {
 		}
 	}
 	rest := s.parts[len(s.parts)-1] // whose zeros, the end of a section, come first (orc_sort_cmp)
-	s.blocks = newBlocks(n, t.count, func(i int) int32 { return s.targets[i*len(s.fields)] },
+	var entries []int32
+	s.blocks, entries = newBlocks(n, t, func(i int) int32 { return s.targets[i*len(s.fields)] },
 		func(i int) bool { return says[i] < t.text.Addr }, func(i, j int) int {
 			end := func(i int) int {
 				return bytes.Compare(rest.data[uint64(i)*rest.size:][:rest.size], make([]byte, rest.size))
 			}
 			return cmp.Or(cmp.Compare(says[i], says[j]), end(i), -end(j))
 		})
+	for i := range s.parts {
+		part := &s.parts[i]
+		part.data = inOrder(part.data, int(part.size), entries)
+	}
+	s.targets = inOrder(s.targets, len(s.fields), entries)
+	for _, f := range s.fields {
+		for n, was := range entries {
+			if at := s.parts[0].data[uint64(n)*first.size+f.at:]; f.relative { // from its new place
+				f.put(at, f.get(at)+uint64(int(was)-n)*first.size)
+			}
+		}
+	}
 }
 
-// blocks are the entries of a table by what moves them, in the order of addresses within
-// each block.
+// inOrder are the entries of a list, each of size elements, in an order.
+func inOrder[E any](list []E, size int, order []int32) []E {
+	out := make([]E, 0, len(list))
+	for _, e := range order {
+		out = append(out, list[int(e)*size:][:size]...)
+	}
+	return out
+}
+
+// blocks are the entries of a table by what moves them: those of a target are in the
+// order of their addresses, one block that moves as it is.
 type blocks struct {
-	entries []int32
-	from    []int32 // by target: entries[from[n]:from[n+1]]
-	low     int32   // how many of those that stay are below all that moves
+	from   []uint64 // by target: its entries are from[n] to from[n+1]
+	low    uint64   // how many of those that stay are below all that moves
+	behind int32    // the first target that is no moving section
 }
 
-// newBlocks sorts n entries.
-func newBlocks(n, targets int, target func(i int) int32, low func(i int) bool, compare func(a, b int) int) (b blocks) {
-	b.from = make([]int32, targets+1)
+// newBlocks sorts n entries, and returns the order that they are in then.
+func newBlocks(n int, t *template, target func(i int) int32, low func(i int) bool, compare func(a, b int) int) (b blocks, entries []int32) {
+	b = blocks{from: make([]uint64, t.count+1), behind: int32(1 + len(t.moving))}
 	for i := range n {
-		b.entries = append(b.entries, int32(i))
+		entries = append(entries, int32(i))
 		b.from[target(i)+1]++
 		if target(i) == 0 && low(i) {
 			b.low++
 		}
 	}
-	for i := range targets {
+	for i := range t.count {
 		b.from[i+1] += b.from[i]
 	}
-	slices.SortStableFunc(b.entries, func(i, j int32) int {
+	slices.SortStableFunc(entries, func(i, j int32) int {
 		return cmp.Or(cmp.Compare(target(int(i)), target(int(j))), compare(int(i), int(j)))
 	})
-	return b
+	return b, entries
 }
 
-// each goes through the entries of a layout in order, but for symbols of the linker
-// script, which come last.
-func (b *blocks) each(p *placement, do func(entry int32)) {
-	emit := func(from, to int32) {
-		for _, e := range b.entries[from:to] {
-			do(e)
+// runs are the entries of a layout in order, from one to another, but for those of symbols
+// of the linker script, which come last.
+func (b *blocks) runs(p *placement) iter.Seq2[uint64, uint64] {
+	return func(yield func(from, to uint64) bool) {
+		last := b.from[len(b.from)-1]
+		ok := b.low == 0 || yield(0, b.low)
+		for _, n := range p.order {
+			if from, to := b.from[1+n], b.from[2+n]; ok && from < to {
+				ok = yield(from, to)
+			}
+		}
+		ok = ok && yield(b.low, b.from[1])
+		if ok && b.from[b.behind] < last {
+			yield(b.from[b.behind], last)
 		}
 	}
-	emit(0, b.low)
-	for _, n := range p.order {
-		emit(b.from[1+n], b.from[2+n])
-	}
-	emit(b.low, b.from[1])
-	emit(b.from[1+len(p.t.moving)], int32(len(b.entries)))
-}
-
-// kallsymsBlocks are the entries of kallsyms' table, and where an image has its arrays.
-type kallsymsBlocks struct {
-	table *kallsyms
-	blocks
-	symtab  extent
-	at      map[string]uint64 // arrays, in the file
-	extents []extent
-}
-
-// kallsyms prepares the arrays of a layout.
-func (t *template) kallsyms(image *linkedObject, k *kallsyms) (*kallsymsBlocks, error) {
-	b := &kallsymsBlocks{table: k, symtab: extent{t.symtab.Offset, t.symtab.Offset + t.symtab.FileSize}, at: map[string]uint64{}}
-	made, err := k.move(image.symbols, nil)
-	if err != nil {
-		return nil, err
-	}
-	for part, data := range made {
-		s, at, err := sectionOf(image.File, image.symbols, k.parts[part])
-		if err != nil {
-			return nil, err
-		}
-		if s.FileSize-at < uint64(len(data)) {
-			return nil, errKallsymsShort
-		}
-		b.at[part] = s.Offset + at
-		b.extents = append(b.extents, extent{b.at[part], b.at[part] + uint64(len(data))})
-	}
-	target := make([]int32, image.symbols.len())
-	for _, v := range t.values {
-		target[(v.at-t.symtab.Offset)/symbolSize] = v.target
-	}
-	address := func(i int) uint64 { return image.symbols.address(k.entries[i].symbol) }
-	b.blocks = newBlocks(len(k.entries), t.count, func(i int) int32 { return target[k.entries[i].symbol] },
-		func(i int) bool { return address(i) < t.text.Addr }, func(i, j int) int { return cmp.Compare(address(i), address(j)) })
-	return b, nil
-}
-
-// write writes the arrays of a placement, whose symbols are in the image already.
-func (b *kallsymsBlocks) write(p *placement, out []byte) error {
-	nearly := make([]int, 0, len(b.entries))
-	b.each(p, func(entry int32) { nearly = append(nearly, int(entry)) })
-	made, err := b.table.move(symbolTable{raw: out[b.symtab.from:b.symtab.to], names: b.table.table.names}, nearly)
-	for part, data := range made {
-		copy(out[b.at[part]:], data)
-	}
-	return err
 }

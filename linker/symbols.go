@@ -86,11 +86,11 @@ func (t symbolTable) same(u symbolTable) bool {
 // the kernel says where they are.
 type functions struct {
 	table   symbolTable // of the baseline
-	layout  []layout.Section
+	model   *layout.Model
 	symbols []int // of each section's Function, an index into table; -1 for none
 }
 
-func findFunctions(image *elf.File, layout []layout.Section) (*functions, error) {
+func findFunctions(image *elf.File, sections []layout.Section) (*functions, error) {
 	table, err := readSymbolTable(image)
 	if err != nil {
 		return nil, err
@@ -103,8 +103,8 @@ func findFunctions(image *elf.File, layout []layout.Section) (*functions, error)
 	for i := range table.len() {
 		at[key{table.name(i), table.address(i)}] = i
 	}
-	f := &functions{table: table, layout: layout}
-	for _, s := range layout {
+	f := &functions{table: table, model: layout.NewModel(sections)}
+	for _, s := range sections {
 		i, ok := at[key{s.Function, s.Address + s.Entry}]
 		if !ok || s.Function == "" {
 			i = -1
@@ -135,10 +135,15 @@ func (f *functions) addressesIn(now symbolTable) []uint64 {
 	if !f.table.same(now) {
 		return nil
 	}
-	out := make([]uint64, len(f.layout))
+	return f.read(now)
+}
+
+// read is addressesIn of a symbol table that differs from the baseline's in addresses only.
+func (f *functions) read(now symbolTable) []uint64 {
+	out := make([]uint64, len(f.symbols))
 	for i, symbol := range f.symbols {
 		if symbol >= 0 {
-			out[i] = now.address(symbol) - f.layout[i].Entry
+			out[i] = now.address(symbol) - f.model.Sections[i].Entry
 		}
 	}
 	return out

@@ -156,7 +156,7 @@ func FuzzSymbols(f *testing.F) {
 		if err != nil || k == nil {
 			return
 		}
-		made, err := k.move(table, nil)
+		made, err := k.move(table)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,8 +48,7 @@ type template struct {
 	values []value           // of symbols
 	symtab elf.SectionHeader
 	tables []sortedTable
-	kall   *kallsymsBlocks // nil in a kernel without
-	dirty  []extent        // all that a layout may change
+	kall   *kallsymsTable // nil in a kernel without
 }
 
 // A target is what a field says the place of: 0 is all that stays, 1 and up the moving
@@ -83,9 +82,6 @@ type symbol struct {
 	address uint64 // in the template
 	target  int32
 }
-
-// extent is a part of a file.
-type extent struct{ from, to uint64 }
 
 // linkedObject is an object of the template's link.
 type linkedObject struct {
@@ -174,7 +170,6 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		t.entries[i].file, t.entries[i].name, t.entries[i].depend = "", "", nil
 		t.entries[i].out = strings.Clone(t.entries[i].out)
 	}
-	t.dirty = t.changes()
 	return t, t.checkItself(plan)
 }
 
@@ -593,43 +588,9 @@ func (t *template) checkFill() error {
 	return nil
 }
 
-// changes is all that layouts change of the image.
-func (t *template) changes() (dirty []extent) {
-	all := []extent{{t.text.Offset, t.text.Offset + t.room}}
-	add := func(from, bytes uint64) { all = append(all, extent{from, from + bytes}) }
-	for _, m := range t.moving {
-		add(m.offset, m.size)
-	}
-	for _, f := range t.fields {
-		add(f.at, 8)
-	}
-	for _, v := range t.values {
-		add(v.at, 8)
-	}
-	for _, table := range t.tables {
-		for _, part := range table.parts {
-			add(part.at, uint64(len(part.data)))
-		}
-	}
-	if t.kall != nil {
-		all = append(all, t.kall.extents...)
-	}
-	add(t.headers, uint64(len(t.outputs))*elfSectionHeader64)
-	slices.SortFunc(all, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
-	const page = 4096
-	for _, x := range all {
-		x = extent{x.from &^ (page - 1), min(layout.AlignUp(x.to, page), uint64(len(t.base)))}
-		if n := len(dirty) - 1; n >= 0 && dirty[n].to >= x.from {
-			dirty[n].to = max(dirty[n].to, x.to)
-		} else {
-			dirty = append(dirty, x)
-		}
-	}
-	return dirty
-}
-
-// link writes the image of a placement over that of another plan, or over the template's.
-func (t *template) link(p *placement, out []byte) error {
+// link writes the image of a placement over that of another plan, or over the template's,
+// in which the output section ended at an address.
+func (t *template) link(p *placement, out []byte, was uint64) error {
 	end := t.text.Offset
 	for _, n := range p.order {
 		m := &t.moving[n]
@@ -651,7 +612,7 @@ func (t *template) link(p *placement, out []byte) error {
 	}
 	text := out[t.text.Offset : t.text.Offset+t.room]
 	t.pad(text[end-t.text.Offset : p.end-t.text.Addr])
-	clear(text[p.end-t.text.Addr:])
+	clear(text[p.end-t.text.Addr : max(was, p.end)-t.text.Addr])
 	for _, f := range t.fields {
 		f.put(out[f.at:], f.get(t.base[f.at:])+p.moved[f.target])
 	}
@@ -686,12 +647,16 @@ func (t *template) pad(b []byte) {
 
 // checkItself makes the template by itself.
 func (t *template) checkItself(plan layout.Plan) error {
-	p, err := t.place(plan)
+	a, err := layout.NewModel(t.sections).Arrange(plan)
+	if err != nil {
+		return err
+	}
+	p, err := t.place(a)
 	if err != nil {
 		return err
 	}
 	out := bytes.Clone(t.base)
-	if err := t.link(p, out); err != nil {
+	if err := t.link(p, out, t.text.Addr+t.text.Size); err != nil {
 		return err
 	}
 	if at := differ(out, t.base); at >= 0 {

@@ -22,7 +22,6 @@ type Worker struct {
 	object *edited  // nil until something is padded
 	images int      // handed out so far
 	debug  *Worker  // of WithDebug
-	image  deltaImage
 	files  []*deltaFile
 }
 
@@ -75,6 +74,9 @@ func (w *Worker) Close() error {
 	}
 	if w.debug != nil {
 		err = errors.Join(err, w.debug.Close())
+	}
+	for _, f := range w.files {
+		err = errors.Join(err, f.close())
 	}
 	w.kernel.memory.Add(-int64(w.takes))
 	return errors.Join(err, os.RemoveAll(w.room), w.held.Close())

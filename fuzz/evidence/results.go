@@ -293,6 +293,7 @@ func Place(ctx context.Context, sections []layout.Section, tried []Tried, each f
 	done := 0
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.NumCPU())
+	model := layout.NewModel(sections)
 	for i, t := range tried {
 		group.Go(func() error {
 			if ctx.Err() != nil {
@@ -302,7 +303,11 @@ func Place(ctx context.Context, sections []layout.Section, tried []Tried, each f
 			if err != nil {
 				return err
 			}
-			addresses, err := layout.Place(sections, plan)
+			a, err := model.Arrange(plan)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.Layout.Name(), err)
+			}
+			addresses, err := model.Place(a)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.Layout.Name(), err)
 			}
