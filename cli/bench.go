@@ -34,6 +34,7 @@ type measured struct {
 	ByHand  rates          `json:"by-hand"` // layouts an hour, one figure a repeat
 	Sweep   rates          `json:"sweep"`
 	Floor   rates          `json:"floor"`
+	Boots   rates          `json:"boots"`
 	Layouts int            `json:"layouts"` // of all sweeps
 	Steps   evidence.Steps `json:"steps"`   // of all sweeps
 	Links   links          `json:"links"`
@@ -122,7 +123,7 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 		return m, err
 	}
 	defer hand.Close()
-	step := fmt.Sprintf("measuring by hand, the sweep and the floor, %d times in turn", repeats)
+	step := fmt.Sprintf("measuring by hand, the sweep, the floor and boots alone, %d times in turn", repeats)
 	for n := range repeats {
 		scr.progress(step, int64(n), int64(repeats))
 		rate, err := b.byHand(ctx, hand, uint32(n+1))
@@ -137,10 +138,14 @@ func (b *session) measure(ctx context.Context, repeats, layouts, workers int, sc
 		m.Sweep = append(m.Sweep, report.PerHour())
 		m.Layouts += report.Tried
 		m.Steps.Add(report.Steps)
-		if rate, err = b.floor(ctx, layouts); err != nil {
+		if rate, err = b.floor(ctx, layouts, true); err != nil {
 			return m, err
 		}
 		m.Floor = append(m.Floor, rate)
+		if rate, err = b.floor(ctx, layouts, false); err != nil {
+			return m, err
+		}
+		m.Boots = append(m.Boots, rate)
 	}
 	scr.progress("measuring links", 0, 0)
 	m.Links, err = b.links(ctx, layouts)
@@ -231,9 +236,9 @@ func (b *session) sweepFor(ctx context.Context, strategy layout.Strategy, layout
 	return r, err
 }
 
-// floor links and boots one layout again and again, on each CPU, with nothing
-// beside lld and QEMU.
-func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
+// floor boots one layout again and again, on each CPU, with nothing beside QEMU, or
+// beside lld and QEMU where each boot is of a link of its own.
+func (b *session) floor(ctx context.Context, layouts int, links bool) (float64, error) {
 	sections, err := b.Layout(ctx)
 	if err != nil {
 		return 0, err
@@ -241,7 +246,11 @@ func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
 	defer func(by linker.Way) { b.By = by }(b.By)
 	b.By = linker.Pass
 	cpus := runtime.NumCPU()
-	workers := make(chan *linker.Worker, cpus)
+	type linked struct {
+		*linker.Worker
+		image string
+	}
+	workers := make(chan linked, cpus)
 	for range cpus {
 		w, err := b.NewWorker()
 		if err != nil {
@@ -255,7 +264,11 @@ func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		workers <- w
+		path, err := w.Pass(ctx)
+		if err != nil {
+			return 0, err
+		}
+		workers <- linked{w, path}
 	}
 	begin := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
@@ -264,15 +277,16 @@ func (b *session) floor(ctx context.Context, layouts int) (float64, error) {
 		group.Go(func() error {
 			w := <-workers
 			defer func() { workers <- w }()
-			image, err := w.Pass(ctx)
-			if err != nil {
-				return err
+			if links {
+				if _, err := w.Pass(ctx); err != nil {
+					return err
+				}
 			}
 			m := b.guest.Machine
-			m.Kernel = image
+			m.Kernel = w.image
 			r, err := m.Boot(ctx, b.guest.Expect)
 			if err == nil && r.Kind == qemu.Infra {
-				err = fmt.Errorf("booting %s: %s", image, r.Reason)
+				err = fmt.Errorf("booting %s: %s", w.image, r.Reason)
 			}
 			return err
 		})
@@ -309,6 +323,7 @@ func (m measured) print(out io.Writer) {
 		{"by hand", "make " + m.target + ", QEMU", m.ByHand},
 		{"sweep", "unlucky sweep", m.Sweep},
 		{"floor", "one pass of lld, QEMU, on each CPU", m.Floor},
+		{"boots", "QEMU alone, on each CPU", m.Boots},
 	} {
 		fmt.Fprintf(&b, "  %-8s %-36s %7.0f  (%.0f to %.0f)\n", row.name, row.what, row.r.median(), slices.Min(row.r), slices.Max(row.r))
 	}
@@ -319,7 +334,7 @@ func (m measured) print(out io.Writer) {
 		{"pad", "the sections of vmlinux.o that change", m.Steps.Pad},
 		{"link", "delta, or one pass of lld; CPU time", m.Steps.Link},
 		{"kallsyms", "addresses into what lld has linked", m.Steps.Kallsyms},
-		{"image", "SHA-256, the file; of lld's, sorttable", m.Steps.Image},
+		{"image", "its addresses held against the plan", m.Steps.Image},
 		{"start", "QEMU, until the guest's first byte", m.Steps.Start},
 		{"boot", "until QEMU's end", m.Steps.Boot},
 		{"verdict", "saved seeds, journal", m.Steps.Verdict},
@@ -332,7 +347,8 @@ func (m measured) print(out io.Writer) {
 	for _, s := range steps {
 		fmt.Fprintf(&b, "  %-8s %-40s %6.1f ms  %5.1f %%\n", s.name, s.what, 1e3*s.d.Seconds()/float64(m.Layouts), 100*float64(s.d)/float64(sum))
 	}
-	fmt.Fprintf(&b, "\n%.1fx by hand\n%.0f %% of the floor\n", m.Sweep.median()/m.ByHand.median(), 100*m.Sweep.median()/m.Floor.median())
+	sweep := m.Sweep.median()
+	fmt.Fprintf(&b, "\n%.1fx by hand\n%.0f %% of the floor\n%.0f %% of the boots\n", sweep/m.ByHand.median(), 100*sweep/m.Floor.median(), 100*sweep/m.Boots.median())
 	if n := m.Links.Layouts; n > 0 {
 		ms := func(d time.Duration) float64 { return 1e3 * d.Seconds() / float64(n) }
 		fmt.Fprintf(&b, "\na link, in CPU time with all that follows, mean of %d: %.1f ms by delta, %.1f by one pass of lld: %.2f of it\n",
