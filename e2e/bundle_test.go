@@ -33,10 +33,6 @@ func TestBundle(t *testing.T) {
 			`^Subject: \[BUG\] invalid opcode in copy_process: `, `\nOops: invalid opcode: 0000 `,
 			`  <-- RIP is \d+ bytes? into it: control went astray\n`, `  <-- trapping instruction\n`,
 		}},
-		{"kcfi-seal", "46", false, []string{
-			`^Subject: \[BUG\] unable to handle kernel paging request in `, `\nBUG: unable to handle page fault for address: `,
-			`  <-- trapping instruction\n`,
-		}},
 		{"canary", "1:32", true, []string{
 			`^Subject: \[BUG\] invalid opcode in canary_reboot: depends on the layout of the image\n`,
 			`\nLinux 6\.12\.\d+ crashes in 3 of 3 boots \(invalid opcode in\ncanary_reboot\)`,

@@ -79,9 +79,7 @@ func TestWithoutLTO(t *testing.T) {
 	needKernels(t)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
-			if w.name != "gcc-o2" { // which the next test takes, too
-				needBuilds(t)
-			}
+			needBuilds(t)
 			sweepProven(t, withoutLTO(t, w.name, "boot", ""), 33, 48)
 		})
 	}
@@ -96,6 +94,7 @@ func TestWithoutLTO(t *testing.T) {
 // function and residue.
 func TestCanaryOfGCC(t *testing.T) {
 	needKernels(t)
+	needBuilds(t)
 	dir := t.TempDir()
 	r := sweepJSON(t, withoutLTO(t, "gcc-o2", "canary", ""), "-seeds", "1:128", "-accel", "tcg", "-o", dir)
 	t.Log(count(r))

@@ -281,6 +281,7 @@ func verdicts(r evidence.Report) string {
 // vmlinux that make linked, but for the build ID.
 func TestReproducible(t *testing.T) {
 	needKernels(t)
+	needBuilds(t)
 	prepare := func(cache, scenario string) (k *linker.Kernel, steps string) {
 		s, err := scenarios.Load(scenario)
 		if err != nil {

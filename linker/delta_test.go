@@ -242,7 +242,7 @@ func TestDeltaFaults(t *testing.T) {
 		{"a symbol of the script", func(m *template) {
 			m.values = slices.DeleteFunc(slices.Clone(m.values), func(v value) bool { return v.target == m.names["_etext"].target })
 		}},
-		{"the fill", func(m *template) { m.fill = 0x90 }},
+		{"the fill", func(m *template) { m.fill[3] = 0x90 }},
 		{"a byte that stays", func(m *template) {
 			m.base = slices.Clone(m.base)
 			m.base[len(m.base)-1] ^= 1
@@ -317,7 +317,7 @@ func TestDeltaNot(t *testing.T) {
 		{"an assertion", "", "ASSERT(SIZEOF", "ASSERT(m9 < 16M, \"\") ASSERT(SIZEOF", "an assertion of its linker script on"},
 		{"an expression", "", "text_size = _etext - _stext", "text_size = 1 ? _etext - _stext : 0", "what its linker script says of text_size is not understood"},
 		{"a function", "", "alias_behind = m5 + 4", "alias_behind = MAX(m5, 4)", "call is not known"},
-		{"the fill", "", "0xcccccccc", "0x90909090", "a gap of .text is filled with 0x90"},
+		{"a byte of the script", "", ". += 3;", "BYTE(0x90) . += 2;", "what its linker script says of BYTE(0x90) is not understood"},
 		{"a segment that grows", "", "ALIGN(0x8000);\n\t.rodata : { *(.rodata .rodata.*) *(.addresses) } :text", "ALIGN(0x8000);\n\t.rodata : { *(.rodata .rodata.*) *(.addresses) } :data", "which grows, is the last section of a segment"},
 		{"what is behind the text moves", "", "ALIGN(0x8000)", "ALIGN(16)", "too much behind its text moves"},
 	} {

@@ -11,12 +11,13 @@ import (
 
 // placement is where a plan puts what a template's layouts move.
 type placement struct {
-	t     *template
-	moved []uint64 // of a target, by how many bytes
-	order []int32  // moving sections, in the order of their addresses
-	set   []bool   // of a target: it is placed
-	end   uint64   // of the output section, address
-	sizes map[string]uint64
+	t       *template
+	moved   []uint64 // of a target, by how many bytes
+	order   []int32  // moving sections, in the order of their addresses
+	padding []uint64 // behind each of these
+	set     []bool   // of a target: it is placed
+	end     uint64   // of the output section, address
+	sizes   map[string]uint64
 }
 
 // errTemplate is a plan after which something behind the output section stands elsewhere
@@ -44,6 +45,7 @@ func (t *template) place(a layout.Arrangement) (*placement, error) {
 		// the script says between them.
 		if i, next := t.inputs[e.number], e.number+1; i+1 < t.last && next < len(a.Order) && t.inputs[next] < t.last {
 			padding := a.Padding[a.Order[next]]
+			p.padding[len(p.padding)-1] = padding
 			dot += padding
 			padded += padding
 		}
@@ -71,7 +73,7 @@ func (p *placement) put(n int, dot *uint64) {
 	m := &p.t.moving[n]
 	*dot = layout.AlignUp(*dot, m.align)
 	p.moved[1+n], p.set[1+n] = *dot-m.address, true
-	p.order = append(p.order, int32(n))
+	p.order, p.padding = append(p.order, int32(n)), append(p.padding, 0)
 	*dot += m.size
 }
 

@@ -34,7 +34,7 @@ type template struct {
 	text        elf.SectionHeader // the output section in which sections move
 	first, last int               // its entries
 	room        uint64            // bytes of it in the file, with the gap behind it
-	fill        byte              // of gaps in it
+	fill        [4]byte           // of gaps in it, from where they begin
 	headers     uint64            // file offset of the section headers
 	outputs     map[string]int    // section headers by name
 	segments    []elf.ProgHeader
@@ -155,7 +155,7 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		func() error { return t.symbols(image, objects) },
 		func() error { return t.relocations(raw, image, objects) },
 		func() error { return t.sorted(raw, image) },
-		t.checkFill,
+		t.findFill,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -569,21 +569,21 @@ func (f field) put(b []byte, v uint64) {
 	}
 }
 
-// checkFill checks that all between the moving sections is filled with one byte, and
-// all behind them with zeros.
-func (t *template) checkFill() error {
-	text := bytes.Clone(t.base[t.text.Offset : t.text.Offset+t.room])
-	t.fill = arch.X86_64.Fill
-	for _, m := range t.moving {
-		if m.link < 0 {
-			at := m.offset - t.text.Offset
-			copy(text[at:at+m.size], bytes.Repeat([]byte{t.fill}, int(m.size)))
+// findFill reads what lld fills gaps with, which a linker script says in four bytes. That
+// all are filled so is seen where the template makes itself.
+func (t *template) findFill() error {
+	t.fill = [4]byte(bytes.Repeat([]byte{arch.X86_64.Fill}, 4))
+	end := t.text.Offset
+	for i := t.first; i < t.last; i++ {
+		if t.mine[i] < 0 {
+			continue
 		}
-	}
-	for i, b := range text {
-		if i < int(t.text.Size) && b != t.fill || i >= int(t.text.Size) && b != 0 {
-			return fmt.Errorf("a gap of %s is filled with %#x", t.text.Name, b)
+		m := &t.moving[t.mine[i]]
+		if m.offset-end >= 4 {
+			t.fill = [4]byte(t.base[end:])
+			return nil
 		}
+		end = m.offset + m.size
 	}
 	return nil
 }
@@ -592,13 +592,17 @@ func (t *template) checkFill() error {
 // in which the output section ended at an address.
 func (t *template) link(p *placement, out []byte, was uint64) error {
 	end := t.text.Offset
-	for _, n := range p.order {
+	for i, n := range p.order {
 		m := &t.moving[n]
 		moved := p.moved[1+n]
 		at := m.offset + moved
 		if m.link < 0 {
 			t.pad(out[end:at])
 			end = at + m.size
+			if padding := p.padding[i]; padding > 0 {
+				t.padding(out[end : end+padding])
+				end += padding
+			}
 		}
 		b := out[at : at+m.size]
 		copy(b, t.base[m.offset:])
@@ -636,12 +640,17 @@ func (t *template) link(p *placement, out []byte, was uint64) error {
 	return nil
 }
 
+// pad fills a gap as lld does.
 func (t *template) pad(b []byte) {
-	for i := range min(len(b), 32) {
-		b[i] = t.fill
-	}
-	for n := 32; n < len(b); n *= 2 {
+	for n := copy(b, t.fill[:]); n < len(b); n *= 2 {
 		copy(b[n:], b[:n])
+	}
+}
+
+// padding fills what a plan pads, which is the end of a section.
+func (t *template) padding(b []byte) {
+	for i := range b {
+		b[i] = arch.X86_64.Fill
 	}
 }
 
