@@ -43,22 +43,7 @@ type linkedPlans struct {
 // linkPlans links plans, one after the other.
 func linkPlans(t *testing.T, spec scenarios.Kernel, by linker.Way, plans func([]layout.Section) []layout.Plan) (r linkedPlans) {
 	t.Helper()
-	k, err := linker.Prepare(t.Context(), kbuild.CacheDir(), spec, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	k.By = by
-	k.Note = func(format string, a ...any) { t.Logf(by.String()+": "+format, a...) }
-	sections, err := k.Layout(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := k.NewWorker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	_, sections, w := openKernel(t, spec, by)
 	r.by = map[linker.Way]int{}
 	for n, plan := range plans(sections) {
 		image, err := w.Link(t.Context(), plan)
@@ -74,6 +59,28 @@ func linkPlans(t *testing.T, spec scenarios.Kernel, by linker.Way, plans func([]
 		r.took += image.Steps.Link + image.Steps.Kallsyms
 	}
 	return r
+}
+
+// openKernel prepares a kernel and has a worker that links its layouts in one way.
+func openKernel(t testing.TB, spec scenarios.Kernel, by linker.Way) (*linker.Kernel, []layout.Section, *linker.Worker) {
+	t.Helper()
+	k, err := linker.Prepare(t.Context(), kbuild.CacheDir(), spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	k.By = by
+	k.Note = func(format string, a ...any) { t.Logf(by.String()+": "+format, a...) }
+	sections, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := k.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return k, sections, w
 }
 
 // plansOf are those of a strategy's seeds.
@@ -104,21 +111,7 @@ func BenchmarkLink(b *testing.B) {
 	for _, strategy := range []layout.Strategy{layout.Text, layout.Cover, layout.Shuffle} {
 		for _, by := range []linker.Way{linker.Delta, linker.Pass} {
 			b.Run(strings.Split(string(strategy), "/")[0]+"/"+by.String(), func(b *testing.B) {
-				k, err := linker.Prepare(b.Context(), kbuild.CacheDir(), s.Kernel, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer k.Close()
-				k.By = by
-				sections, err := k.Layout(b.Context())
-				if err != nil {
-					b.Fatal(err)
-				}
-				w, err := k.NewWorker()
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer w.Close()
+				_, sections, w := openKernel(b, s.Kernel, by)
 				link := func(plan layout.Plan) {
 					image, err := w.Link(b.Context(), plan)
 					if err = errors.Join(err, image.Remove()); err != nil {

@@ -9,15 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 
 	"unlucky/cli"
 	"unlucky/fuzz/evidence"
@@ -432,75 +428,19 @@ func TestShortcut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type name struct {
-		strategy layout.Strategy
-		seed     uint32
+	plans := func(sections []layout.Section) []layout.Plan {
+		all := plansOf(layout.Cover, 256, 256, sections)
+		for seed := range 3 { // of shuffle and of cover each is an order of its own
+			all = append(all, plansOf(layout.Text, seed, seed, sections)...)
+			all = append(all, plansOf(layout.Shuffle, seed, seed, sections)...)
+			all = append(all, plansOf(layout.Cover, 513+64*seed, 513+64*seed, sections)...)
+		}
+		return all
 	}
-	names := []name{{layout.Cover, 256}}
-	for seed := range uint32(3) { // of shuffle and of cover each is an order of its own
-		names = append(names, name{layout.Text, seed}, name{layout.Shuffle, seed}, name{layout.Cover, 513 + 64*seed})
-	}
-	digests := func(full bool) map[name]string {
-		k, err := linker.Prepare(t.Context(), kbuild.CacheDir(), s.Kernel, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer k.Close()
-		if k.By = linker.Pass; full {
-			k.By = linker.Script
-		}
-		k.Note = func(format string, a ...any) { t.Errorf(format, a...) } // it was not taken
-		layout, err := k.Layout(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var mu sync.Mutex
-		out := map[name]string{}
-		short := 0
-		begin := time.Now()
-		group, ctx := errgroup.WithContext(t.Context())
-		cpus := runtime.NumCPU()
-		for first := range cpus {
-			w, err := k.NewWorker()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			group.Go(func() error {
-				for i := first; i < len(names); i += cpus {
-					image, err := w.Link(ctx, names[i].strategy.Plan(names[i].seed, layout))
-					var digest string
-					if err == nil {
-						digest, err = image.Digest()
-						err = errors.Join(err, image.Remove())
-					}
-					if err != nil {
-						return fmt.Errorf("%v: %w", names[i], err)
-					}
-					mu.Lock()
-					if out[names[i]] = digest; image.SystemMap == "" {
-						short++
-					}
-					mu.Unlock()
-				}
-				return nil
-			})
-		}
-		if err := group.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("full script %v: %v", full, time.Since(begin))
-		if want := map[bool]int{true: 0, false: len(names) - 2}[full]; short != want { // the first of each kind is compared
-			t.Errorf("full script %v: %d of %d layouts were linked in one pass, want %d", full, short, len(names), want)
-		}
-		return out
-	}
-	if short, full := digests(false), digests(true); !maps.Equal(short, full) || len(full) != len(names) {
-		for _, n := range names {
-			if short[n] != full[n] {
-				t.Errorf("%v: by one pass %.12s, by the script %.12s", n, short[n], full[n])
-			}
-		}
+	pass, script := linkPlans(t, s.Kernel, linker.Pass, plans), linkPlans(t, s.Kernel, linker.Script, plans)
+	sameImages(t, pass, script)
+	if n := len(script.digests); pass.by[linker.Pass] != n-2 || script.by[linker.Script] != n { // the first of each kind is compared
+		t.Errorf("of %d layouts: %v and %v", n, pass.by, script.by)
 	}
 }
 
@@ -515,20 +455,7 @@ func TestCover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := linker.Prepare(t.Context(), kbuild.CacheDir(), s.Kernel, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.Close()
-	sections, err := k.Layout(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := k.NewWorker()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	k, sections, w := openKernel(t, s.Kernel, linker.Delta)
 	var functions []int
 	for i, s := range sections {
 		if layout.Movable(sections, i) && s.Function != "" {

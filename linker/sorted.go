@@ -114,6 +114,19 @@ func (t *template) takeTable(s *sortedTable, address uint64, n int) {
 			says[i] = address + at + uint64(int64(int32(says[i])))
 		}
 	}
+	if !s.fields[0].relative {
+		// What is in no function, as in a weak one that another has replaced, was cleared.
+		kept := map[uint64]bool{}
+		for at := first.at; at < end; at += first.size {
+			kept[s.fields[0].get(t.base[at:])] = true
+		}
+		for i, at := range says {
+			if !kept[at] {
+				says[i], s.targets[i] = 0, 0
+				clear(first.data[uint64(i)*first.size:][:first.size])
+			}
+		}
+	}
 	rest := s.parts[len(s.parts)-1] // whose zeros, the end of a section, come first (orc_sort_cmp)
 	var entries []int32
 	s.blocks, entries = newBlocks(n, t, func(i int) int32 { return s.targets[i*len(s.fields)] },
