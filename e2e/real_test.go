@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-
 	"unlucky/cli"
 	"unlucky/fuzz/evidence"
 	"unlucky/fuzz/search"
