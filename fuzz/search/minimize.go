@@ -220,7 +220,7 @@ func (m *Minimize) steady(ctx context.Context) error {
 const mended = 0.05
 
 // How many boots of the failing layout show that it is flaky, and tell how often it fails
-// where it is.
+// where these may flatter the rate or belittle it.
 const (
 	shows  = 8
 	enough = 12
@@ -229,9 +229,17 @@ const (
 // measure boots the failing layout often enough to tell how often it fails.
 func (m *Minimize) measure(ctx context.Context) error {
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
-	err := m.judge.boot(ctx, m.fail, "", shows-m.judge.known(m.fail, "").Boots, false)
-	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
-		err = m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots, false)
+	boot := func(times int) error {
+		known := m.judge.known(m.fail, "")
+		boots, _ := m.judge.rate()
+		if known.Crashes == 0 { // it has to
+			boots = known.Boots
+		}
+		return m.judge.boot(ctx, m.fail, "", times-boots, false)
+	}
+	err := boot(shows)
+	if need, _ := m.judge.need(false); err == nil && (need < shows/2 || need > shows || m.judge.known(m.fail, "").Crashes == 0) {
+		err = boot(enough)
 	}
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
 		need, _ := m.judge.need(false)
@@ -295,8 +303,9 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section, wante
 		m.asking(0, "does %s pass", batch[0].name)
 		answers, err := m.judge.ask(ctx, false, questions...)
 		for i, c := range batch {
-			if err == nil && answers[i] == Passes && plans == nil {
-				// One that passes by luck may fail when it is moved as a whole.
+			if err == nil && answers[i] == Passes && plans == nil && m.judge.missed() == 0 {
+				// One that passes by luck may fail when it is moved as a whole. Where a
+				// crash is not there each time the search tells on its way.
 				var again []Answer
 				if again, err = m.judge.ask(ctx, true, questions[i]); err == nil {
 					answers[i] = again[0]
@@ -448,15 +457,24 @@ var unorderedModuli = []uint64{256, layout.Modulus}
 // again, with more care.
 func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	h := m.hybrids
+	var booted []layout.Choice
 	search := &Isolation{
 		N: h.Len(), Touch: h.Touch,
 		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
 		Ask: func(ctx context.Context, sure bool, choices ...layout.Choice) ([]Answer, error) {
 			questions := make([]question, len(choices))
+			doubts := 0
 			for i, c := range choices {
 				questions[i] = m.choice(h, c, nil)
+				if sure && m.judge.missed() > 0 && c.Count() <= maxCulprit {
+					// What a culprit needs is seldom more than one function, and mostly booted by the way.
+					questions[i].shared, doubts = m.shared(c, booted), 1
+				}
 			}
+			m.judge.doubts += doubts
 			answers, err := m.judge.ask(ctx, sure, questions...)
+			m.judge.doubts -= doubts
+			booted = append(booted, choices...)
 			for i, a := range answers {
 				if a == Fails && choices[i].Count() < h.Len() && err == nil {
 					m.keep(questions[i])
@@ -464,10 +482,20 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 			return answers, err
 		},
-		Across: m.across, Missed: m.judge.missed,
-		Boot: func(ctx context.Context, passes int, c layout.Choice) (Answer, error) {
-			answers, err := m.judge.askFor(ctx, false, passes, 1, m.choice(h, c, nil))
-			return answers[0], err
+		Across: m.across, Rate: m.judge.rate,
+		Boot: func(ctx context.Context, nth int, c layout.Choice) (Answer, error) {
+			q := m.choice(h, c, nil)
+			booted = append(booted, c)
+			answer, err := m.nth(ctx, nth, q)
+			if answer == Fails && err == nil {
+				m.keep(q)
+			}
+			return answer, err
+		},
+		Alike: func(choices ...layout.Choice) {
+			for _, c := range choices {
+				m.judge.alike(h.Plan(c, nil, 0))
+			}
 		},
 		Left:  func(n int) { m.asking(n, "which function is the last that is needed") },
 		First: m.suspected(),
@@ -514,6 +542,23 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 		}
 	}
+}
+
+// shared is how many boots have passed of layouts, of those booted, in which all that a
+// choice turns on is on: what they have not shown, it is not likely to.
+func (m *Minimize) shared(c layout.Choice, booted []layout.Choice) (boots int) {
+	seen := map[string]bool{m.hybrids.Plan(c, nil, 0).Digest(): true}
+	for _, b := range booted {
+		if !b.Has(c) {
+			continue
+		}
+		p := m.hybrids.Plan(b, nil, 0)
+		if r := m.judge.known(p, ""); !seen[p.Digest()] && r.Crashes == 0 {
+			seen[p.Digest()] = true
+			boots += r.Boots - r.Others
+		}
+	}
+	return boots
 }
 
 // maxFirst is how many suspects a search begins with: all of them are one
