@@ -49,7 +49,7 @@ type Isolation struct {
 	Across func(ctx context.Context, function int, alone Answer) error
 	// Rate is how many boots of layouts that fail have crashed: where that is not all, a
 	// search weighs single boots. Boot answers by the nth boot of a choice, and Alike is
-	// told of choices that fail by what was found, whether they have crashed or not. They
+	// told of choices that fail by what was found, though they may not have crashed. They
 	// may be nil.
 	Rate  func() (boots, crashes int)
 	Boot  func(ctx context.Context, nth int, choice layout.Choice) (Answer, error)
@@ -189,6 +189,7 @@ func (s *Isolation) suspected(ctx context.Context, within layout.Choice) (Culpri
 // is not held yet.
 func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit, error) {
 	held := within.Without(within.Functions()...)
+	s.alike = nil
 	for {
 		f, err := s.last(ctx, held, within)
 		if err != nil {

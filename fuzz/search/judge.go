@@ -25,6 +25,7 @@ type question struct {
 	plan     func(variant int) layout.Plan
 	switches string // to add to the kernel command line
 	each     bool   // each variant is to pass, not only with certainty
+	variants int    // at the least
 	shared   int    // boots that passed of others, which would have failed if this one did
 }
 
@@ -218,7 +219,7 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int, sure
 		least = j.fewest()
 	}
 	var plans []layout.Plan // that differ
-	for v := range variants {
+	for v := range max(variants, q.variants) {
 		p := q.plan(v)
 		if v == 0 || p.Digest() != plans[0].Digest() {
 			plans = append(plans, p)

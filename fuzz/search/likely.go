@@ -18,8 +18,15 @@ type chances struct {
 	alone         []int   // boots that have passed of each by itself; nil where that is not asked
 	left          int     // boots, after which it is given up
 
-	others, enough         []float64 // chances that it is this one: with others before it, or by itself
-	othersRate, enoughRate []float64 // those of a boot to crash then
+	others, enough         []float64  // chances that it is this one: with others before it, or by itself
+	othersBoot, enoughBoot []nextBoot // what the next one of it is like then
+}
+
+// nextBoot is one after some that have passed.
+type nextBoot struct {
+	log     float64 // of the likelihood that those have passed: a quotient of beta functions
+	rate    float64 // how likely it crashes
+	entropy float64 // of that
 }
 
 // newChances are those of n where so many boots of what fails have crashed. Alone tells
@@ -27,7 +34,7 @@ type chances struct {
 func newChances(n, boots, crashes int, alone bool) *chances {
 	c := &chances{fails: float64(crashes + 1), passes: float64(boots - crashes + 1), first: n,
 		passed: make([]int, n+1), booted: make([]bool, n+1), unknown: make([]bool, n+1), left: 20 * bits.Len(uint(n)),
-		others: make([]float64, n), enough: make([]float64, n), othersRate: make([]float64, n), enoughRate: make([]float64, n),
+		others: make([]float64, n), enough: make([]float64, n), othersBoot: make([]nextBoot, n), enoughBoot: make([]nextBoot, n),
 	}
 	if alone {
 		c.alone = make([]int, n)
@@ -38,11 +45,16 @@ func newChances(n, boots, crashes int, alone bool) *chances {
 
 // weigh makes the chances anew.
 func (c *chances) weigh() {
-	likelihood := func(boots int) (log, rate float64) { // that they pass: a quotient of beta functions
-		b := c.passes + float64(boots)
-		x, _ := math.Lgamma(b)
-		y, _ := math.Lgamma(c.fails + b)
-		return x - y, c.fails / (c.fails + b)
+	var after []nextBoot // so many passes
+	passed := func(boots int) nextBoot {
+		for len(after) <= boots {
+			b := c.passes + float64(len(after))
+			x, _ := math.Lgamma(b)
+			y, _ := math.Lgamma(c.fails + b)
+			rate := c.fails / (c.fails + b)
+			after = append(after, nextBoot{x - y, rate, entropy(rate)})
+		}
+		return after[boots]
 	}
 	behind := 0 // boots that have passed with it before their border
 	for _, boots := range c.passed[c.first+1:] {
@@ -52,11 +64,13 @@ func (c *chances) weigh() {
 	most, sum := math.Inf(-1), 0.0
 	for i := c.first - 1; i >= 0; i-- {
 		behind += c.passed[i+1]
-		c.others[i], c.othersRate[i] = likelihood(behind)
+		c.othersBoot[i] = passed(behind)
+		c.others[i] = c.othersBoot[i].log
 		most = max(most, c.others[i])
 		c.enough[i] = math.Inf(-1)
 		if c.alone != nil {
-			c.enough[i], c.enoughRate[i] = likelihood(behind + c.alone[i])
+			c.enoughBoot[i] = passed(behind + c.alone[i])
+			c.enough[i] = c.enoughBoot[i].log
 		}
 	}
 	for i := range c.others {
@@ -88,11 +102,12 @@ func (c *chances) next() (border, function int) {
 	}
 	most, crash, doubt := 0.0, 0.0, 0.0
 	for i := range c.others {
-		if bits := entropy(c.enough[i]*c.enoughRate[i]) - c.enough[i]*entropy(c.enoughRate[i]); bits > most {
+		others, enough := c.othersBoot[i], c.enoughBoot[i]
+		if bits := entropy(c.enough[i]*enough.rate) - c.enough[i]*enough.entropy; bits > most {
 			most, border, function = bits, -1, i
 		}
-		crash += c.others[i]*c.othersRate[i] + c.enough[i]*c.enoughRate[i]
-		doubt += c.others[i]*entropy(c.othersRate[i]) + c.enough[i]*entropy(c.enoughRate[i])
+		crash += c.others[i]*others.rate + c.enough[i]*enough.rate
+		doubt += c.others[i]*others.entropy + c.enough[i]*enough.entropy
 		if bits := entropy(crash) - doubt; bits > most && i+1 < c.first && !c.unknown[i+1] {
 			most, border, function = bits, i+1, -1
 		}
@@ -114,7 +129,7 @@ func (c *chances) learn(border, function int, answer Answer) {
 	case border < 0 && answer == Passes:
 		c.alone[function]++
 	case border < 0 && answer == Unknown:
-		c.alone[function] += 1000 // is asked no more
+		c.alone[function] += 100 // is asked no more
 	case border < 0:
 		return
 	case answer == Passes:

@@ -203,7 +203,7 @@ func (m *Minimize) fails(ctx context.Context) error {
 func (m *Minimize) steady(ctx context.Context) error {
 	known := m.judge.known(m.fail, "")
 	if boots, crashes := m.judge.rate(); crashes < boots || known.Crashes < known.Boots {
-		if err := m.measure(ctx); err != nil {
+		if err := m.measure(ctx, m.judge.before.boots); err != nil {
 			return err
 		}
 		known = m.judge.known(m.fail, "")
@@ -226,20 +226,26 @@ const (
 	enough = 12
 )
 
-// measure boots the failing layout often enough to tell how often it fails.
-func (m *Minimize) measure(ctx context.Context) error {
+// measure boots the failing layout often enough to tell how often it fails, beside so many
+// boots that have told already.
+func (m *Minimize) measure(ctx context.Context, others int) error {
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
 	boot := func(times int) error {
-		known := m.judge.known(m.fail, "")
-		boots, _ := m.judge.rate()
-		if known.Crashes == 0 { // it has to
-			boots = known.Boots
+		for {
+			known := m.judge.known(m.fail, "")
+			if known.Boots >= times || known.Crashes > 0 && known.Boots+others >= times {
+				return nil
+			}
+			if err := m.judge.boot(ctx, m.fail, "", 1, false); err != nil {
+				return err
+			}
 		}
-		return m.judge.boot(ctx, m.fail, "", times-boots, false)
 	}
 	err := boot(shows)
-	if need, _ := m.judge.need(false); err == nil && (need < shows/2 || need > shows || m.judge.known(m.fail, "").Crashes == 0) {
-		err = boot(enough)
+	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
+		if need, _ := m.judge.need(false); need < shows/2 || need > shows || m.judge.known(m.fail, "").Crashes == 0 {
+			err = boot(enough)
+		}
 	}
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
 		need, _ := m.judge.need(false)
@@ -466,7 +472,7 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			doubts := 0
 			for i, c := range choices {
 				questions[i] = m.choice(h, c, nil)
-				if sure && m.judge.missed() > 0 && c.Count() <= maxCulprit {
+				if sure && m.judge.missed() > 0 && c.Count() <= maxCulprit && len(c.Open) == 0 {
 					// What a culprit needs is seldom more than one function, and mostly booted by the way.
 					questions[i].shared, doubts = m.shared(c, booted), 1
 				}
@@ -494,7 +500,10 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 		},
 		Alike: func(choices ...layout.Choice) {
 			for _, c := range choices {
-				m.judge.alike(h.Plan(c, nil, 0))
+				// One that passes each time may be another variant that crashed.
+				if p := h.Plan(c, nil, 0); m.judge.missed() > 0 || m.judge.known(p, "").Crashes > 0 {
+					m.judge.alike(p)
+				}
 			}
 		},
 		Left:  func(n int) { m.asking(n, "which function is the last that is needed") },
@@ -522,7 +531,8 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			return culprits, err
 		}
 		need, _ := m.judge.need(false)
-		if err := m.measure(ctx); err != nil {
+		boots, _ := m.judge.rate()
+		if err := m.measure(ctx, boots-m.judge.known(m.fail, "").Boots); err != nil {
 			return culprits, err
 		}
 		switch now, _ := m.judge.need(false); {
@@ -632,22 +642,26 @@ func (m *Minimize) goFar(ctx context.Context) error {
 	all := layout.Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
 	none := layout.Choice{On: make([]bool, m.hybrids.Len())}
 	far := m.hybrids.Far()
-	questions := []question{{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }, each: true}, m.choice(far, none, nil)}
+	fails := question{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }, each: true}
+	questions := []question{m.choice(far, none, nil)}
 	var second *layout.Hybrids
 	if m.second != nil {
 		second = m.second.Far()
 		questions = append(questions, m.choice(second, none, nil))
 	}
 	m.asking(far.Len(), "is it a distance")
-	answers, err := m.judge.ask(ctx, true, questions...)
-	switch {
-	case err != nil || answers[0] != Fails:
+	answers, err := m.judge.ask(ctx, true, fails)
+	if err != nil || answers[0] != Fails {
 		return err
-	case answers[1] == Passes && (second == nil || answers[2] == Passes):
+	}
+	switch answers, err = m.judge.ask(ctx, m.judge.missed() == 0, questions...); {
+	case err != nil:
+		return err
+	case answers[0] == Passes && (second == nil || answers[1] == Passes):
 		m.second = second
-	case answers[1] == Passes:
+	case answers[0] == Passes:
 		m.second = nil
-	case second != nil && answers[2] == Passes:
+	case second != nil && answers[1] == Passes:
 		far, m.second = second, nil
 	default:
 		return nil

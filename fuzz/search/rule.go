@@ -29,7 +29,8 @@ type rule struct {
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
 	r := &rule{m: m, culprit: c, step: h.Step(), known: map[uint64]Answer{0: Fails}, tried: map[uint64]bool{}, asked: map[uint64]bool{}}
-	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
+	// Code that is overwritten may happen to do no harm: several variants are booted.
+	r.sure = c.Touching != nil && m.judge.missed() == 0
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {
 			last := &r.pieces[len(r.pieces)-1]
@@ -261,7 +262,7 @@ func (r *rule) again(ctx context.Context, name string, doubtful []uint64) error 
 	}
 	// Flaky, and not noticed before: the rate says how many boots a pass needs.
 	need, _ := m.judge.need(false)
-	if err := m.measure(ctx); err != nil {
+	if err := m.measure(ctx, 0); err != nil {
 		return err
 	}
 	if now, _ := m.judge.need(false); now > need {
@@ -383,7 +384,11 @@ func (r *rule) moved(pieces [][]int, bytes uint64) question {
 func (r *rule) ask(ctx context.Context, moves ...uint64) error {
 	var questions []question
 	for _, d := range moves {
-		questions = append(questions, r.moved(r.pieces[:1], d))
+		q := r.moved(r.pieces[:1], d)
+		if r.culprit.Touching != nil {
+			q.variants = 2
+		}
+		questions = append(questions, q)
 	}
 	answers, err := r.m.judge.ask(ctx, r.sure, questions...)
 	if err != nil {
