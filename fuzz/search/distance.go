@@ -160,9 +160,21 @@ func (m *Minimize) likelyEdge(ctx context.Context, n int, want Answer, text stri
 	const almost = 0.998
 	boots, crashes := m.judge.rate()
 	c := newChances(n, boots, crashes, false)
+	// The hybrid of a border crashes if the one looked for is before it.
+	hybrid := func(border int) question {
+		if want == Passes {
+			return at(n - 1 - border) // from the other end
+		}
+		return at(border - 1)
+	}
 	for {
 		found, sure := c.best()
 		if sure >= almost {
+			for b := found + 1; b < n; b++ {
+				if c.booted[b] {
+					m.judge.alike(hybrid(b).plan(0))
+				}
+			}
 			if want == Passes {
 				found = n - 1 - found
 			}
@@ -173,11 +185,7 @@ func (m *Minimize) likelyEdge(ctx context.Context, n int, want Answer, text stri
 		if border < 0 {
 			return -1, nil
 		}
-		i := border - 1 // crashes if the one looked for is before the border
-		if want == Passes {
-			i = n - 1 - border // from the other end
-		}
-		answer, err := m.nth(ctx, c.boots(border, -1)+1, at(i))
+		answer, err := m.nth(ctx, c.boots(border, -1)+1, hybrid(border))
 		if err != nil {
 			return 0, err
 		}

@@ -91,9 +91,7 @@ func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 		if err != nil {
 			return found, err
 		}
-		if s.Alike != nil {
-			s.Alike(s.alike...)
-		}
+		s.tellAlike()
 		if s.flaky() { // few boots have told that the other end passes
 			answer, err := s.ask(ctx, true, within.Without(within.Functions()...))
 			if err != nil {
@@ -210,6 +208,7 @@ func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit
 			}
 			if alone && s.Across != nil && (answer == Fails || n == len(tries)-1) {
 				if err := s.Across(ctx, f, answer); err != nil {
+					s.tellAlike()
 					return Culprit{}, err
 				}
 			}
@@ -285,6 +284,12 @@ func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, 
 	}
 	s.alike = append(s.alike, crashed...)
 	return functions[fails-1], nil
+}
+
+func (s *Isolation) tellAlike() {
+	if s.Alike != nil {
+		s.Alike(s.alike...)
+	}
 }
 
 // flaky tells whether a crash is not there each time.
