@@ -555,18 +555,26 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 }
 
 // shared is how many boots have passed of layouts, of those booted, in which all that a
-// choice turns on is on: what they have not shown, it is not likely to.
+// choice turns on is on: they would have failed if it did. One with all that has crashed
+// elsewhere fails anyway, and its passes tell nothing.
 func (m *Minimize) shared(c layout.Choice, booted []layout.Choice) (boots int) {
-	seen := map[string]bool{m.hybrids.Plan(c, nil, 0).Digest(): true}
+	var crashed, passed []layout.Choice
 	for _, b := range booted {
-		if !b.Has(c) {
+		if m.judge.known(m.hybrids.Plan(b, nil, 0), "").Crashes > 0 {
+			crashed = append(crashed, b)
+		} else if b.Has(c) {
+			passed = append(passed, b)
+		}
+	}
+	seen := map[string]bool{m.hybrids.Plan(c, nil, 0).Digest(): true}
+	for _, b := range passed {
+		p := m.hybrids.Plan(b, nil, 0)
+		if seen[p.Digest()] || slices.ContainsFunc(crashed, b.Has) {
 			continue
 		}
-		p := m.hybrids.Plan(b, nil, 0)
-		if r := m.judge.known(p, ""); !seen[p.Digest()] && r.Crashes == 0 {
-			seen[p.Digest()] = true
-			boots += r.Boots - r.Others
-		}
+		seen[p.Digest()] = true
+		r := m.judge.known(p, "")
+		boots += r.Boots - r.Others
 	}
 	return boots
 }
