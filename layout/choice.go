@@ -79,6 +79,22 @@ func (c Choice) set(on bool, functions []int) Choice {
 	return c
 }
 
+// Has tells whether all that is on in another choice is on in this one, and touches where
+// it does there.
+func (c Choice) Has(other Choice) bool {
+	for f, on := range other.On {
+		if on && !c.On[f] {
+			return false
+		}
+	}
+	for f, open := range c.Open {
+		if open && !other.Open[f] {
+			return false
+		}
+	}
+	return true
+}
+
 // Apart holds functions apart from the ones before them.
 func (c Choice) Apart(functions ...int) Choice {
 	open := map[int]bool{}

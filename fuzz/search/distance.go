@@ -3,6 +3,7 @@ package search
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"unlucky/layout"
 	"unlucky/seeds"
@@ -43,10 +44,13 @@ func (m *Minimize) across(ctx context.Context, function int, alone Answer) error
 	case len(questions) == 1 || answers[1] != Passes:
 		return nil
 	}
+	// Two that have to touch are apart there, too.
+	none := layout.Choice{On: make([]bool, h.Len())}
+	questions = append(questions[1:], m.choice(h, none.With(function), nil), m.choice(h, none.With(function-1, function), nil))
 	m.judge.doubts++
-	answers, err = m.judge.ask(ctx, true, questions[1])
+	answers, err = m.judge.ask(ctx, true, questions...)
 	m.judge.doubts--
-	if err == nil && answers[0] == Passes {
+	if err == nil && !slices.Contains(answers, Fails) && answers[0] == Passes {
 		err = &acrossError{function, true}
 	}
 	return err
@@ -60,61 +64,39 @@ func (m *Minimize) stretched(failing bool, function int, bytes uint64) question 
 // distance finds the two functions whose distance decides, and its bound: one padding
 // is slid towards either end for as long as it does what it did, and then shrunk.
 func (m *Minimize) distance(ctx context.Context, at *acrossError) error {
-	h, base, want, otherwise := m.hybrids, at.nearer, Fails, Passes
+	h, base, want := m.hybrids, at.nearer, Fails
 	if at.nearer {
-		want, otherwise = Passes, Fails
+		want = Passes
 	}
-	ask := func(left, function int, bytes uint64, format string, a ...any) (bool, error) {
-		m.asking(left, format, a...)
-		answers, err := m.judge.ask(ctx, false, m.stretched(base, function, bytes))
-		if err != nil {
-			return false, err
-		}
-		if answers[0] != want && answers[0] != otherwise {
-			return false, fmt.Errorf("%w: of a distance, with %d bytes before %s", errUndecided, bytes, h.Section(function).Name)
-		}
-		return answers[0] == want, nil
+	edge := func(n int, stretch func(i int) (function int, bytes uint64), format string) (int, error) {
+		return m.edge(ctx, n, want, format, func(i int) question {
+			function, bytes := stretch(i)
+			return m.stretched(base, function, bytes)
+		})
 	}
-	first, none := at.place, -1 // the first place where the padding decides, and the last before it where it does not
-	for first-none > 1 {
-		place := (first + none) / 2
-		if decides, err := ask(first-none-1, place, h.Wide(), "how far towards the start does the padding decide"); err != nil {
-			return err
-		} else if decides {
-			first = place
-		} else {
-			none = place
-		}
+	// The first place where the padding decides, and the last one.
+	first, err := edge(at.place+1, func(i int) (int, uint64) { return i, h.Wide() }, "how far towards the start does the padding decide")
+	if err != nil {
+		return err
 	}
-	last, none := at.place, h.Len()
-	for none-last > 1 {
-		place := (last + none) / 2
-		if decides, err := ask(none-last-1, place, h.Wide(), "how far towards the end does the padding decide"); err != nil {
-			return err
-		} else if decides {
-			last = place
-		} else {
-			none = place
-		}
+	last, err := edge(h.Len()-at.place, func(i int) (int, uint64) { return h.Len() - 1 - i, h.Wide() }, "how far towards the end does the padding decide")
+	if err != nil {
+		return err
 	}
+	last = h.Len() - 1 - last
 	// As far apart as in the other end they are known to do what it does.
 	from := max(0, first-1)
 	step := max(h.Step(), h.Alignment(last))
-	little, enough := uint64(0), h.Apart(!base, from, last)-h.Apart(base, from, last)
+	enough := h.Apart(!base, from, last) - h.Apart(base, from, last)
 	if enough > h.Wide() || first == 0 { // nearer in the other end than in this: a residue has a part in it
 		enough = h.Wide()
 	}
-	enough = layout.AlignUp(enough, step)
-	for enough-little > step {
-		bytes := little + (enough-little)/2/step*step
-		if decides, err := ask(int((enough-little)/step), last, bytes, "how far apart must they be"); err != nil {
-			return err
-		} else if decides {
-			enough = bytes
-		} else {
-			little = bytes
-		}
+	steps, err := edge(int(max(1, layout.AlignUp(enough, step)/step)), func(i int) (int, uint64) { return last, uint64(i+1) * step }, "how far apart must they be")
+	if err != nil {
+		return err
 	}
+	enough = uint64(steps+1) * step
+	little := enough - step
 	fails, passes := enough, little
 	if at.nearer {
 		fails, passes = little, enough
@@ -144,6 +126,81 @@ func (m *Minimize) distance(ctx context.Context, at *acrossError) error {
 	}
 	m.Note("culprit: %s", c)
 	return nil
+}
+
+// edge is the first of n questions from which on all are answered as wanted, as the last
+// one is known to be. It weighs single boots where a crash is not there each time.
+func (m *Minimize) edge(ctx context.Context, n int, want Answer, text string, at func(i int) question) (int, error) {
+	if m.judge.missed() > 0 {
+		if i, err := m.likelyEdge(ctx, n, want, text, at); i >= 0 || err != nil {
+			return i, err
+		}
+	}
+	low, high := -1, n-1
+	for high-low > 1 {
+		m.asking(high-low-1, "%s", text)
+		i := (low + high) / 2
+		answers, err := m.judge.ask(ctx, false, at(i))
+		switch {
+		case err != nil:
+			return 0, err
+		case answers[0] == want:
+			high = i
+		case answers[0] == Unknown:
+			return 0, fmt.Errorf("%w: %s", errUndecided, text)
+		default:
+			low = i
+		}
+	}
+	return high, nil
+}
+
+// likelyEdge is edge by single boots; -1 where that takes too long.
+func (m *Minimize) likelyEdge(ctx context.Context, n int, want Answer, text string, at func(i int) question) (int, error) {
+	const almost = 0.998
+	boots, crashes := m.judge.rate()
+	c := newChances(n, boots, crashes, false)
+	// The hybrid of a border crashes if the one looked for is before it.
+	hybrid := func(border int) question {
+		if want == Passes {
+			return at(n - 1 - border) // from the other end
+		}
+		return at(border - 1)
+	}
+	for {
+		found, sure := c.best()
+		if sure >= almost {
+			for b := found + 1; b < n; b++ {
+				if c.booted[b] {
+					m.judge.alike(hybrid(b).plan(0))
+				}
+			}
+			if want == Passes {
+				found = n - 1 - found
+			}
+			return found, nil
+		}
+		m.asking(c.first, "%s", text)
+		border, _ := c.next()
+		if border < 0 {
+			return -1, nil
+		}
+		answer, err := m.nth(ctx, c.boots(border, -1)+1, hybrid(border))
+		if err != nil {
+			return 0, err
+		}
+		c.learn(border, -1, answer)
+	}
+}
+
+// nth answers by the nth boot of a question alone. What has crashed is not booted again, so
+// in a journal the passes come first.
+func (m *Minimize) nth(ctx context.Context, n int, q question) (Answer, error) {
+	if r := m.judge.known(q.plan(0), q.switches); n <= r.Boots-r.Crashes-r.Others {
+		return Passes, nil
+	}
+	answers, err := m.judge.askFor(ctx, false, n, 1, q)
+	return answers[0], err
 }
 
 // part is a function of a culprit.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"unlucky/layout"
@@ -48,11 +47,13 @@ type Isolation struct {
 	// Across is told the last function that is needed, and whether it fails by itself:
 	// an error ends the search, as something else decides. It may be nil.
 	Across func(ctx context.Context, function int, alone Answer) error
-	// Missed is the chance that a boot of a layout that fails passes, and Boot answers
-	// by as many boots: where a crash is not there each time, a search does not wait
-	// for any single answer. They may be nil.
-	Missed func() float64
-	Boot   func(ctx context.Context, passes int, choice layout.Choice) (Answer, error)
+	// Rate is how many boots of layouts that fail have crashed: where that is not all, a
+	// search weighs single boots. Boot answers by the nth boot of a choice, and Alike is
+	// told of choices that fail by what was found, though they may not have crashed. They
+	// may be nil.
+	Rate  func() (boots, crashes int)
+	Boot  func(ctx context.Context, nth int, choice layout.Choice) (Answer, error)
+	Alike func(choices ...layout.Choice)
 	// First are sets of functions to begin with, asked about at the same time:
 	// where one fails by itself, a culprit is looked for in the first that
 	// does. They change how much is asked, and not what is found.
@@ -61,6 +62,8 @@ type Isolation struct {
 	// left, the likeliest first. They are asked about one after the other, before First;
 	// nil for none.
 	Next func(within layout.Choice) [][]int
+
+	alike []layout.Choice // that fail if the functions found so far are needed
 }
 
 // maxCulprit is how many functions a culprit may have: more of them explain
@@ -83,9 +86,20 @@ var (
 func (s *Isolation) Culprits(ctx context.Context) (found []Culprit, err error) {
 	within := layout.Choice{On: slices.Repeat([]bool{true}, s.N)}
 	for len(found) < maxCulprits {
+		s.alike = nil
 		c, err := s.suspected(ctx, within)
 		if err != nil {
 			return found, err
+		}
+		s.tellAlike()
+		if s.flaky() { // few boots have told that the other end passes
+			answer, err := s.ask(ctx, true, within.Without(within.Functions()...))
+			if err != nil {
+				return found, err
+			}
+			if answer != Passes {
+				return found, fmt.Errorf("%w: the passing end fails", errUndecided)
+			}
 		}
 		found = append(found, c)
 		if s.First != nil || s.Next != nil { // the same answer in the same order, wherever the search has begun
@@ -173,6 +187,7 @@ func (s *Isolation) suspected(ctx context.Context, within layout.Choice) (Culpri
 // is not held yet.
 func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit, error) {
 	held := within.Without(within.Functions()...)
+	s.alike = nil
 	for {
 		f, err := s.last(ctx, held, within)
 		if err != nil {
@@ -193,6 +208,7 @@ func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit
 			}
 			if alone && s.Across != nil && (answer == Fails || n == len(tries)-1) {
 				if err := s.Across(ctx, f, answer); err != nil {
+					s.tellAlike()
 					return Culprit{}, err
 				}
 			}
@@ -212,10 +228,13 @@ func (s *Isolation) smallest(ctx context.Context, within layout.Choice) (Culprit
 func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, error) {
 	functions := within.Functions()
 	before := func(n int) layout.Choice { return held.With(functions[:n]...) }
-	if s.Missed != nil && s.Missed() > 0 {
-		return s.likely(ctx, functions, before)
+	if s.flaky() {
+		if f, err := s.likely(ctx, functions, held, before); f >= 0 || err != nil {
+			return f, err
+		}
 	}
 	passes, fails := 0, len(functions) // lengths of what passes and of what fails
+	var crashed []layout.Choice
 	for fails-passes > 1 {
 		s.Left(fails - passes)
 		var borders []int
@@ -245,6 +264,7 @@ func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, 
 			for i, a := range answers {
 				if a == Fails {
 					fails = min(fails, borders[i])
+					crashed = append(crashed, choices[i])
 				}
 			}
 			for i, a := range answers {
@@ -262,59 +282,60 @@ func (s *Isolation) last(ctx context.Context, held, within layout.Choice) (int, 
 			borders = moved
 		}
 	}
+	s.alike = append(s.alike, crashed...)
 	return functions[fails-1], nil
 }
 
-// likely is last where a crash is not there each time: a boot that fails rules out all
-// borders behind it, one that passes makes those before it less likely, and the next is
-// where it tells the most. It ends with one that is almost sure; should it be wrong, it
-// is a later one, which reduce drops.
-func (s *Isolation) likely(ctx context.Context, functions []int, before func(n int) layout.Choice) (int, error) {
+func (s *Isolation) tellAlike() {
+	if s.Alike != nil {
+		s.Alike(s.alike...)
+	}
+}
+
+// flaky tells whether a crash is not there each time.
+func (s *Isolation) flaky() bool {
+	if s.Rate == nil {
+		return false
+	}
+	boots, crashes := s.Rate()
+	return 0 < crashes && crashes < boots
+}
+
+// likely is last where a crash is not there each time: single boots are weighed. It ends
+// with a function that crashes beside those held alone, or one that is almost sure: should
+// that be wrong, it is a later one, which reduce drops. It is -1 where that takes too long.
+func (s *Isolation) likely(ctx context.Context, functions []int, held layout.Choice, before func(n int) layout.Choice) (int, error) {
 	const almost = 0.95
-	missed := s.Missed()
-	// The best share of borders that fail (the capacity of a Z-channel).
-	entropy := -missed*math.Log2(missed) - (1-missed)*math.Log2(1-missed)
-	share := 1 / ((1 - missed) * (1 + math.Exp2(entropy/(1-missed))))
-	weights := slices.Repeat([]float64{1}, len(functions)) // that so many and one are the first that fail
-	passed, unknown := make([]int, len(functions)+1), 0
-	for {
-		sum, best, left := 0.0, 0, 0
-		for i, w := range weights {
-			if sum += w; w >= weights[best] {
-				best = i
-			}
-			if w > 0 {
-				left++
-			}
+	boots, crashes := s.Rate()
+	c := newChances(len(functions), boots, crashes, true)
+	found, sure := c.best()
+	var crashed []layout.Choice
+	for sure < almost && crashed == nil {
+		s.Left(c.first)
+		border, function := c.next()
+		if border < 0 && function < 0 {
+			return -1, nil
 		}
-		if weights[best] >= almost*sum {
-			return functions[best], nil
+		choice := before(max(0, border))
+		if border < 0 {
+			choice = held.With(functions[function])
 		}
-		s.Left(left)
-		border := 0
-		for upTo := 0.0; upTo < share*sum; border++ {
-			upTo += weights[border]
-		}
-		border = min(border, left-1)
-		answer, err := s.Boot(ctx, passed[border]+1, before(border))
-		switch {
-		case err != nil:
+		answer, err := s.Boot(ctx, c.boots(border, function)+1, choice)
+		if err != nil {
 			return 0, err
-		case answer == Fails:
-			clear(weights[border:])
-		case answer == Unknown:
-			if unknown++; unknown > len(functions) {
-				return 0, fmt.Errorf("%w: of the functions %d to %d", errUndecided, functions[0], functions[len(functions)-1])
-			}
-			passed[border]++
-			weights[border-1] *= 1 - 1e-6*float64(unknown) // and so not for ever the same
-		default:
-			passed[border]++
-			for i := range border {
-				weights[i] *= missed
-			}
+		}
+		c.learn(border, function, answer)
+		if found, sure = c.best(); border < 0 && answer == Fails {
+			found, crashed = function, []layout.Choice{choice}
 		}
 	}
+	for b := found + 1; b < len(functions); b++ {
+		if c.booted[b] {
+			crashed = append(crashed, before(b))
+		}
+	}
+	s.alike = append(s.alike, crashed...)
+	return functions[found], nil
 }
 
 // reduce drops what is not needed of a set that fails, and tells which

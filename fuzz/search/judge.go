@@ -25,6 +25,8 @@ type question struct {
 	plan     func(variant int) layout.Plan
 	switches string // to add to the kernel command line
 	each     bool   // each variant is to pass, not only with certainty
+	variants int    // at the least
+	shared   int    // boots that passed of others, which would have failed if this one did
 }
 
 // planned is the question of one plan, without variants.
@@ -44,7 +46,7 @@ type judge struct {
 	other func(plan layout.Plan, r qemu.Result, image string) error
 	step  func(boots int)
 
-	failing string // the digest of the failing plan, whose boots give the rate
+	failing string // the digest of the failing plan
 	before  counts // of its boots in the sweep, which count too
 	// falsePass is the chance, for one question, that a layout which fails at the rate is
 	// taken for one that passes; a tenth of it for one that is asked with care.
@@ -63,6 +65,7 @@ type judge struct {
 	boots  int                     // of all questions, in earlier runs too
 	passed int                     // boots that the weakest answer "passes" stands on; 0 for none yet
 	tally  map[string]seeds.Record // by plan and switches
+	rated  []string                // digests of the plans whose boots give the rate
 }
 
 // loaded is a linker with the image that it holds.
@@ -113,13 +116,26 @@ func (j *judge) close() (err error) {
 	return err
 }
 
-// rate is how often the failing layout fails. Other layouts that fail say less
-// of it: they are booted until they do.
+// rate is how often the failing layout fails, and those alike. Others say less of it:
+// they are booted until they fail.
 func (j *judge) rate() (boots, crashes int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := j.tally[j.failing+" "]
-	return j.before.boots + r.Boots - r.Others, j.before.crashes + r.Crashes
+	boots, crashes = j.before.boots, j.before.crashes
+	for _, digest := range append(j.rated[:len(j.rated):len(j.rated)], j.failing) {
+		r := j.tally[digest+" "]
+		boots, crashes = boots+r.Boots-r.Others, crashes+r.Crashes
+	}
+	return boots, crashes
+}
+
+// alike counts the boots of a plan for the rate: what decides in the failing one is in it, too.
+func (j *judge) alike(p layout.Plan) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if digest := p.Digest(); digest != j.failing && !slices.Contains(j.rated, digest) {
+		j.rated = append(j.rated, digest)
+	}
 }
 
 // missed is the chance of a boot of a layout that fails to pass; 0 for a crash that has
@@ -150,8 +166,11 @@ func (j *judge) need(sure bool) (boots, variants int) {
 		care++
 	}
 	if n, crashes := j.rate(); 0 < crashes && crashes < n {
-		flaky := evidence.PassesAlike(crashes, n, j.falsePass*math.Pow(0.1, float64(care)))
-		return max(boots, flaky), 1 + care
+		chance := j.falsePass * math.Pow(0.1, float64(care))
+		if boots = max(boots, evidence.PassesAlike(crashes, n, chance)); sure { // the first boots may flatter the rate
+			boots = max(boots, evidence.PassesFor(0.5, chance))
+		}
+		return boots, 1 + care
 	}
 	return boots + care*max(1, boots/2), 1 + care
 }
@@ -188,6 +207,9 @@ func (j *judge) askFor(ctx context.Context, sure bool, need, variants int, quest
 	return answers, group.Wait()
 }
 
+// own is how many boots of a layout pass before those of others stand in for more of them.
+const own = 2
+
 // answer boots the variants of a question in turn until one fails or enough
 // boots have passed. What passes with its code intact is no failure that did not show
 // itself: it needs no boots for that.
@@ -197,7 +219,7 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int, sure
 		least = j.fewest()
 	}
 	var plans []layout.Plan // that differ
-	for v := range variants {
+	for v := range max(variants, q.variants) {
 		p := q.plan(v)
 		if v == 0 || p.Digest() != plans[0].Digest() {
 			plans = append(plans, p)
@@ -223,7 +245,7 @@ func (j *judge) answer(ctx context.Context, q question, need, variants int, sure
 			}
 		}
 		switch {
-		case passes >= need, passes >= least && intact == passes:
+		case passes >= need, passes >= min(need, own) && passes+q.shared >= need, passes >= least && intact == passes:
 			return Passes, nil
 		case others > need || next < 0:
 			return Unknown, nil

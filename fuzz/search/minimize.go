@@ -203,7 +203,7 @@ func (m *Minimize) fails(ctx context.Context) error {
 func (m *Minimize) steady(ctx context.Context) error {
 	known := m.judge.known(m.fail, "")
 	if boots, crashes := m.judge.rate(); crashes < boots || known.Crashes < known.Boots {
-		if err := m.measure(ctx); err != nil {
+		if err := m.measure(ctx, m.judge.before.boots); err != nil {
 			return err
 		}
 		known = m.judge.known(m.fail, "")
@@ -220,18 +220,32 @@ func (m *Minimize) steady(ctx context.Context) error {
 const mended = 0.05
 
 // How many boots of the failing layout show that it is flaky, and tell how often it fails
-// where it is.
+// where these may flatter the rate or belittle it.
 const (
 	shows  = 8
 	enough = 12
 )
 
-// measure boots the failing layout often enough to tell how often it fails.
-func (m *Minimize) measure(ctx context.Context) error {
+// measure boots the failing layout often enough to tell how often it fails, beside so many
+// boots that have told already.
+func (m *Minimize) measure(ctx context.Context, others int) error {
 	m.asking(0, "how often does %s fail", m.Failed.Layout.Name())
-	err := m.judge.boot(ctx, m.fail, "", shows-m.judge.known(m.fail, "").Boots, false)
+	boot := func(times int) error {
+		for {
+			known := m.judge.known(m.fail, "")
+			if known.Boots >= times || known.Crashes > 0 && known.Boots+others >= times {
+				return nil
+			}
+			if err := m.judge.boot(ctx, m.fail, "", 1, false); err != nil {
+				return err
+			}
+		}
+	}
+	err := boot(shows)
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil {
-		err = m.judge.boot(ctx, m.fail, "", enough-m.judge.known(m.fail, "").Boots, false)
+		if need, _ := m.judge.need(false); need < shows/2 || need > shows || m.judge.known(m.fail, "").Crashes == 0 {
+			err = boot(enough)
+		}
 	}
 	if boots, crashes := m.judge.rate(); crashes < boots && err == nil && m.judge.known(m.fail, "").Crashes > 0 {
 		need, _ := m.judge.need(false)
@@ -295,8 +309,9 @@ func (m *Minimize) passing(ctx context.Context, sections []layout.Section, wante
 		m.asking(0, "does %s pass", batch[0].name)
 		answers, err := m.judge.ask(ctx, false, questions...)
 		for i, c := range batch {
-			if err == nil && answers[i] == Passes && plans == nil {
-				// One that passes by luck may fail when it is moved as a whole.
+			if err == nil && answers[i] == Passes && plans == nil && m.judge.missed() == 0 {
+				// One that passes by luck may fail when it is moved as a whole. Where a
+				// crash is not there each time the search tells on its way.
 				var again []Answer
 				if again, err = m.judge.ask(ctx, true, questions[i]); err == nil {
 					answers[i] = again[0]
@@ -448,15 +463,24 @@ var unorderedModuli = []uint64{256, layout.Modulus}
 // again, with more care.
 func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 	h := m.hybrids
+	var booted []layout.Choice
 	search := &Isolation{
 		N: h.Len(), Touch: h.Touch,
 		Width: max(1, m.judge.workers/2), // each border more saves less than it costs
 		Ask: func(ctx context.Context, sure bool, choices ...layout.Choice) ([]Answer, error) {
 			questions := make([]question, len(choices))
+			doubts := 0
 			for i, c := range choices {
 				questions[i] = m.choice(h, c, nil)
+				if sure && m.judge.missed() > 0 && c.Count() <= maxCulprit && len(c.Open) == 0 {
+					// What a culprit needs is seldom more than one function, and mostly booted by the way.
+					questions[i].shared, doubts = m.shared(c, booted), 1
+				}
 			}
+			m.judge.doubts += doubts
 			answers, err := m.judge.ask(ctx, sure, questions...)
+			m.judge.doubts -= doubts
+			booted = append(booted, choices...)
 			for i, a := range answers {
 				if a == Fails && choices[i].Count() < h.Len() && err == nil {
 					m.keep(questions[i])
@@ -464,10 +488,23 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 			return answers, err
 		},
-		Across: m.across, Missed: m.judge.missed,
-		Boot: func(ctx context.Context, passes int, c layout.Choice) (Answer, error) {
-			answers, err := m.judge.askFor(ctx, false, passes, 1, m.choice(h, c, nil))
-			return answers[0], err
+		Across: m.across, Rate: m.judge.rate,
+		Boot: func(ctx context.Context, nth int, c layout.Choice) (Answer, error) {
+			q := m.choice(h, c, nil)
+			booted = append(booted, c)
+			answer, err := m.nth(ctx, nth, q)
+			if answer == Fails && err == nil {
+				m.keep(q)
+			}
+			return answer, err
+		},
+		Alike: func(choices ...layout.Choice) {
+			for _, c := range choices {
+				// One that passes each time may be another variant that crashed.
+				if p := h.Plan(c, nil, 0); m.judge.missed() > 0 || m.judge.known(p, "").Crashes > 0 {
+					m.judge.alike(p)
+				}
+			}
 		},
 		Left:  func(n int) { m.asking(n, "which function is the last that is needed") },
 		First: m.suspected(),
@@ -494,7 +531,8 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			return culprits, err
 		}
 		need, _ := m.judge.need(false)
-		if err := m.measure(ctx); err != nil {
+		boots, _ := m.judge.rate()
+		if err := m.measure(ctx, boots-m.judge.known(m.fail, "").Boots); err != nil {
 			return culprits, err
 		}
 		switch now, _ := m.judge.need(false); {
@@ -514,6 +552,31 @@ func (m *Minimize) isolate(ctx context.Context) ([]Culprit, error) {
 			}
 		}
 	}
+}
+
+// shared is how many boots have passed of layouts, of those booted, in which all that a
+// choice turns on is on: they would have failed if it did. One with all that has crashed
+// elsewhere fails anyway, and its passes tell nothing.
+func (m *Minimize) shared(c layout.Choice, booted []layout.Choice) (boots int) {
+	var crashed, passed []layout.Choice
+	for _, b := range booted {
+		if m.judge.known(m.hybrids.Plan(b, nil, 0), "").Crashes > 0 {
+			crashed = append(crashed, b)
+		} else if b.Has(c) {
+			passed = append(passed, b)
+		}
+	}
+	seen := map[string]bool{m.hybrids.Plan(c, nil, 0).Digest(): true}
+	for _, b := range passed {
+		p := m.hybrids.Plan(b, nil, 0)
+		if seen[p.Digest()] || slices.ContainsFunc(crashed, b.Has) {
+			continue
+		}
+		seen[p.Digest()] = true
+		r := m.judge.known(p, "")
+		boots += r.Boots - r.Others
+	}
+	return boots
 }
 
 // maxFirst is how many suspects a search begins with: all of them are one
@@ -587,22 +650,26 @@ func (m *Minimize) goFar(ctx context.Context) error {
 	all := layout.Choice{On: slices.Repeat([]bool{true}, m.hybrids.Len())}
 	none := layout.Choice{On: make([]bool, m.hybrids.Len())}
 	far := m.hybrids.Far()
-	questions := []question{{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }, each: true}, m.choice(far, none, nil)}
+	fails := question{plan: func(v int) layout.Plan { return far.Plan(all, nil, v+1) }, each: true}
+	questions := []question{m.choice(far, none, nil)}
 	var second *layout.Hybrids
 	if m.second != nil {
 		second = m.second.Far()
 		questions = append(questions, m.choice(second, none, nil))
 	}
 	m.asking(far.Len(), "is it a distance")
-	answers, err := m.judge.ask(ctx, true, questions...)
-	switch {
-	case err != nil || answers[0] != Fails:
+	answers, err := m.judge.ask(ctx, true, fails)
+	if err != nil || answers[0] != Fails {
 		return err
-	case answers[1] == Passes && (second == nil || answers[2] == Passes):
+	}
+	switch answers, err = m.judge.ask(ctx, m.judge.missed() == 0, questions...); {
+	case err != nil:
+		return err
+	case answers[0] == Passes && (second == nil || answers[1] == Passes):
 		m.second = second
-	case answers[1] == Passes:
+	case answers[0] == Passes:
 		m.second = nil
-	case second != nil && answers[2] == Passes:
+	case second != nil && answers[1] == Passes:
 		far, m.second = second, nil
 	default:
 		return nil

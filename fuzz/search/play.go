@@ -42,31 +42,11 @@ func Play(ctx context.Context, dir string, h *layout.Hunt, sections []layout.Sec
 		return nil, false, err
 	}
 	defer os.RemoveAll(dir)
-	luck, err := strconv.ParseUint(failing.Digest()[:16], 16, 64) // another one for each layout, and always the same
+	m, err := newPlay(ctx, dir, h, sections, bug, failing, flaky)
 	if err != nil {
 		return nil, false, err
 	}
-	k := &played{dir: dir, hunt: h, sections: sections, bug: bug, flaky: flaky, crashes: map[string]bool{}, random: rand.New(rand.NewPCG(1, luck))}
-	image, err := k.Link(ctx, failing)
-	if err != nil {
-		return nil, false, err
-	}
-	digest, err := image.Digest()
-	if err = errors.Join(err, image.Remove()); err != nil {
-		return nil, false, err
-	}
-	template := seeds.Template{Scenario: scenarios.Scenario{Name: "played"}}
-	guest := fuzz.NewGuest(template.Scenario, "")
-	guest.Run = k.boot
-	f := fuzz.SavedSeed(template, guest, seeds.Seed(1), layout.Cover, failing.Digest(), digest)
-	f.Plan, f.Kind, f.Title, f.Boots, f.Crashes = &failing, qemu.Crash, "played", 3, 3
-	if flaky {
-		f.Crashes = 2
-	}
-	m := &Minimize{
-		Kernel: k, Guest: guest, Failed: f, Template: template, Path: filepath.Join(dir, "played.min.yaml"),
-		Workers: 1, Note: note, Step: func(Progress) {},
-	}
+	m.Note = note
 	if answer, _, err = m.run(ctx); err != nil || len(answer.Minimized.Culprits) == 0 {
 		return answer, false, err
 	}
@@ -79,6 +59,35 @@ func Play(ctx context.Context, dir string, h *layout.Hunt, sections []layout.Sec
 		right = right && slices.ContainsFunc(bug.Functions, func(i int) bool { return sections[i].Name == name })
 	}
 	return answer, right, nil
+}
+
+// newPlay is what minimizes a layout that is played, with its journal in dir.
+func newPlay(ctx context.Context, dir string, h *layout.Hunt, sections []layout.Section, bug layout.Bug, failing layout.Plan, flaky bool) (*Minimize, error) {
+	luck, err := strconv.ParseUint(failing.Digest()[:16], 16, 64) // another one for each layout, and always the same
+	if err != nil {
+		return nil, err
+	}
+	k := &played{dir: dir, hunt: h, sections: sections, bug: bug, flaky: flaky, crashes: map[string]bool{}, random: rand.New(rand.NewPCG(1, luck))}
+	image, err := k.Link(ctx, failing)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := image.Digest()
+	if err = errors.Join(err, image.Remove()); err != nil {
+		return nil, err
+	}
+	template := seeds.Template{Scenario: scenarios.Scenario{Name: "played"}}
+	guest := fuzz.NewGuest(template.Scenario, "")
+	guest.Run = k.boot
+	f := fuzz.SavedSeed(template, guest, seeds.Seed(1), layout.Cover, failing.Digest(), digest)
+	f.Plan, f.Kind, f.Title, f.Boots, f.Crashes = &failing, qemu.Crash, "played", 3, 3
+	if flaky {
+		f.Crashes = 2
+	}
+	return &Minimize{
+		Kernel: k, Guest: guest, Failed: f, Template: template, Path: filepath.Join(dir, "played.min.yaml"),
+		Workers: 1, Note: func(string, ...any) {}, Step: func(Progress) {},
+	}, nil
 }
 
 // Layout, Randomizes, Tables and Linker are a fuzz.Kernel, Link and Close its linker.

@@ -1,10 +1,15 @@
 package search
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"unlucky/layout"
+	"unlucky/qemu"
+	"unlucky/seeds"
 )
 
 // playText is a .text of so many functions of many sizes, the last tenth of them
@@ -80,6 +85,67 @@ func TestPlay(t *testing.T) {
 		})
 	}
 }
+
+// A search that is killed, of a bug that crashes in one boot of two, asks on where it was:
+// begun again it ends as one that was not killed.
+func TestPlayResumed(t *testing.T) {
+	t.Parallel()
+	sections := playText(400)
+	h, err := layout.NewHunt(sections)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range layout.BugKinds {
+		if !slices.Contains([]string{"canary", "distance", "pair"}, k.Name) {
+			continue
+		}
+		bugs, err := h.Draw(k, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plans, err := h.Failing(t.Context(), 512, bugs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plans[0] == nil {
+			t.Fatalf("no layout shows %s", k.Name)
+		}
+		run := func(killed ...int) *seeds.File { // before so many boots each
+			m, err := newPlay(t.Context(), t.TempDir(), h, sections, bugs[0], *plans[0], true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			boots, boot := 0, m.Guest.Run
+			m.Guest.Run = func(machine qemu.Machine, ctx context.Context, expect qemu.Expect) (qemu.Result, error) {
+				if len(killed) > 0 && boots == killed[0] {
+					return qemu.Result{}, errKilled
+				}
+				boots++
+				return boot(machine, ctx, expect)
+			}
+			for {
+				again := &Minimize{
+					Kernel: m.Kernel, Guest: m.Guest, Failed: m.Failed, Template: m.Template, Path: m.Path,
+					Workers: m.Workers, Note: m.Note, Step: m.Step,
+				}
+				answer, _, err := again.run(t.Context())
+				if err == nil {
+					return answer
+				}
+				if !errors.Is(err, errKilled) {
+					t.Fatal(err)
+				}
+				killed = killed[1:]
+			}
+		}
+		want, got := run(), run(5, 20, 33, 34, 60)
+		if got.Minimized.Boots != want.Minimized.Boots || fmt.Sprint(got.Minimized.Culprits) != fmt.Sprint(want.Minimized.Culprits) {
+			t.Errorf("%s: %d boots, %v; not killed %d boots, %v", k.Name, got.Minimized.Boots, got.Minimized.Culprits, want.Minimized.Boots, want.Minimized.Culprits)
+		}
+	}
+}
+
+var errKilled = errors.New("killed")
 
 // A bound from which on two functions pass, as they are further apart: the baseline fails,
 // and the answer has both names and the last distance that does.

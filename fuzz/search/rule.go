@@ -29,7 +29,8 @@ type rule struct {
 func (m *Minimize) describe(ctx context.Context, c Culprit) error {
 	h := m.hybrids
 	r := &rule{m: m, culprit: c, step: h.Step(), known: map[uint64]Answer{0: Fails}, tried: map[uint64]bool{}, asked: map[uint64]bool{}}
-	r.sure = c.Touching != nil // code that is overwritten may happen to do no harm
+	// Code that is overwritten may happen to do no harm: several variants are booted.
+	r.sure = c.Touching != nil && m.judge.missed() == 0
 	for _, f := range c.Functions {
 		if slices.Contains(c.Touching, f) && r.pieces != nil {
 			last := &r.pieces[len(r.pieces)-1]
@@ -105,15 +106,11 @@ func (r *rule) find(ctx context.Context, names []string) error {
 	m := r.m
 	if len(r.pieces) > 1 {
 		m.asking(len(r.pieces), "may %s move together", strings.Join(names, " and "))
-		var questions []question
-		for _, n := range []uint64{1, 3, 7, 13} { // odd: by no multiple of a power of two
-			questions = append(questions, r.moved(r.pieces, n*r.step%layout.Modulus))
-		}
-		answers, err := m.judge.ask(ctx, true, questions...)
+		together, err := r.all(ctx, func(bytes uint64) question { return r.moved(r.pieces, bytes%layout.Modulus) })
 		if err != nil {
 			return err
 		}
-		r.at.Together = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
+		r.at.Together = together
 	}
 	for {
 		// First what makes the modulus larger, and so the table.
@@ -144,31 +141,49 @@ func (r *rule) find(ctx context.Context, names []string) error {
 	return nil
 }
 
-// powers are the moves to be asked next for the modulus: powers of two, of which those
-// below it pass and the others fail where one residue decides, so they are bisected; then
-// half a page, where something finer than a page seems to decide; and where nothing
-// passes all others, and last to where it is in the passing layout.
+// all tells whether it fails moved by each of some odd numbers of steps, which are no
+// multiples of a power of two.
+func (r *rule) all(ctx context.Context, moved func(bytes uint64) question) (bool, error) {
+	for some := range slices.Chunk([]uint64{1, 3, 7, 13}, r.m.judge.workers) {
+		var questions []question
+		for _, n := range some {
+			questions = append(questions, moved(n*r.step))
+		}
+		answers, err := r.m.judge.ask(ctx, true, questions...)
+		if err != nil || slices.Contains(answers, Passes) || slices.Contains(answers, Unknown) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// powers are the moves to be asked next for the modulus: half a page, then the other
+// powers of two, of which those below the modulus pass and the others fail where one residue
+// decides, so they are bisected; and where nothing passes all of them, and last to where it
+// is in the passing layout.
 func (r *rule) powers() (moves []uint64) {
+	half := uint64(layout.Modulus / 2)
+	untried := func(d uint64) bool { return r.known[d] == Unknown && !r.tried[d] }
+	if untried(half) {
+		return []uint64{half}
+	}
 	passes, fails := r.step/2, uint64(layout.Modulus) // the largest below which all pass, the smallest above
 	for d := r.step; d < layout.Modulus; d *= 2 {
 		switch r.known[d] {
 		case Passes:
 			passes = d
 		case Fails:
-			fails = min(fails, d)
+			if d < half { // it has told only that the modulus is not a page
+				fails = min(fails, d)
+			}
 		}
 	}
-	untried := func(d uint64) bool { return r.known[d] == Unknown && !r.tried[d] }
 	for passes*2 < fails {
 		middle := passes << (bits.Len64(fails/passes) / 2)
 		if untried(middle) {
 			return []uint64{middle}
 		}
 		fails = middle // neither passes nor fails
-	}
-	half := uint64(layout.Modulus / 2)
-	if r.that(Passes) != nil && untried(half) {
-		return []uint64{half}
 	}
 	if r.that(Passes) == nil {
 		for d := half; d >= r.step; d /= 2 {
@@ -185,15 +200,13 @@ func (r *rule) powers() (moves []uint64) {
 func (r *rule) sample(ctx context.Context, names []string) error {
 	m := r.m
 	m.asking(1, "is it the distance of %s to what follows", names[0])
-	var together []question
-	for _, n := range []uint64{1, 3, 7, 13} {
-		together = append(together, question{plan: func(v int) layout.Plan { return m.hybrids.Shifted(m.only(r.culprit), v, n*r.step) }})
-	}
-	answers, err := m.judge.ask(ctx, true, together...)
+	together, err := r.all(ctx, func(bytes uint64) question {
+		return question{plan: func(v int) layout.Plan { return m.hybrids.Shifted(m.only(r.culprit), v, bytes) }}
+	})
 	if err != nil {
 		return err
 	}
-	r.at.Distance = !slices.Contains(answers, Passes) && !slices.Contains(answers, Unknown)
+	r.at.Distance = together
 	m.asking(1, "by how much does %s have to be moved", names[0])
 	half := uint64(layout.FarModulus / 2)
 	if err := r.ask(ctx, half); err != nil {
@@ -230,9 +243,13 @@ func (r *rule) again(ctx context.Context, name string, doubtful []uint64) error 
 	m, sure := r.m, r.sure
 	m.asking(len(doubtful), "does %s pass there every time", name)
 	r.sure = true
-	m.judge.doubts++
+	doubts := 0
+	if m.judge.missed() == 0 { // else that is known
+		doubts = 1
+	}
+	m.judge.doubts += doubts
 	err := r.ask(ctx, doubtful...)
-	m.judge.doubts--
+	m.judge.doubts -= doubts
 	r.sure = sure
 	if err != nil {
 		return err
@@ -245,7 +262,7 @@ func (r *rule) again(ctx context.Context, name string, doubtful []uint64) error 
 	}
 	// Flaky, and not noticed before: the rate says how many boots a pass needs.
 	need, _ := m.judge.need(false)
-	if err := m.measure(ctx); err != nil {
+	if err := m.measure(ctx, 0); err != nil {
 		return err
 	}
 	if now, _ := m.judge.need(false); now > need {
@@ -367,7 +384,11 @@ func (r *rule) moved(pieces [][]int, bytes uint64) question {
 func (r *rule) ask(ctx context.Context, moves ...uint64) error {
 	var questions []question
 	for _, d := range moves {
-		questions = append(questions, r.moved(r.pieces[:1], d))
+		q := r.moved(r.pieces[:1], d)
+		if r.culprit.Touching != nil {
+			q.variants = 2
+		}
+		questions = append(questions, q)
 	}
 	answers, err := r.m.judge.ask(ctx, r.sure, questions...)
 	if err != nil {
