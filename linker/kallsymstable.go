@@ -44,20 +44,23 @@ type sides struct {
 	at           bool
 }
 
-// kallsyms prepares the arrays of a layout.
-func (t *template) kallsyms(image *linkedObject, k *kallsyms) (*kallsymsTable, error) {
+// kallsyms prepares the arrays of a layout, where a kernel has them.
+func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
+	if k == nil {
+		return nil
+	}
 	b := &kallsymsTable{k: k, at: map[string]uint64{}}
 	made, err := k.move(image.symbols)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for part, data := range made {
 		s, at, err := sectionOf(image.File, image.symbols, k.parts[part])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if s.FileSize-at < uint64(len(data)) {
-			return nil, errKallsymsShort
+			return errKallsymsShort
 		}
 		b.at[part] = s.Offset + at
 	}
@@ -67,7 +70,7 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) (*kallsymsTable, e
 		moves[(v.at-t.symtab.Offset)/symbolSize] = v.target
 	}
 	if moves[k.parts["offsets"]] != 0 {
-		return nil, errors.New("its kallsyms moves")
+		return errors.New("its kallsyms moves")
 	}
 
 	ties := make([]int32, len(k.entries))
@@ -116,7 +119,14 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) (*kallsymsTable, e
 	for _, symbol := range k.edges {
 		b.edges = append(b.edges, newEdge(image.symbols, symbol, moves, t.count))
 	}
-	return b, nil
+	t.kall = b
+	return nil
+}
+
+// has tells whether a place in the file is in kallsyms' offsets, which from 7.1 on are
+// relocated fields: in the order that the baseline's has.
+func (b *kallsymsTable) has(at uint64) bool {
+	return b != nil && at >= b.at["offsets"] && at-b.at["offsets"] < 4*uint64(len(b.address))
 }
 
 func newEdge(symbols symbolTable, symbol int, moves []int32, targets int) edge {

@@ -153,16 +153,12 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		func() error { return t.watch(image, objects) },
 		func() error { return t.assert(script) },
 		func() error { return t.symbols(image, objects) },
+		func() error { return t.kallsyms(image, k) },
 		func() error { return t.relocations(raw, image, objects) },
 		func() error { return t.sorted(raw, image) },
 		t.findFill,
 	} {
 		if err := step(); err != nil {
-			return nil, err
-		}
-	}
-	if k != nil {
-		if t.kall, err = t.kallsyms(image, k); err != nil {
 			return nil, err
 		}
 	}
@@ -481,6 +477,7 @@ func (t *template) relocations(raw []byte, image *linkedObject, objects []*linke
 		}
 	}
 	slices.SortFunc(t.fields, func(a, b field) int { return cmp.Compare(a.at, b.at) })
+	t.fields = slices.DeleteFunc(t.fields, func(f field) bool { return t.kall.has(f.at) })
 	return nil
 }
 
