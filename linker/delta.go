@@ -29,6 +29,7 @@ type deltaState struct {
 	sync.Mutex // held while a template is made: all wait for it
 	templates  []*template
 	proven     map[provenDelta]bool
+	carried    bool // those of a packed kernel are there
 	off        bool // layouts are not linked so
 	told       bool
 	misfits    int // templates that did not serve the plan that they were made for
@@ -47,14 +48,36 @@ const maxTemplates = 8
 // maxMissed is after how many such layouts in turn it is not tried any more.
 const maxMissed = 16
 
+func (d *deltaState) prove(t *template, kind int) {
+	if d.proven == nil {
+		d.proven = map[provenDelta]bool{}
+	}
+	d.proven[provenDelta{t, kind}] = true
+}
+
 // deltas tells whether layouts of a kind may be linked by delta.
-func (p *Kernel) deltas(kind int) bool { return p.By == Delta && kind != flagged }
+func (p *Kernel) deltas(kind int) bool {
+	return (p.By == Delta || p.noLLD != nil) && kind != flagged
+}
 
 // linksByDelta tells whether layouts of a kind are linked so by now.
 func (p *Kernel) linksByDelta(kind int) bool {
 	p.delta.Lock()
 	defer p.delta.Unlock()
 	return p.deltas(kind) && !p.delta.off && len(p.delta.proven) > 0
+}
+
+// provenByDelta tells whether the template of a plan has given lld's image for its kind.
+func (p *Kernel) provenByDelta(plan layout.Plan) bool {
+	a, err := p.functionsOf().model.Arrange(plan)
+	if err != nil {
+		return false
+	}
+	d := &p.delta
+	d.Lock()
+	defer d.Unlock()
+	at, err := d.fits(a)
+	return err == nil && at != nil && !d.off && d.proven[provenDelta{at.t, kindOf(plan)}]
 }
 
 // noDelta is why no layout of this kernel is; nil where that is not known yet.
@@ -82,8 +105,14 @@ func (d *deltaState) fits(a layout.Arrangement) (*placement, error) {
 }
 
 // byDelta links a plan by delta; ok tells whether it is.
-func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
+func (w *Worker) byDelta(ctx context.Context, plan layout.Plan) (image Image, ok bool, err error) {
 	kind, d, f := kindOf(plan), &w.kernel.delta, w.kernel.functionsOf()
+	if f == nil && w.kernel.noLLD != nil {
+		if _, err := w.kernel.baseline(ctx); err != nil {
+			return image, true, err
+		}
+		f = w.kernel.functionsOf()
+	}
 	if !w.kernel.deltas(kind) || f == nil {
 		return image, false, nil
 	}
@@ -98,6 +127,10 @@ func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
 	if d.off {
 		d.Unlock()
 		return image, false, nil
+	}
+	if err := w.carriedTemplates(ctx); err != nil {
+		d.Unlock()
+		return image, true, err
 	}
 	p, err := d.fits(a)
 	if ok = err == nil && p != nil && d.proven[provenDelta{p.t, kind}]; ok {
@@ -126,7 +159,9 @@ func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
 	}
 	image.Path = w.nextName(file.path)
 	image.VMLinux = image.Path
-	err = os.Link(file.path, image.Path)
+	if err = os.Link(file.path, image.Path); err == nil && w.kernel.By == Script {
+		image.SystemMap, err = w.systemMap(image.Path)
+	}
 	image.Steps.Image = time.Since(linked)
 	return image, true, err
 }
@@ -264,10 +299,7 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 	if len(d.proven) == 0 {
 		k.note("layouts are linked by delta, which gives lld's image; each %dth is compared", checkEvery)
 	}
-	if d.proven == nil {
-		d.proven = map[provenDelta]bool{}
-	}
-	d.proven[of] = true
+	d.prove(p.t, kind)
 	return nil
 }
 
@@ -343,42 +375,51 @@ func lastMovable(sections []layout.Section) int {
 
 // template links the template that a plan makes.
 func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (*template, error) {
-	k := w.kernel
-	e, err := k.edit(ctx, plan)
+	i, err := w.linkTemplate(ctx, one, plan)
 	if err != nil {
 		return nil, err
 	}
+	return w.templateOf(ctx, one, i)
+}
+
+// linkTemplate links the image of a template.
+func (w *Worker) linkTemplate(ctx context.Context, one *onePass, plan layout.Plan) (i linkedImage, err error) {
+	e, err := w.kernel.edit(ctx, plan)
+	if err != nil {
+		return i, err
+	}
 	if err := w.takeObject(e); err != nil {
-		return nil, err
+		return i, err
 	}
 	const mapFile = "template.map"
 	defer w.clear()
 	if err := w.passWith(ctx, one, "-Map="+mapFile); err != nil {
-		return nil, err
+		return i, err
 	}
 	if err := w.checkImage(); err != nil {
-		return nil, err
+		return i, err
 	}
-	raw, err := os.ReadFile(w.vmlinux())
-	if err != nil {
-		return nil, err
+	i.plan = plan
+	if i.raw, err = os.ReadFile(w.vmlinux()); err != nil {
+		return i, err
 	}
 	if err := w.finishPass(ctx, one, new(Steps)); err != nil {
-		return nil, err
+		return i, err
 	}
-	finished, err := os.ReadFile(w.vmlinux())
+	if i.finished, err = os.ReadFile(w.vmlinux()); err != nil {
+		return i, err
+	}
+	i.linkMap, err = os.ReadFile(filepath.Join(w.dir, mapFile))
+	return i, err
+}
+
+// templateOf makes the template of an image.
+func (w *Worker) templateOf(ctx context.Context, one *onePass, i linkedImage) (*template, error) {
+	sections, err := w.kernel.baseline(ctx)
 	if err != nil {
 		return nil, err
 	}
-	linkMap, err := os.ReadFile(filepath.Join(w.dir, mapFile))
-	if err != nil {
-		return nil, err
-	}
-	sections, err := k.baseline(ctx)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := w.linkedObjects(ctx, one, linkMap)
+	objects, err := w.linkedObjects(ctx, one, i.linkMap)
 	if err != nil {
 		return nil, err
 	}
@@ -386,8 +427,8 @@ func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (
 	if err != nil {
 		return nil, err
 	}
-	t, err := newTemplate(raw, finished, linkMap, script, objects, sections, plan, one.kallsyms)
-	if f := k.functionsOf(); f != nil && err == nil && !f.table.same(symbolTable{raw: finished[t.symtab.Offset:][:t.symtab.FileSize], names: f.table.names}) {
+	t, err := newTemplate(i, script, objects, sections, one.kallsyms)
+	if f := w.kernel.functionsOf(); f != nil && err == nil && !f.table.same(symbolTable{raw: t.base[t.symtab.Offset:][:t.symtab.FileSize], names: f.table.names}) {
 		return nil, errSymbols
 	}
 	return t, err

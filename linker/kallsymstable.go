@@ -2,6 +2,7 @@ package linker
 
 import (
 	"cmp"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -15,6 +16,11 @@ type kallsymsTable struct {
 	k     *kallsyms
 	at    map[string]uint64 // arrays, in the file
 	table uint64            // address of the offsets
+
+	// The relocations of the offsets, where an image keeps them, by their addends' places
+	// in the file: each says how far the entry of its offset is behind a symbol.
+	relocated []value
+	addends   map[uint64]bool
 
 	// Of each entry:
 	address []uint64 // in the template
@@ -72,6 +78,11 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 	if moves[k.parts["offsets"]] != 0 {
 		return errors.New("its kallsyms moves")
 	}
+	if k.form == ownPlace {
+		if err := b.findRelocated(image, moves); err != nil {
+			return err
+		}
+	}
 
 	ties := make([]int32, len(k.entries))
 	byTie := make([]int32, len(k.entries))
@@ -123,10 +134,41 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 	return nil
 }
 
+// findRelocated finds the relocations of the offsets (kallsyms.relocate).
+func (b *kallsymsTable) findRelocated(image *linkedObject, moves []int32) error {
+	table, _, err := sectionOf(image.File, image.symbols, b.k.parts["offsets"])
+	if err != nil {
+		return err
+	}
+	b.addends = map[uint64]bool{}
+	for _, s := range image.Sections {
+		if s.Type != elf.SHT_RELA || int(s.Info) >= len(image.Sections) || image.Sections[s.Info] != table {
+			continue
+		}
+		data, err := sectionBytes(s)
+		if err != nil {
+			return err
+		}
+		for at := 0; at+relaSize <= len(data); at += relaSize {
+			n := (binary.LittleEndian.Uint64(data[at:]) - b.table) / 4
+			symbol := int(binary.LittleEndian.Uint32(data[at+12:]))
+			if n >= uint64(len(b.k.entries)) || symbol >= image.symbols.len() {
+				continue
+			}
+			if n != uint64(len(b.relocated)) {
+				return errors.New("the relocations of its kallsyms are in another order")
+			}
+			b.relocated = append(b.relocated, value{s.Offset + uint64(at) + 16, image.symbols.address(symbol), moves[symbol]})
+			b.addends[s.Offset+uint64(at)+16] = true
+		}
+	}
+	return nil
+}
+
 // has tells whether a place in the file is in kallsyms' offsets, which from 7.1 on are
-// relocated fields: in the order that the baseline's has.
+// relocated fields, in the order that the baseline's has, or an addend of their relocations.
 func (b *kallsymsTable) has(at uint64) bool {
-	return b != nil && at >= b.at["offsets"] && at-b.at["offsets"] < 4*uint64(len(b.address))
+	return b != nil && (b.addends[at] || at >= b.at["offsets"] && at-b.at["offsets"] < 4*uint64(len(b.address)))
 }
 
 func newEdge(symbols symbolTable, symbol int, moves []int32, targets int) edge {
@@ -205,6 +247,10 @@ func (b *kallsymsTable) write(p *placement, out []byte) error {
 			}
 		}
 		little.PutUint32(offsets[4*n:], uint32(offset))
+		if n < len(b.relocated) {
+			r := b.relocated[n]
+			little.PutUint64(out[r.at:], addresses[n]-r.address-p.moved[r.target])
+		}
 	}
 	at, ok := b.at["seqs_of_names"]
 	if !ok {

@@ -106,8 +106,8 @@ func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 			byScript = n%(every*scriptEvery) == 0
 		}
 	}
-	if !due {
-		if image, ok, err := w.byDelta(plan); ok {
+	if !due || k.noLLD != nil {
+		if image, ok, err := w.byDelta(ctx, plan); ok {
 			return image, roomFull(w.dir, err)
 		}
 	}

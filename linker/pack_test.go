@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ import (
 func packKernel(t *testing.T, k *Kernel) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := k.Pack(t.Context(), &out, map[string][]byte{"initrd": []byte("an initrd")}, nil); err != nil {
+	if _, err := k.Pack(t.Context(), &out, map[string][]byte{"initrd": []byte("an initrd")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "tiny.kernel.tar.zst")
@@ -151,7 +152,7 @@ func TestPackRefuses(t *testing.T) {
 	k, _ := tinyKernel(t, "")
 	k.Image = "bzImage"
 	var h *host.HintError
-	if err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
+	if _, err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
 		t.Errorf("error %v", err)
 	}
 	other, _ := tinyKernel(t, "echo >>vmlinux\n")
@@ -160,7 +161,7 @@ func TestPackRefuses(t *testing.T) {
 	if err := other.Prove(t.Context(), packed, nil); err == nil || !strings.Contains(err.Error(), "the packed kernel's image is") {
 		t.Errorf("error %v", err)
 	}
-	if err := packed.Pack(t.Context(), io.Discard, nil, nil); err == nil {
+	if _, err := packed.Pack(t.Context(), io.Discard, nil, nil); err == nil {
 		t.Error("a packed kernel was packed")
 	}
 	// A script that changes padded layouts only is seen when it is proven.
@@ -356,7 +357,7 @@ func TestOpenHostile(t *testing.T) {
 		repack(t, good, func(m map[string]any, f files) files { f[2].data[99] ^= 1; return f }):                        "is another than was packed",
 		repack(t, good, func(m map[string]any, f files) files { f[2].data = f[2].data[1:]; return f }):                 "bytes",
 		repack(t, good, func(m map[string]any, f files) files { f[0].data = make([]byte, 2<<20); return f }):           "its manifest.json has 2097152 bytes",
-		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = 2; return f }):                   "is a packed kernel of form 2; this unlucky reads form 1",
+		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = 3; return f }):                   "is a packed kernel of form 3; this unlucky reads form 2",
 		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = "1"; return f }):                 "cannot unmarshal",
 		repack(t, good, func(m map[string]any, f files) files { m["more"] = true; return f }):                          `unknown field "more"`,
 		repack(t, good, func(m map[string]any, f files) files { m["output"] = "../vmlinux"; return f }):                `"../vmlinux" is no image`,
@@ -449,4 +450,45 @@ func FuzzManifest(f *testing.F) {
 			t.Fatalf("%s becomes %s (%v)", once, twice, err)
 		}
 	})
+}
+
+// A packed kernel carries templates: without lld it gives the images of the build by delta,
+// and says which layouts it can't.
+func TestPackTemplates(t *testing.T) {
+	k, notes := deltaKernel(t, "", "", "")
+	sections, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans := randomPlans(sections, 8)
+	other := plans[8] // by a template that no seed takes
+	plans = append([]layout.Plan{{}}, plans[:8]...)
+	want, _ := linkPlans(t, k, Script, plans)
+	path := packKernel(t, k)
+	if len(*notes) > 0 {
+		t.Errorf("notes %q", *notes)
+	}
+	t.Setenv("PATH", t.TempDir())
+	p := openPacked(t, t.TempDir(), path)
+	var told []string
+	p.Note = func(format string, a ...any) { told = append(told, fmt.Sprintf(format, a...)) }
+	for _, by := range []Way{Delta, Script} {
+		if got, _ := linkPlans(t, p, by, plans); !slices.Equal(got, want) {
+			t.Errorf("images %.12s, by the script %.12s", got, want)
+		}
+	}
+	if len(told) != 1 || !strings.HasPrefix(told[0], fmt.Sprintf("layouts are linked by delta from the %d images in the kernel file, and none is compared: %s", p.Templates(), path+" was packed with lld "+k.LLD)) {
+		t.Errorf("notes %q", told)
+	}
+	w, err := p.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	seed := uint32(1)
+	for _, plan := range []layout.Plan{other, {Flag: &seed}} {
+		if _, err := w.Link(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "takes lld") {
+			t.Errorf("error %v", err)
+		}
+	}
 }

@@ -48,6 +48,10 @@ func (t symbolTable) size(i int) uint64 {
 	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+16:])
 }
 
+func (t symbolTable) isSection(i int) bool {
+	return elf.ST_TYPE(t.raw[i*symbolSize+4]) == elf.STT_SECTION
+}
+
 func (t symbolTable) section(i int) int {
 	return int(binary.LittleEndian.Uint16(t.raw[i*symbolSize+6:]))
 }

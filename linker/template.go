@@ -26,6 +26,7 @@ import (
 // another template.
 type template struct {
 	base     []byte           // the finished image
+	plan     layout.Plan      // that it was linked by, which pads only
 	sections []layout.Section // of the baseline
 	entries  []mapEntry
 	inputs   []int      // input sections, by number: in entries
@@ -47,6 +48,7 @@ type template struct {
 	fields []field           // in what stays, by file offset
 	values []value           // of symbols
 	symtab elf.SectionHeader
+	kept   map[string]*keptRelocations // by output section
 	tables []sortedTable
 	kall   *kallsymsTable // nil in a kernel without
 }
@@ -131,19 +133,27 @@ func (o *linkedObject) defined(n int) int {
 	return o.at[i]
 }
 
-// newTemplate makes one of an image as lld has left it, of the same when it was finished,
-// of lld's map of it and of the linker script. The plan, which pads only, is of sections,
-// the baseline's. The error says why layouts of this kernel do not follow so.
-func newTemplate(raw, finished, linkMap []byte, script string, objects []*linkedObject, sections []layout.Section, plan layout.Plan, k *kallsyms) (*template, error) {
-	image, err := newLinkedObject("the image", finished)
+// linkedImage is an image that lld has linked of the objects of a kernel.
+type linkedImage struct {
+	plan     layout.Plan // that pads only
+	raw      []byte      // as lld has left it
+	finished []byte      // by the kernel's own tools
+	linkMap  []byte
+}
+
+// newTemplate makes one of an image, of the linker script, and of the objects that it is
+// linked of; sections are the baseline's. The error says why layouts of this kernel do not
+// follow so.
+func newTemplate(i linkedImage, script string, objects []*linkedObject, sections []layout.Section, k *kallsyms) (*template, error) {
+	image, err := newLinkedObject("the image", i.finished)
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) != len(finished) || image.Machine != elf.EM_X86_64 {
+	if len(i.raw) != len(i.finished) || image.Machine != elf.EM_X86_64 {
 		return nil, errors.New("it is not known how its images are finished")
 	}
-	t := &template{base: finished, sections: sections, names: map[string]symbol{}, outputs: map[string]int{}, headers: uint64(image.headers)}
-	if t.entries, err = readLinkMap(linkMap); err != nil {
+	t := &template{base: i.finished, plan: i.plan, sections: sections, names: map[string]symbol{}, outputs: map[string]int{}, kept: map[string]*keptRelocations{}, headers: uint64(image.headers)}
+	if t.entries, err = readLinkMap(i.linkMap); err != nil {
 		return nil, err
 	}
 	for _, step := range []func() error{
@@ -154,8 +164,8 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		func() error { return t.assert(script) },
 		func() error { return t.symbols(image, objects) },
 		func() error { return t.kallsyms(image, k) },
-		func() error { return t.relocations(raw, image, objects) },
-		func() error { return t.sorted(raw, image) },
+		func() error { return t.relocations(i.raw, image, objects) },
+		func() error { return t.sorted(i.raw, image) },
 		t.findFill,
 	} {
 		if err := step(); err != nil {
@@ -166,7 +176,7 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		t.entries[i].file, t.entries[i].name, t.entries[i].depend = "", "", nil
 		t.entries[i].out = strings.Clone(t.entries[i].out)
 	}
-	return t, t.checkItself(plan)
+	return t, t.checkItself()
 }
 
 const relr elf.SectionType = 19 // SHT_RELR
@@ -179,6 +189,8 @@ func (t *template) find(image *linkedObject) error {
 		switch {
 		case s.Type == elf.SHT_SYMTAB:
 			t.symtab = s.SectionHeader
+		case s.Type == elf.SHT_RELA && s.Flags&elf.SHF_ALLOC == 0 && int(s.Info) < len(image.Sections):
+			t.kept[image.Sections[s.Info].Name] = &keptRelocations{s.Offset, s.Offset + s.FileSize}
 		case s.Type == elf.SHT_RELA || s.Type == elf.SHT_REL || s.Type == relr:
 			return fmt.Errorf("its image has relocations (%s)", s.Name)
 		case slices.Contains(outputs, s.Name):
@@ -440,6 +452,9 @@ func (t *template) symbols(image *linkedObject, objects []*linkedObject) error {
 	}
 	text := t.outputs[t.text.Name]
 	for i := range image.symbols.len() {
+		if image.symbols.isSection(i) { // an output section's
+			continue
+		}
 		name, address := image.symbols.name(i), image.symbols.address(i)
 		target, ok := in[place{name, address}]
 		if target < 0 || !ok && image.symbols.section(i) == text && name != "" {
@@ -476,6 +491,12 @@ func (t *template) relocations(raw []byte, image *linkedObject, objects []*linke
 			}
 		}
 	}
+	for of, k := range t.kept {
+		if k.at != k.end {
+			return fmt.Errorf("its relocations of %s are more than the objects'", of)
+		}
+	}
+	t.kept = nil
 	slices.SortFunc(t.fields, func(a, b field) int { return cmp.Compare(a.at, b.at) })
 	t.fields = slices.DeleteFunc(t.fields, func(f field) bool { return t.kall.has(f.at) })
 	return nil
@@ -499,6 +520,11 @@ func (t *template) relocation(raw []byte, o *linkedObject, entry int, output elf
 		s = symbol{t.entries[in].address + o.symbols.address(n), int32(1 + t.mine[in])}
 	default:
 		known = false // merged or discarded
+	}
+	if k := t.kept[e.out]; k != nil {
+		if err := t.keep(raw, k, entry, rela, o.symbols.isSection(n), s, in); err != nil {
+			return err
+		}
 	}
 	f := field{target: s.target}
 	switch kind {
@@ -546,6 +572,43 @@ func (t *template) relocation(raw []byte, o *linkedObject, entry int, output elf
 	default:
 		f.at = inFile
 		t.fields = append(t.fields, f)
+	}
+	return nil
+}
+
+// keptRelocations are those of an output section that an image has for the kernel's relocs
+// (ld's --emit-relocs; RELOCATABLE on x86-64): of all objects, each as it is there but that
+// its place is an address, and that what is relative to an input section is so to the output
+// section. Their order is that of the objects' sections, and the same in all layouts.
+type keptRelocations struct{ at, end uint64 } // the next one in the file, the end
+
+// keep takes the next one: that of a relocation of an entry, to a symbol that is in another
+// entry, or -1.
+func (t *template) keep(raw []byte, k *keptRelocations, entry int, rela []byte, section bool, s symbol, in int) error {
+	if k.at+relaSize > k.end {
+		return errors.New("its image has fewer relocations than its objects")
+	}
+	at, u64 := k.at, binary.LittleEndian.Uint64
+	k.at += relaSize
+	is := raw[at:][:relaSize]
+	if u64(is) != t.entries[entry].address+u64(rela) || binary.LittleEndian.Uint32(is[12:]) != 0 && !bytes.Equal(is[8:12], rela[8:12]) {
+		return errors.New("the relocations of its image are in another order")
+	}
+	if mine := t.mine[entry]; mine >= 0 {
+		t.fields = append(t.fields, field{at: at, target: int32(1 + mine), wide: true})
+	}
+	if !section || in < 0 || binary.LittleEndian.Uint32(is[12:]) == 0 {
+		return nil
+	}
+	output, err := t.output(t.entries[in].out)
+	if err != nil {
+		return err
+	}
+	if got, want := u64(is[16:]), s.address+u64(rela[16:])-output.Addr; got != want {
+		return fmt.Errorf("a relocation of its image has the addend %#x, by the object %#x", got, want)
+	}
+	if s.target > 0 {
+		t.fields = append(t.fields, field{at: at + 16, target: s.target, wide: true})
 	}
 	return nil
 }
@@ -652,8 +715,8 @@ func (t *template) padding(b []byte) {
 }
 
 // checkItself makes the template by itself.
-func (t *template) checkItself(plan layout.Plan) error {
-	a, err := layout.NewModel(t.sections).Arrange(plan)
+func (t *template) checkItself() error {
+	a, err := layout.NewModel(t.sections).Arrange(t.plan)
 	if err != nil {
 		return err
 	}
