@@ -87,8 +87,6 @@ func (p *Kernel) noDelta() error {
 		return fmt.Errorf("so far only those of %s are", arch.X86_64.Name)
 	case p.Sections != "":
 		return errors.New("so far only those in which functions alone move are")
-	case p.BootFile() != "":
-		return fmt.Errorf("a %s is made of what lld has linked", p.Image)
 	}
 	return nil
 }
@@ -156,6 +154,12 @@ func (w *Worker) byDelta(ctx context.Context, plan layout.Plan) (image Image, ok
 		defer d.Unlock()
 		w.kernel.wrongDelta(err.Error())
 		return image, false, nil
+	}
+	if w.kernel.byMakefiles() { // which may change it
+		if err := os.WriteFile(w.vmlinux(), file.bytes, 0o644); err != nil {
+			return image, true, err
+		}
+		return image, true, w.finish(ctx, &image)
 	}
 	image.Path = w.nextName(file.path)
 	image.VMLinux = image.Path
