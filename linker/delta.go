@@ -2,6 +2,8 @@ package linker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"unlucky/arch"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // A delta link makes the image of a plan from a template, without lld. As one pass of
@@ -32,8 +34,9 @@ type deltaState struct {
 	carried    bool // those of a packed kernel are there
 	off        bool // layouts are not linked so
 	told       bool
-	misfits    int // templates that did not serve the plan that they were made for
-	missed     int // layouts that were not linked so since the last that was
+	mended     bool // a layout was not linked so for an erratum: that is told
+	misfits    int  // templates that did not serve the plan that they were made for
+	missed     int  // layouts that were not linked so since the last that was
 }
 
 type provenDelta struct {
@@ -83,8 +86,6 @@ func (p *Kernel) provenByDelta(plan layout.Plan) bool {
 // noDelta is why no layout of this kernel is; nil where that is not known yet.
 func (p *Kernel) noDelta() error {
 	switch {
-	case p.Arch != arch.X86_64:
-		return fmt.Errorf("so far only those of %s are", arch.X86_64.Name)
 	case p.Sections != "":
 		return errors.New("so far only those in which functions alone move are")
 	}
@@ -96,6 +97,9 @@ func (p *Kernel) noDelta() error {
 func (d *deltaState) fits(a layout.Arrangement) (*placement, error) {
 	for _, t := range d.templates {
 		if p, err := t.place(a); !errors.Is(err, errTemplate) {
+			if err == nil && p.mended() {
+				err = errMended
+			}
 			return p, err
 		}
 	}
@@ -147,15 +151,15 @@ func (w *Worker) byDelta(ctx context.Context, plan layout.Plan) (image Image, ok
 	}
 	image.Steps.Link = threadTime() - begin
 	linked := time.Now()
-	s := p.t.symtab
-	image.Addresses = f.read(symbolTable{raw: file.bytes[s.Offset : s.Offset+s.FileSize]})
+	all := symbolTable{raw: file.bytes[p.t.symtab.Offset:][:p.t.symtab.FileSize]}
+	image.Addresses = f.read(func(symbol int) uint64 { return all.address(p.t.listed.place(symbol)) })
 	if image.Layout, err = checkArranged(f.model, a, image.Addresses); err != nil {
 		d.Lock()
 		defer d.Unlock()
 		w.kernel.wrongDelta(err.Error())
 		return image, false, nil
 	}
-	if w.kernel.byMakefiles() { // which may change it
+	if w.kernel.BootFile() != "" { // and makefiles may change it
 		if err := os.WriteFile(w.vmlinux(), file.bytes, 0o644); err != nil {
 			return image, true, err
 		}
@@ -266,7 +270,11 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 	p, err := d.fits(a)
 	if p == nil && err == nil {
 		if err = k.noDelta(); err == nil {
-			p, err = w.addTemplate(ctx, one, a)
+			kept := w.vmlinux() + ".kept" // a boot image's, which the caller may want
+			there := os.Rename(w.vmlinux(), kept) == nil
+			if p, err = w.addTemplate(ctx, one, a); there {
+				err = errors.Join(err, os.Rename(kept, w.vmlinux()))
+			}
 		}
 	}
 	switch {
@@ -274,6 +282,12 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 		return ctx.Err()
 	case err != nil && isMachine(err):
 		return err
+	case errors.Is(err, errMended):
+		if !d.mended {
+			d.mended = true
+			k.note("a layout that lld may have to mend for erratum 843419 is linked by lld, not by delta")
+		}
+		return nil
 	case err != nil && len(d.templates) == 0:
 		d.off = true
 		k.note("each layout is linked by lld, not by delta: %v", err)
@@ -292,11 +306,14 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 		return nil
 	}
 	d.missed = 0
-	want, err := os.ReadFile(image.VMLinux)
-	if err != nil {
+	if k.byMakefiles() { // which have changed it
+		if sum := sha256.Sum256(got); hex.EncodeToString(sum[:]) != image.digest {
+			k.wrongDelta("its digest")
+			return nil
+		}
+	} else if want, err := os.ReadFile(image.VMLinux); err != nil {
 		return err
-	}
-	if at := differ(got, want); at >= 0 {
+	} else if at := differ(got, want); at >= 0 {
 		k.wrongDelta(p.t.where(at))
 		return nil
 	}
@@ -351,11 +368,18 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, a layout.Arrange
 		as.Paddings = []layout.Padding{{Section: sections[last].Name, Bytes: longer}}
 	}
 	t, err := w.template(ctx, one, as)
+	// Where lld has inserted something, the functions stand elsewhere in the next one.
+	for by := uint64(4); errors.Is(err, errMended) && by <= 64; by += 4 {
+		t, err = w.template(ctx, one, shifted(as, sections, by))
+	}
 	if err != nil {
 		return nil, err
 	}
 	p, err := t.place(a)
-	if err == nil || len(d.templates) == 0 {
+	if err == nil && p.mended() {
+		err = errMended
+	}
+	if err == nil || errors.Is(err, errMended) || len(d.templates) == 0 {
 		d.templates = append(d.templates, t)
 	} else {
 		d.misfits++
@@ -364,6 +388,18 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, a layout.Arrange
 		return w.addTemplate(ctx, one, a)
 	}
 	return p, err
+}
+
+// shifted is a plan that pads by some bytes before the first section that can be padded, too.
+func shifted(plan layout.Plan, sections []layout.Section, by uint64) layout.Plan {
+	outputs := layout.Outputs(sections)
+	for i, s := range sections {
+		if layout.Paddable(sections, i) && slices.Contains(outputs, s.Output) {
+			plan.Paddings = append([]layout.Padding{{Section: s.Name, Bytes: by}}, plan.Paddings...)
+			break
+		}
+	}
+	return plan
 }
 
 // lastMovable is the last section of a layout's text that a plan can pad before; -1 for none.
@@ -403,7 +439,7 @@ func (w *Worker) linkTemplate(ctx context.Context, one *onePass, plan layout.Pla
 	if err := w.checkImage(); err != nil {
 		return i, err
 	}
-	i.plan = plan
+	i.plan, i.mends = plan, slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum)
 	if i.raw, err = os.ReadFile(w.vmlinux()); err != nil {
 		return i, err
 	}
@@ -432,8 +468,11 @@ func (w *Worker) templateOf(ctx context.Context, one *onePass, i linkedImage) (*
 		return nil, err
 	}
 	t, err := newTemplate(i, script, objects, sections, one.kallsyms)
-	if f := w.kernel.functionsOf(); f != nil && err == nil && !f.table.same(symbolTable{raw: t.base[t.symtab.Offset:][:t.symtab.FileSize], names: f.table.names}) {
+	if f := w.kernel.functionsOf(); f != nil && err == nil && !f.table.same(t.listed) {
 		return nil, errSymbols
+	}
+	if err == nil {
+		t.listed = symbolTable{places: t.listed.places}
 	}
 	return t, err
 }

@@ -56,12 +56,12 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		return nil
 	}
 	b := &kallsymsTable{k: k, at: map[string]uint64{}}
-	made, err := k.move(image.symbols)
+	made, err := k.move(t.listed)
 	if err != nil {
 		return err
 	}
 	for part, data := range made {
-		s, at, err := sectionOf(image.File, image.symbols, k.parts[part])
+		s, at, err := sectionOf(image.File, t.listed, k.parts[part])
 		if err != nil {
 			return err
 		}
@@ -70,16 +70,20 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		}
 		b.at[part] = s.Offset + at
 	}
-	b.table = k.offsetPlace(image.symbols, 0)
-	moves := make([]int32, image.symbols.len()) // with which target, of a symbol
+	b.table = k.offsetPlace(t.listed, 0)
+	all := make([]int32, image.symbols.len()) // with which target, of a symbol
 	for _, v := range t.values {
-		moves[(v.at-t.symtab.Offset)/symbolSize] = v.target
+		all[(v.at-t.symtab.Offset)/symbolSize] = v.target
+	}
+	moves := make([]int32, t.listed.len())
+	for i := range moves {
+		moves[i] = all[t.listed.place(i)]
 	}
 	if moves[k.parts["offsets"]] != 0 {
 		return errors.New("its kallsyms moves")
 	}
 	if k.form == ownPlace {
-		if err := b.findRelocated(image, moves); err != nil {
+		if err := b.findRelocated(image, all); err != nil {
 			return err
 		}
 	}
@@ -91,13 +95,13 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 	}
 	slices.SortStableFunc(byTie, func(i, j int32) int {
 		d, e := &k.entries[i], &k.entries[j]
-		return cmp.Or(cmp.Compare(d.rank, e.rank), strings.Compare(image.symbols.name(d.symbol), image.symbols.name(e.symbol)),
-			cmp.Compare(image.symbols.size(d.symbol), image.symbols.size(e.symbol)))
+		return cmp.Or(cmp.Compare(d.rank, e.rank), strings.Compare(t.listed.name(d.symbol), t.listed.name(e.symbol)),
+			cmp.Compare(t.listed.size(d.symbol), t.listed.size(e.symbol)))
 	})
 	for n, i := range byTie {
 		ties[i] = int32(n)
 	}
-	address := func(i int) uint64 { return image.symbols.address(k.entries[i].symbol) }
+	address := func(i int) uint64 { return t.listed.address(k.entries[i].symbol) }
 	var entries []int32
 	b.blocks, entries = newBlocks(len(k.entries), t, func(i int) int32 { return moves[k.entries[i].symbol] },
 		func(i int) bool { return address(i) < t.text.Addr }, func(i, j int) int {
@@ -128,7 +132,7 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		from = to
 	}
 	for _, symbol := range k.edges {
-		b.edges = append(b.edges, newEdge(image.symbols, symbol, moves, t.count))
+		b.edges = append(b.edges, newEdge(t.listed, symbol, moves, t.count))
 	}
 	t.kall = b
 	return nil

@@ -200,7 +200,10 @@ const packedSeeds = 256
 // and the reason is told. The plans are of layouts that take them.
 func (w *Worker) packTemplates(ctx context.Context, one *onePass, m *manifest, objects, made map[string][]byte) (plans []layout.Plan, err error) {
 	k := w.kernel
-	if err = k.noDelta(); err == nil {
+	if err = k.noDelta(); err == nil && slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum) {
+		err = errMended
+	}
+	if err == nil {
 		plans, err = w.takeTemplates(ctx, one)
 	}
 	if ctx.Err() != nil || err != nil && isMachine(err) {

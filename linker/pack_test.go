@@ -187,11 +187,23 @@ func TestPackRefuses(t *testing.T) {
 	}
 }
 
-// Without the lld that a kernel was packed with, that is said.
+// firstForm is a packed kernel as they were without templates.
+func firstForm(t *testing.T, path string) string {
+	t.Helper()
+	template := func(name string) bool { return strings.HasPrefix(name, "template-") }
+	return repack(t, path, func(m map[string]any, files []packedEntry) []packedEntry {
+		m["unlucky-kernel"] = 1
+		delete(m, "templates")
+		m["files"] = slices.DeleteFunc(m["files"].([]any), func(f any) bool { return template(f.(map[string]any)["name"].(string)) })
+		return slices.DeleteFunc(files, func(f packedEntry) bool { return template(f.Name) })
+	})
+}
+
+// Without the lld that a kernel was packed with, and without templates, that is said.
 func TestOpenWithoutLinker(t *testing.T) {
 	slow(t)
 	k, _ := tinyKernel(t, "")
-	path := packKernel(t, k)
+	path := firstForm(t, packKernel(t, k))
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
 	var h *host.HintError
@@ -372,6 +384,19 @@ func TestOpenHostile(t *testing.T) {
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["bytes"] = 5 << 30; return f }):             "its files have more than",
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["bytes"] = -1; return f }):                  "its files have more than",
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["sha256"] = "../x"; return f }):             "has no digest",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["templates"] = append(m["templates"].([]any), map[string]any{"section": ".text.m", "bytes": 16})
+			return f
+		}): "it has no template-",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["templates"] = []any{map[string]any{"section": ".text.m"}}
+			return f
+		}): "template 0 is padded",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["templates"] = []any{map[string]any{}, map[string]any{"section": "x", "bytes": 1 << 40}}
+			return f
+		}): "template 1 is padded by 1099511627776 bytes",
+		repack(t, good, func(m map[string]any, f files) files { m["templates"] = make([]any, 9); return f }): "it has 9 templates, at most 8 are taken",
 		repack(t, good, func(m map[string]any, f files) files {
 			for range 300 {
 				m["files"] = append(m["files"].([]any), file(m, 0))
