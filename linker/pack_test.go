@@ -385,9 +385,9 @@ func TestOpenHostile(t *testing.T) {
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["bytes"] = -1; return f }):                  "its files have more than",
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["sha256"] = "../x"; return f }):             "has no digest",
 		repack(t, good, func(m map[string]any, f files) files {
-			m["templates"] = append(m["templates"].([]any), map[string]any{"section": ".text.m", "bytes": 16})
+			m["files"] = slices.DeleteFunc(m["files"].([]any), func(f any) bool { return f.(map[string]any)["name"] == "template-0.raw" })
 			return f
-		}): "it has no template-",
+		}): "it has no template-0.raw",
 		repack(t, good, func(m map[string]any, f files) files {
 			m["templates"] = []any{map[string]any{"section": ".text.m"}}
 			return f
