@@ -370,7 +370,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 	}
 	n := 0
 	for _, s := range layout {
-		if s.Text {
+		if s.Moves {
 			n++
 		}
 	}
