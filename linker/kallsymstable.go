@@ -83,7 +83,7 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		return errors.New("its kallsyms moves")
 	}
 	if k.form == ownPlace {
-		if err := b.findRelocated(image, all); err != nil {
+		if err := b.findRelocated(image, t.listed, all); err != nil {
 			return err
 		}
 	}
@@ -138,9 +138,10 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 	return nil
 }
 
-// findRelocated finds the relocations of the offsets (kallsyms.relocate).
-func (b *kallsymsTable) findRelocated(image *linkedObject, moves []int32) error {
-	table, _, err := sectionOf(image.File, image.symbols, b.k.parts["offsets"])
+// findRelocated finds the relocations of the offsets (kallsyms.relocate). moves are the
+// targets of the image's symbols.
+func (b *kallsymsTable) findRelocated(image *linkedObject, listed symbolTable, moves []int32) error {
+	table, _, err := sectionOf(image.File, listed, b.k.parts["offsets"])
 	if err != nil {
 		return err
 	}
