@@ -50,7 +50,7 @@ test-all: install-test
 # minutes.
 test-builds: install-test
 	@host/install.sh aarch64-linux-gnu-gcc
-	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestWithoutLTO|TestCanaryOfGCC|TestFinishedBuild|TestARM64OfGCC|TestReproducible)$$' ./e2e
+	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestDelta|TestWithoutLTO|TestCanaryOfGCC|TestFinishedBuild|TestARM64OfGCC|TestReproducible)$$' ./e2e
 
 # The tests that need no kernel build: some two minutes.
 short: install

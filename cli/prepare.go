@@ -31,6 +31,8 @@ type packed struct {
 	Object string `json:"object"` // digest of vmlinux.o
 	Clang  string `json:"clang"`
 	LLD    string `json:"lld"`
+
+	Templates int `json:"templates"` // by which layouts are linked without lld
 }
 
 func prepare(f *flag.FlagSet) *command {
@@ -58,7 +60,7 @@ func prepare(f *flag.FlagSet) *command {
 			}
 			defer b.Close()
 			p := packed{Path: *path, Object: b.Digest, Clang: b.Clang, LLD: b.LLD}
-			p.Bytes, err = b.pack(ctx, *path, c.scr)
+			err = b.pack(ctx, &p, c.scr)
 			c.scr.done()
 			if err != nil {
 				return err
@@ -66,51 +68,57 @@ func prepare(f *flag.FlagSet) *command {
 			if *asJSON {
 				return json.NewEncoder(c.out).Encode(p)
 			}
-			fmt.Fprintf(c.out, "%s: %s, vmlinux.o %.12s\none pass of lld gives the images of link-vmlinux.sh: the baseline, padded, in another order\n"+
-				"\nnext, on any machine with lld %s and QEMU, for example:\n  unlucky sweep -kernel %s\n",
-				report.Printable(p.Path), humanize.IBytes(uint64(p.Bytes)), p.Object, p.LLD, report.Printable(qemu.Quote([]string{p.Path})))
+			needs, proof := "with lld "+p.LLD+" and QEMU", ""
+			if p.Templates > 0 {
+				needs, proof = "with QEMU", fmt.Sprintf("; so do delta links from %d images in the file, without lld", p.Templates)
+			}
+			fmt.Fprintf(c.out, "%s: %s, vmlinux.o %.12s\none pass of lld gives the images of link-vmlinux.sh: the baseline, padded, in another order%s\n"+
+				"\nnext, on any machine %s, for example:\n  unlucky sweep -kernel %s\n",
+				report.Printable(p.Path), humanize.IBytes(uint64(p.Bytes)), p.Object, proof, needs, report.Printable(qemu.Quote([]string{p.Path})))
 			return nil
 		},
 	}
 }
 
 // pack writes the session as a kernel file, once it is proven that this links the
-// same images, and returns its size in bytes.
-func (b *session) pack(ctx context.Context, path string, scr *screen) (int64, error) {
+// same images, and tells its size.
+func (b *session) pack(ctx context.Context, p *packed, scr *screen) error {
 	b.By = linker.Script // to compare with
 	scenario, err := b.template.Scenario.Marshal()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	initrd, err := os.ReadFile(b.guest.Machine.Initrd)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
+	file, err := renameio.NewPendingFile(p.Path, renameio.WithTempDir(filepath.Dir(p.Path)), renameio.WithPermissions(0o644))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer file.Cleanup() // does nothing after the rename
-	if err := b.Pack(ctx, file, map[string][]byte{packedScenario: scenario, packedInitrd: initrd}, scr.progress); err != nil {
-		return 0, err
+	plans, err := b.Pack(ctx, file, map[string][]byte{packedScenario: scenario, packedInitrd: initrd}, scr.progress)
+	if err != nil {
+		return err
 	}
 	unpacked, err := linker.Unpack(ctx, kbuild.CacheDir(), file.Name(), scr.progress)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer unpacked.Close()
 	unpacked.Sections = b.Sections
 	sections, err := b.Layout(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	scr.progress("comparing its images with those of link-vmlinux.sh", 0, 0)
-	if err := b.Prove(ctx, unpacked, []layout.Plan{layout.Text.Plan(1, sections), layout.Shuffle.Plan(1, sections)}); err != nil {
-		return 0, err
+	if err := b.Prove(ctx, unpacked, append(plans, layout.Text.Plan(1, sections), layout.Shuffle.Plan(1, sections))); err != nil {
+		return err
 	}
 	info, err := file.Stat()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return info.Size(), file.CloseAtomicallyReplace()
+	p.Bytes, p.Templates = info.Size(), unpacked.Templates()
+	return file.CloseAtomicallyReplace()
 }

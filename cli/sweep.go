@@ -63,7 +63,7 @@ func sweep(f *flag.FlagSet) *command {
 		memory    = f.Bool("autopsy", false, "look into the memory of the first find of each title, beside the sweep (x86-64 under TCG)")
 		fail      = f.Bool("fail", false, "exit with status 3 if an unlucky layout is found")
 		bisect    = f.Bool("bisect", false, "for git bisect run: exit 0 for none, 3 for an unlucky layout, 125 if it can't be told; the results of each commit are in a folder named by its vmlinux.o")
-		link      = f.String("link", "delta", "link by `delta, pass or script`, each where it is proven, or else by the next: delta without lld, pass by one run of it, script by the whole link-vmlinux.sh")
+		link      = f.String("link", "delta", "link by `delta, pass or script`, each where it is proven, or else by the next: delta without lld, all that a kernel file takes, pass by one run of it, script by the whole link-vmlinux.sh")
 		full      = f.Bool("full-script", false, "the same as -link script")
 		asJSON    = f.Bool("json", false, "print the report as JSON")
 	)

@@ -25,13 +25,20 @@ func TestKernels(t *testing.T) {
 	for _, pkg := range []string{"linux-source-6.1", "linux-source"} {
 		source, suite := kernelSource(t, pkg)
 		t.Run(source+" "+suite, func(t *testing.T) {
-			scenario := "boot"
-			if pkg == "linux-source" {
-				scenario = "kcfi-hash" // whose test builds it, too
-			}
-			sweepProven(t, scenarioWith(t, scenario, source), 33, 48)
+			sweepProven(t, kernelScenario(t, pkg, source), 33, 48)
 		})
 	}
+}
+
+// kernelScenario writes a scenario of a package, of which source was fetched, and returns
+// its path: one kernel for all tests.
+func kernelScenario(t *testing.T, pkg, source string) string {
+	t.Helper()
+	scenario := "boot"
+	if pkg == "linux-source" {
+		scenario = "kcfi-hash" // whose test builds it, too
+	}
+	return scenarioWith(t, scenario, source)
 }
 
 // The planted bug is met on the newest kernel.

@@ -19,9 +19,9 @@ import (
 	"unlucky/seeds"
 )
 
-// A real kernel in a file, opened where there are lld and QEMU and nothing else,
-// gives the images and verdicts of the build, in every order of its sections,
-// into journals of the same header.
+// A real kernel in a file, opened where there are lld and QEMU and nothing else, and where
+// there is QEMU alone, gives the images and verdicts of the build, in every order of its
+// sections, into journals of the same header.
 func TestPreparedFile(t *testing.T) {
 	needKernels(t)
 	s, err := scenarios.Load("canary")
@@ -78,10 +78,13 @@ func TestPreparedFile(t *testing.T) {
 	if kbuild.Prepared(t.Context(), kbuild.CacheDir(), s.Kernel) {
 		t.Fatal("the kernel is there without the file")
 	}
-	got, headers := records("-kernel", file)
-	for i, flags := range sweeps {
-		if headers[i] != wantHeaders[i] || !reflect.DeepEqual(got[i], want[i]) || len(want[i]) < 4 {
-			t.Errorf("%s: of the file %s %+v\nof the build %s %+v", flags, headers[i], got[i], wantHeaders[i], want[i])
+	for _, programs := range []string{"lld and QEMU", "QEMU"} {
+		got, headers := records("-kernel", file)
+		for i, flags := range sweeps {
+			if headers[i] != wantHeaders[i] || !reflect.DeepEqual(got[i], want[i]) || len(want[i]) < 4 {
+				t.Errorf("%s, with %s: of the file %s %+v\nof the build %s %+v", flags, programs, headers[i], got[i], wantHeaders[i], want[i])
+			}
 		}
+		os.Remove(filepath.Join(dir, "ld.lld"))
 	}
 }

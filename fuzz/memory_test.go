@@ -31,7 +31,7 @@ func (k paper) Linker() (fuzz.Linker, error) {
 func paperKernel(n int) (k paper) {
 	for i, end := 0, uint64(0x10000); i < n; i++ {
 		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Function: fmt.Sprint("f", i), Functions: 1,
-			Align: 16, Address: layout.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Text: true, Index: i + 1}
+			Align: 16, Address: layout.AlignUp(end, 16), Size: uint64(20 + 37*i%200), Moves: true, Index: i + 1}
 		end = s.Address + s.Size
 		k.layout = append(k.layout, s)
 	}

@@ -718,7 +718,7 @@ func BenchmarkPlan(b *testing.B) {
 		b.Run(fmt.Sprint(functions), func(b *testing.B) {
 			sections := make([]layout.Section, functions)
 			for i := range sections {
-				sections[i] = layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true}
+				sections[i] = layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Moves: true}
 			}
 			for seed := uint32(0); b.Loop(); seed++ {
 				layout.Text.Plan(seed, sections)

@@ -16,11 +16,11 @@ func textOf(align uint64) []Section {
 	layout := []Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
 	end := layout[0].Address + layout[0].Size
 	for i := range 600 {
-		s := Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: align, Text: true,
+		s := Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mix(1, uint64(i))%400, Align: align, Moves: true,
 			Index: i + 2, Group: 1 + i/301}
 		switch {
 		case i == 300:
-			s.Name, s.Text, s.Align, s.Group = ".noinstr.text", false, 64, 0
+			s.Name, s.Moves, s.Align, s.Group = ".noinstr.text", false, 64, 0
 		case i > 560:
 			s.Name = fmt.Sprint(".text.unlikely.f", i)
 		case i%97 == 5:
@@ -70,7 +70,7 @@ func TestCoverExact(t *testing.T) {
 					}
 				}
 				for i, s := range layout {
-					if !s.Text {
+					if !s.Moves {
 						continue
 					}
 					want := int(max(1, modulus/max(step, s.Align)))

@@ -117,7 +117,7 @@ var BugKinds = []BugKind{
 	}},
 	{"one pair", "one function directly behind one other, of the same part of .text", (*Hunt).pair},
 	{"thunk", "two that touch in the baseline, at 2 of 64 KB by which they are before the return thunks (kcfi-hash)", func(h *Hunt, random func(int) int) Bug {
-		i := h.draw(random, func(i int) bool { return h.layout[i-1].Text && h.Touch(h.number[i]) })
+		i := h.draw(random, func(i int) bool { return h.layout[i-1].Moves && h.Touch(h.number[i]) })
 		return h.beforeAll(h.bug(func(i []int) func(*Placed) bool {
 			return func(p *Placed) bool { return p.Before(i[1]) == i[0] && h.gap(p, i[1]) == 0 }
 		}, i-1, i), uint64(random(FarModulus)))
@@ -244,7 +244,7 @@ func meetingKind(name, what string, modulus uint64) BugKind {
 // touchingKind are the bugs of two neighbours that touch, at a residue.
 func touchingKind(name, what string, modulus uint64) BugKind {
 	return BugKind{name, what, func(h *Hunt, random func(int) int) Bug {
-		i := h.draw(random, func(i int) bool { return h.layout[i-1].Text && h.Touch(h.number[i]) && h.align[i] < modulus })
+		i := h.draw(random, func(i int) bool { return h.layout[i-1].Moves && h.Touch(h.number[i]) && h.align[i] < modulus })
 		return h.bug(func(is []int) func(*Placed) bool {
 			r := h.residue(random, i, modulus)
 			return func(p *Placed) bool {

@@ -16,7 +16,7 @@ func Outputs(layout []Section) (outputs []string) {
 	moving := map[string]int{} // sections of each output section
 	main := ""
 	for i := range layout {
-		if s := &layout[i]; s.Text {
+		if s := &layout[i]; s.Moves {
 			if moving[s.Output]++; moving[s.Output] == 1 {
 				outputs = append(outputs, s.Output)
 			}
@@ -135,7 +135,7 @@ func Movable(layout []Section, i int) bool {
 // Paddable tells whether a section can be padded before: one of the object stands
 // before it to be lengthened.
 func Paddable(layout []Section, i int) bool {
-	return layout[i].Text && i > 0 && layout[i-1].Output == layout[i].Output && layout[i-1].Name != ""
+	return layout[i].Moves && i > 0 && layout[i-1].Output == layout[i].Output && layout[i-1].Name != ""
 }
 
 // AlignUp is the lowest multiple of align, a power of two, that is not below n.

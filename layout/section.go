@@ -17,7 +17,7 @@ type Section struct {
 	Address uint64 `json:"address"`
 	Size    uint64 `json:"size"`  // bytes
 	Align   uint64 `json:"align"` // sh_addralign, bytes
-	Text    bool   `json:"text"`  // an ordinary input section, of text or of what moves in its place, which may be moved on its own
+	Moves   bool   `json:"text"`  // plans may move it on its own: an ordinary input section of text, or of what kernel.sections names
 	// Function is the symbol that a section per function is named after, or
 	// else the first in it; empty where it has none. It is Entry bytes
 	// behind Address: under kCFI the hash comes first.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"unlucky/arch"
@@ -54,12 +55,24 @@ func (w *Worker) bootImage(ctx context.Context) (string, error) {
 	}
 	for _, args := range steps {
 		var log bytes.Buffer
-		argv := append([]string{"make", "-rR", "--silent", "--no-print-directory"}, args...)
+		argv := slices.Concat([]string{"make", "-rR", "--silent", "--no-print-directory"}, compressors, args)
 		if _, err := w.run(ctx, firstLimit, p.Environment, &log, argv...); err != nil {
 			return "", fmt.Errorf("making the %s: %w%s", p.Image, err, host.LastLines(log.Bytes(), 8))
 		}
 	}
 	return filepath.Join(w.dir, p.BootFile()), nil
+}
+
+// compressors have make compress as fast as the kernel's own format allows, as what a boot
+// loader unpacks is the same: they leave out the level that scripts/Makefile.lib asks for.
+// xz has options there that the kernel's reader depends on, and is left alone.
+var compressors = []string{
+	`KGZIP=sh -c "exec gzip -n -1"`,
+	`KBZIP2=sh -c "exec bzip2 -1"`,
+	`LZMA=sh -c "exec lzma -1"`,
+	`KLZOP=sh -c "exec lzop -1"`,
+	`LZ4=sh -c "exec lz4 -l -1 - -"`,
+	`ZSTD=sh -c "exec zstd -1"`,
 }
 
 func exists(path string) bool {

@@ -81,7 +81,7 @@ func TestData(t *testing.T) {
 	moving := map[string]int{}
 	for i, s := range sections {
 		sections[i].Index = o.index[s.Name]
-		if s.Text {
+		if s.Moves {
 			moving[s.Output]++
 			if strings.Contains(s.Name, "..") {
 				t.Errorf("%s moves", s.Name)

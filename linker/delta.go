@@ -2,6 +2,8 @@ package linker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"unlucky/arch"
 	"unlucky/layout"
+	"unlucky/linker/kbuild"
 )
 
 // A delta link makes the image of a plan from a template, without lld. As one pass of
@@ -29,10 +31,12 @@ type deltaState struct {
 	sync.Mutex // held while a template is made: all wait for it
 	templates  []*template
 	proven     map[provenDelta]bool
+	carried    bool // those of a packed kernel are there
 	off        bool // layouts are not linked so
 	told       bool
-	misfits    int // templates that did not serve the plan that they were made for
-	missed     int // layouts that were not linked so since the last that was
+	mended     bool // a layout was not linked so for an erratum: that is told
+	misfits    int  // templates that did not serve the plan that they were made for
+	missed     int  // layouts that were not linked so since the last that was
 }
 
 type provenDelta struct {
@@ -47,8 +51,17 @@ const maxTemplates = 8
 // maxMissed is after how many such layouts in turn it is not tried any more.
 const maxMissed = 16
 
+func (d *deltaState) prove(t *template, kind int) {
+	if d.proven == nil {
+		d.proven = map[provenDelta]bool{}
+	}
+	d.proven[provenDelta{t, kind}] = true
+}
+
 // deltas tells whether layouts of a kind may be linked by delta.
-func (p *Kernel) deltas(kind int) bool { return p.By == Delta && kind != flagged }
+func (p *Kernel) deltas(kind int) bool {
+	return (p.By == Delta || p.noLLD != nil) && kind != flagged
+}
 
 // linksByDelta tells whether layouts of a kind are linked so by now.
 func (p *Kernel) linksByDelta(kind int) bool {
@@ -57,15 +70,24 @@ func (p *Kernel) linksByDelta(kind int) bool {
 	return p.deltas(kind) && !p.delta.off && len(p.delta.proven) > 0
 }
 
+// provenByDelta tells whether the template of a plan has given lld's image for its kind.
+func (p *Kernel) provenByDelta(plan layout.Plan) bool {
+	a, err := p.functionsOf().model.Arrange(plan)
+	if err != nil {
+		return false
+	}
+	d := &p.delta
+	d.Lock()
+	defer d.Unlock()
+	at, err := d.fits(a)
+	return err == nil && at != nil && !d.off && d.proven[provenDelta{at.t, kindOf(plan)}]
+}
+
 // noDelta is why no layout of this kernel is; nil where that is not known yet.
 func (p *Kernel) noDelta() error {
 	switch {
-	case p.Arch != arch.X86_64:
-		return fmt.Errorf("so far only those of %s are", arch.X86_64.Name)
 	case p.Sections != "":
 		return errors.New("so far only those in which functions alone move are")
-	case p.BootFile() != "":
-		return fmt.Errorf("a %s is made of what lld has linked", p.Image)
 	}
 	return nil
 }
@@ -75,6 +97,9 @@ func (p *Kernel) noDelta() error {
 func (d *deltaState) fits(a layout.Arrangement) (*placement, error) {
 	for _, t := range d.templates {
 		if p, err := t.place(a); !errors.Is(err, errTemplate) {
+			if err == nil && p.mended() {
+				err = errMended
+			}
 			return p, err
 		}
 	}
@@ -82,8 +107,14 @@ func (d *deltaState) fits(a layout.Arrangement) (*placement, error) {
 }
 
 // byDelta links a plan by delta; ok tells whether it is.
-func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
+func (w *Worker) byDelta(ctx context.Context, plan layout.Plan) (image Image, ok bool, err error) {
 	kind, d, f := kindOf(plan), &w.kernel.delta, w.kernel.functionsOf()
+	if f == nil && w.kernel.noLLD != nil {
+		if _, err := w.kernel.baseline(ctx); err != nil {
+			return image, true, err
+		}
+		f = w.kernel.functionsOf()
+	}
 	if !w.kernel.deltas(kind) || f == nil {
 		return image, false, nil
 	}
@@ -98,6 +129,10 @@ func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
 	if d.off {
 		d.Unlock()
 		return image, false, nil
+	}
+	if err := w.carriedTemplates(ctx); err != nil {
+		d.Unlock()
+		return image, true, err
 	}
 	p, err := d.fits(a)
 	if ok = err == nil && p != nil && d.proven[provenDelta{p.t, kind}]; ok {
@@ -116,17 +151,25 @@ func (w *Worker) byDelta(plan layout.Plan) (image Image, ok bool, err error) {
 	}
 	image.Steps.Link = threadTime() - begin
 	linked := time.Now()
-	s := p.t.symtab
-	image.Addresses = f.read(symbolTable{raw: file.bytes[s.Offset : s.Offset+s.FileSize]})
+	all := symbolTable{raw: file.bytes[p.t.symtab.Offset:][:p.t.symtab.FileSize]}
+	image.Addresses = f.read(func(symbol int) uint64 { return all.address(p.t.listed.place(symbol)) })
 	if image.Layout, err = checkArranged(f.model, a, image.Addresses); err != nil {
 		d.Lock()
 		defer d.Unlock()
 		w.kernel.wrongDelta(err.Error())
 		return image, false, nil
 	}
+	if w.kernel.BootFile() != "" { // and makefiles may change it
+		if err := os.WriteFile(w.vmlinux(), file.bytes, 0o644); err != nil {
+			return image, true, err
+		}
+		return image, true, w.finish(ctx, &image)
+	}
 	image.Path = w.nextName(file.path)
 	image.VMLinux = image.Path
-	err = os.Link(file.path, image.Path)
+	if err = os.Link(file.path, image.Path); err == nil && w.kernel.By == Script {
+		image.SystemMap, err = w.systemMap(image.Path)
+	}
 	image.Steps.Image = time.Since(linked)
 	return image, true, err
 }
@@ -227,7 +270,11 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 	p, err := d.fits(a)
 	if p == nil && err == nil {
 		if err = k.noDelta(); err == nil {
-			p, err = w.addTemplate(ctx, one, a)
+			kept := w.vmlinux() + ".kept" // a boot image's, which the caller may want
+			there := os.Rename(w.vmlinux(), kept) == nil
+			if p, err = w.addTemplate(ctx, one, a); there {
+				err = errors.Join(err, os.Rename(kept, w.vmlinux()))
+			}
 		}
 	}
 	switch {
@@ -235,6 +282,12 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 		return ctx.Err()
 	case err != nil && isMachine(err):
 		return err
+	case errors.Is(err, errMended):
+		if !d.mended {
+			d.mended = true
+			k.note("a layout that lld may have to mend for erratum 843419 is linked by lld, not by delta")
+		}
+		return nil
 	case err != nil && len(d.templates) == 0:
 		d.off = true
 		k.note("each layout is linked by lld, not by delta: %v", err)
@@ -253,21 +306,21 @@ func (w *Worker) proveDelta(ctx context.Context, plan layout.Plan, image Image, 
 		return nil
 	}
 	d.missed = 0
-	want, err := os.ReadFile(image.VMLinux)
-	if err != nil {
+	if k.byMakefiles() { // which have changed it
+		if sum := sha256.Sum256(got); hex.EncodeToString(sum[:]) != image.digest {
+			k.wrongDelta("its digest")
+			return nil
+		}
+	} else if want, err := os.ReadFile(image.VMLinux); err != nil {
 		return err
-	}
-	if at := differ(got, want); at >= 0 {
+	} else if at := differ(got, want); at >= 0 {
 		k.wrongDelta(p.t.where(at))
 		return nil
 	}
 	if len(d.proven) == 0 {
 		k.note("layouts are linked by delta, which gives lld's image; each %dth is compared", checkEvery)
 	}
-	if d.proven == nil {
-		d.proven = map[provenDelta]bool{}
-	}
-	d.proven[of] = true
+	d.prove(p.t, kind)
 	return nil
 }
 
@@ -315,11 +368,18 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, a layout.Arrange
 		as.Paddings = []layout.Padding{{Section: sections[last].Name, Bytes: longer}}
 	}
 	t, err := w.template(ctx, one, as)
+	// Where lld has inserted something, the functions stand elsewhere in the next one.
+	for by := uint64(4); errors.Is(err, errMended) && by <= 64; by += 4 {
+		t, err = w.template(ctx, one, shifted(as, sections, by))
+	}
 	if err != nil {
 		return nil, err
 	}
 	p, err := t.place(a)
-	if err == nil || len(d.templates) == 0 {
+	if err == nil && p.mended() {
+		err = errMended
+	}
+	if err == nil || errors.Is(err, errMended) || len(d.templates) == 0 {
 		d.templates = append(d.templates, t)
 	} else {
 		d.misfits++
@@ -328,6 +388,18 @@ func (w *Worker) addTemplate(ctx context.Context, one *onePass, a layout.Arrange
 		return w.addTemplate(ctx, one, a)
 	}
 	return p, err
+}
+
+// shifted is a plan that pads by some bytes before the first section that can be padded, too.
+func shifted(plan layout.Plan, sections []layout.Section, by uint64) layout.Plan {
+	outputs := layout.Outputs(sections)
+	for i, s := range sections {
+		if layout.Paddable(sections, i) && slices.Contains(outputs, s.Output) {
+			plan.Paddings = append([]layout.Padding{{Section: s.Name, Bytes: by}}, plan.Paddings...)
+			break
+		}
+	}
+	return plan
 }
 
 // lastMovable is the last section of a layout's text that a plan can pad before; -1 for none.
@@ -343,42 +415,51 @@ func lastMovable(sections []layout.Section) int {
 
 // template links the template that a plan makes.
 func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (*template, error) {
-	k := w.kernel
-	e, err := k.edit(ctx, plan)
+	i, err := w.linkTemplate(ctx, one, plan)
 	if err != nil {
 		return nil, err
 	}
+	return w.templateOf(ctx, one, i)
+}
+
+// linkTemplate links the image of a template.
+func (w *Worker) linkTemplate(ctx context.Context, one *onePass, plan layout.Plan) (i linkedImage, err error) {
+	e, err := w.kernel.edit(ctx, plan)
+	if err != nil {
+		return i, err
+	}
 	if err := w.takeObject(e); err != nil {
-		return nil, err
+		return i, err
 	}
 	const mapFile = "template.map"
 	defer w.clear()
 	if err := w.passWith(ctx, one, "-Map="+mapFile); err != nil {
-		return nil, err
+		return i, err
 	}
 	if err := w.checkImage(); err != nil {
-		return nil, err
+		return i, err
 	}
-	raw, err := os.ReadFile(w.vmlinux())
-	if err != nil {
-		return nil, err
+	i.plan, i.mends = plan, slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum)
+	if i.raw, err = os.ReadFile(w.vmlinux()); err != nil {
+		return i, err
 	}
 	if err := w.finishPass(ctx, one, new(Steps)); err != nil {
-		return nil, err
+		return i, err
 	}
-	finished, err := os.ReadFile(w.vmlinux())
+	if i.finished, err = os.ReadFile(w.vmlinux()); err != nil {
+		return i, err
+	}
+	i.linkMap, err = os.ReadFile(filepath.Join(w.dir, mapFile))
+	return i, err
+}
+
+// templateOf makes the template of an image.
+func (w *Worker) templateOf(ctx context.Context, one *onePass, i linkedImage) (*template, error) {
+	sections, err := w.kernel.baseline(ctx)
 	if err != nil {
 		return nil, err
 	}
-	linkMap, err := os.ReadFile(filepath.Join(w.dir, mapFile))
-	if err != nil {
-		return nil, err
-	}
-	sections, err := k.baseline(ctx)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := w.linkedObjects(ctx, one, linkMap)
+	objects, err := w.linkedObjects(ctx, one, i.linkMap)
 	if err != nil {
 		return nil, err
 	}
@@ -386,9 +467,12 @@ func (w *Worker) template(ctx context.Context, one *onePass, plan layout.Plan) (
 	if err != nil {
 		return nil, err
 	}
-	t, err := newTemplate(raw, finished, linkMap, script, objects, sections, plan, one.kallsyms)
-	if f := k.functionsOf(); f != nil && err == nil && !f.table.same(symbolTable{raw: finished[t.symtab.Offset:][:t.symtab.FileSize], names: f.table.names}) {
+	t, err := newTemplate(i, script, objects, sections, one.kallsyms)
+	if f := w.kernel.functionsOf(); f != nil && err == nil && !f.table.same(t.listed) {
 		return nil, errSymbols
+	}
+	if err == nil {
+		t.listed = symbolTable{places: t.listed.places}
 	}
 	return t, err
 }

@@ -1,6 +1,8 @@
 package linker
 
 import (
+	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,9 +24,9 @@ import (
 )
 
 // deltaKernel is testdata/tiny with all that a delta link knows of: a linker script behind
-// whose text everything stays, and functions with tables of them. It has more code, and
-// in its script new in place of old.
-func deltaKernel(t *testing.T, code, old, new string) (*Kernel, *[]string) {
+// whose text everything stays, and functions with tables of them. It has more code, in its
+// script new in place of old, and is linked with flags.
+func deltaKernel(t *testing.T, code, old, new string, flags ...string) (*Kernel, *[]string) {
 	t.Helper()
 	tree := filepath.Join(t.TempDir(), "tiny")
 	if err := os.CopyFS(tree, os.DirFS("testdata/tiny")); err != nil {
@@ -44,7 +46,15 @@ func deltaKernel(t *testing.T, code, old, new string) (*Kernel, *[]string) {
 	}
 	lds = []byte(strings.Replace(string(lds), old, new, 1))
 	appendTo(t, filepath.Join(tree, "head.S"), functionsWithTables(40)+code)
-	appendTo(t, filepath.Join(tree, "scripts/link-vmlinux.sh"), sorttable+" vmlinux\n")
+	script := filepath.Join(tree, "scripts/link-vmlinux.sh")
+	text, err := os.ReadFile(script)
+	if err == nil {
+		err = os.WriteFile(script, bytes.Replace(text, []byte("-o ${1}"), []byte(strings.Join(append(flags, "-o ${1}"), " ")), 1), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, script, "[ -e scripts/sorttable ] || { mkdir -p scripts; cp "+sorttable+" scripts; }\n./scripts/sorttable vmlinux\n")
 	if err := os.WriteFile(filepath.Join(tree, "vmlinux.lds"), lds, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +195,22 @@ func digestOf(t *testing.T, image Image) string {
 // A delta link gives lld's images, byte for byte, in padded layouts and in other orders,
 // once each kind has been compared with each template.
 func TestDelta(t *testing.T) {
-	k, notes := deltaKernel(t, "", "", "")
+	testDelta(t, "", "", nil)
+}
+
+// So it does where an image keeps its relocations, for KASLR.
+func TestDeltaEmitRelocs(t *testing.T) {
+	testDelta(t, "", "", nil, "--emit-relocs", "--discard-none")
+}
+
+// So it does where a segment ends with the text, as on arm64.
+func TestDeltaSegment(t *testing.T) {
+	testDelta(t, "*(.addresses) } :text", "*(.addresses) } :data", []int{10, 17}) // in another template
+}
+
+func testDelta(t *testing.T, old, new string, byLLD []int, flags ...string) {
+	t.Helper()
+	k, notes := deltaKernel(t, "", old, new, flags...)
 	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +221,7 @@ func TestDelta(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("images %.12s, by lld %.12s", got, want)
 	}
-	lld := []int{0, 1, 20} // of a kind, or of a template, the first
+	lld := append(byLLD, 0, 1, 20) // of a kind, or of a template, the first
 	for i, way := range ways {
 		if by := Delta; slices.Contains(lld, i) != (way != by) {
 			t.Errorf("layout %d is linked by %v", i, way)
@@ -211,7 +236,7 @@ func TestDelta(t *testing.T) {
 // in the one that is due; then lld goes on.
 func TestDeltaFaults(t *testing.T) {
 	slow(t)
-	k, notes := deltaKernel(t, "", "", "")
+	k, notes := deltaKernel(t, "", "", "", "--emit-relocs")
 	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +262,12 @@ func TestDeltaFaults(t *testing.T) {
 			m.fields[i].wide = false
 			m.fields[i].at++
 		}},
-		{"a pointer", func(m *template) { m.fields = m.fields[:len(m.fields)-1] }},
+		{"a pointer", func(m *template) {
+			i := slices.IndexFunc(m.fields, func(f field) bool { return f.wide && kept(m.base, f) < 0 })
+			m.fields = slices.Delete(slices.Clone(m.fields), i, i+1)
+		}},
+		{"the place of a relocation that is kept", func(m *template) { dropKept(m, 0) }},
+		{"its addend", func(m *template) { dropKept(m, 16) }},
 		{"a symbol", func(m *template) { m.values = m.values[1:] }},
 		{"a symbol of the script", func(m *template) {
 			m.values = slices.DeleteFunc(slices.Clone(m.values), func(v value) bool { return v.target == m.names["_etext"].target })
@@ -318,7 +348,6 @@ func TestDeltaNot(t *testing.T) {
 		{"an expression", "", "text_size = _etext - _stext", "text_size = 1 ? _etext - _stext : 0", "what its linker script says of text_size is not understood"},
 		{"a function", "", "alias_behind = m5 + 4", "alias_behind = MAX(m5, 4)", "call is not known"},
 		{"a byte of the script", "", ". += 3;", "BYTE(0x90) . += 2;", "what its linker script says of BYTE(0x90) is not understood"},
-		{"a segment that grows", "", "ALIGN(0x8000);\n\t.rodata : { *(.rodata .rodata.*) *(.addresses) } :text", "ALIGN(0x8000);\n\t.rodata : { *(.rodata .rodata.*) *(.addresses) } :data", "which grows, is the last section of a segment"},
 		{"what is behind the text moves", "", "ALIGN(0x8000)", "ALIGN(16)", "too much behind its text moves"},
 	} {
 		k, notes := deltaKernel(t, test.code, test.old, test.new)
@@ -353,6 +382,32 @@ func dropField(m *template, which func(field) bool) {
 		}
 	}
 	panic("there is no such field")
+}
+
+// dropKept leaves the last relocation that an image keeps as it is, at a byte of it.
+func dropKept(m *template, part int) {
+	for i := len(m.fields) - 1; i >= 0; i-- {
+		if kept(m.base, m.fields[i]) == part {
+			m.fields = slices.Delete(slices.Clone(m.fields), i, i+1)
+			return
+		}
+	}
+	panic("no relocation is kept")
+}
+
+// kept is what of a relocation that an image keeps a field is, by its place in that; -1 for
+// another.
+func kept(image []byte, f field) int {
+	file, err := elf.NewFile(bytes.NewReader(image))
+	if err != nil {
+		panic(err)
+	}
+	for _, s := range file.Sections {
+		if s.Type == elf.SHT_RELA && f.at >= s.Offset && f.at < s.Offset+s.FileSize {
+			return int(f.at-s.Offset) % relaSize
+		}
+	}
+	return -1
 }
 
 func everySecond(list []int32) (half []int32) {
@@ -454,7 +509,7 @@ func TestDeltaFullDisk(t *testing.T) {
 // Workers share templates, also while they are made and proven.
 func TestDeltaWorkers(t *testing.T) {
 	slow(t)
-	k, notes := deltaKernel(t, "", "", "")
+	k, notes := deltaKernel(t, "", "", "", "--emit-relocs")
 	sections, err := k.Layout(t.Context())
 	if err != nil {
 		t.Fatal(err)

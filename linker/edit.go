@@ -99,7 +99,7 @@ func endings(sections []layout.Section, order []int, plan layout.Plan) (map[int]
 		if !ok {
 			return nil, fmt.Errorf("padding before %s: the kernel has no such input section", p.Section)
 		}
-		if !sections[order[place]].Text {
+		if !sections[order[place]].Moves {
 			return nil, fmt.Errorf("padding before %s: the linker script places that section by hand, or kernel.sections names others; it can't be moved on its own", p.Section)
 		}
 		if !layout.Paddable(sections, place) { // places keep what is before them, or a group stands there

@@ -2,6 +2,7 @@ package linker
 
 import (
 	"cmp"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -15,6 +16,11 @@ type kallsymsTable struct {
 	k     *kallsyms
 	at    map[string]uint64 // arrays, in the file
 	table uint64            // address of the offsets
+
+	// The relocations of the offsets, where an image keeps them, by their addends' places
+	// in the file: each says how far the entry of its offset is behind a symbol.
+	relocated []value
+	addends   map[uint64]bool
 
 	// Of each entry:
 	address []uint64 // in the template
@@ -50,12 +56,12 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		return nil
 	}
 	b := &kallsymsTable{k: k, at: map[string]uint64{}}
-	made, err := k.move(image.symbols)
+	made, err := k.move(t.listed)
 	if err != nil {
 		return err
 	}
 	for part, data := range made {
-		s, at, err := sectionOf(image.File, image.symbols, k.parts[part])
+		s, at, err := sectionOf(image.File, t.listed, k.parts[part])
 		if err != nil {
 			return err
 		}
@@ -64,13 +70,22 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		}
 		b.at[part] = s.Offset + at
 	}
-	b.table = k.offsetPlace(image.symbols, 0)
-	moves := make([]int32, image.symbols.len()) // with which target, of a symbol
+	b.table = k.offsetPlace(t.listed, 0)
+	all := make([]int32, image.symbols.len()) // with which target, of a symbol
 	for _, v := range t.values {
-		moves[(v.at-t.symtab.Offset)/symbolSize] = v.target
+		all[(v.at-t.symtab.Offset)/symbolSize] = v.target
+	}
+	moves := make([]int32, t.listed.len())
+	for i := range moves {
+		moves[i] = all[t.listed.place(i)]
 	}
 	if moves[k.parts["offsets"]] != 0 {
 		return errors.New("its kallsyms moves")
+	}
+	if k.form == ownPlace {
+		if err := b.findRelocated(image, t.listed, all); err != nil {
+			return err
+		}
 	}
 
 	ties := make([]int32, len(k.entries))
@@ -80,13 +95,13 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 	}
 	slices.SortStableFunc(byTie, func(i, j int32) int {
 		d, e := &k.entries[i], &k.entries[j]
-		return cmp.Or(cmp.Compare(d.rank, e.rank), strings.Compare(image.symbols.name(d.symbol), image.symbols.name(e.symbol)),
-			cmp.Compare(image.symbols.size(d.symbol), image.symbols.size(e.symbol)))
+		return cmp.Or(cmp.Compare(d.rank, e.rank), strings.Compare(t.listed.name(d.symbol), t.listed.name(e.symbol)),
+			cmp.Compare(t.listed.size(d.symbol), t.listed.size(e.symbol)))
 	})
 	for n, i := range byTie {
 		ties[i] = int32(n)
 	}
-	address := func(i int) uint64 { return image.symbols.address(k.entries[i].symbol) }
+	address := func(i int) uint64 { return t.listed.address(k.entries[i].symbol) }
 	var entries []int32
 	b.blocks, entries = newBlocks(len(k.entries), t, func(i int) int32 { return moves[k.entries[i].symbol] },
 		func(i int) bool { return address(i) < t.text.Addr }, func(i, j int) int {
@@ -117,16 +132,48 @@ func (t *template) kallsyms(image *linkedObject, k *kallsyms) error {
 		from = to
 	}
 	for _, symbol := range k.edges {
-		b.edges = append(b.edges, newEdge(image.symbols, symbol, moves, t.count))
+		b.edges = append(b.edges, newEdge(t.listed, symbol, moves, t.count))
 	}
 	t.kall = b
 	return nil
 }
 
+// findRelocated finds the relocations of the offsets (kallsyms.relocate). moves are the
+// targets of the image's symbols.
+func (b *kallsymsTable) findRelocated(image *linkedObject, listed symbolTable, moves []int32) error {
+	table, _, err := sectionOf(image.File, listed, b.k.parts["offsets"])
+	if err != nil {
+		return err
+	}
+	b.addends = map[uint64]bool{}
+	for _, s := range image.Sections {
+		if s.Type != elf.SHT_RELA || int(s.Info) >= len(image.Sections) || image.Sections[s.Info] != table {
+			continue
+		}
+		data, err := sectionBytes(s)
+		if err != nil {
+			return err
+		}
+		for at := 0; at+relaSize <= len(data); at += relaSize {
+			n := (binary.LittleEndian.Uint64(data[at:]) - b.table) / 4
+			symbol := int(binary.LittleEndian.Uint32(data[at+12:]))
+			if n >= uint64(len(b.k.entries)) || symbol >= image.symbols.len() {
+				continue
+			}
+			if n != uint64(len(b.relocated)) {
+				return errors.New("the relocations of its kallsyms are in another order")
+			}
+			b.relocated = append(b.relocated, value{s.Offset + uint64(at) + 16, image.symbols.address(symbol), moves[symbol]})
+			b.addends[s.Offset+uint64(at)+16] = true
+		}
+	}
+	return nil
+}
+
 // has tells whether a place in the file is in kallsyms' offsets, which from 7.1 on are
-// relocated fields: in the order that the baseline's has.
+// relocated fields, in the order that the baseline's has, or an addend of their relocations.
 func (b *kallsymsTable) has(at uint64) bool {
-	return b != nil && at >= b.at["offsets"] && at-b.at["offsets"] < 4*uint64(len(b.address))
+	return b != nil && (b.addends[at] || at >= b.at["offsets"] && at-b.at["offsets"] < 4*uint64(len(b.address)))
 }
 
 func newEdge(symbols symbolTable, symbol int, moves []int32, targets int) edge {
@@ -205,6 +252,10 @@ func (b *kallsymsTable) write(p *placement, out []byte) error {
 			}
 		}
 		little.PutUint32(offsets[4*n:], uint32(offset))
+		if n < len(b.relocated) {
+			r := b.relocated[n]
+			little.PutUint64(out[r.at:], addresses[n]-r.address-p.moved[r.target])
+		}
 	}
 	at, ok := b.at["seqs_of_names"]
 	if !ok {

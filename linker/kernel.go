@@ -43,6 +43,7 @@ type Kernel struct {
 	took      atomic.Int64     // by the baseline's link, CPU time in ns; 0 until there was one
 
 	packed *manifest // of a kernel that Unpack has opened
+	noLLD  error     // why that has no lld here; nil where it has
 	flat   bool      // what is booted is vmlinux as it lies in memory
 }
 

@@ -435,7 +435,7 @@ func TestLinkPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := sections[slices.IndexFunc(sections, func(s layout.Section) bool { return s.Text })]
+	first := sections[slices.IndexFunc(sections, func(s layout.Section) bool { return s.Moves })]
 	plan := layout.Plan{Paddings: []layout.Padding{{Section: first.Name, Bytes: 16}, {Section: ".text.victim", Bytes: 48}}}
 	_, data := link(t, kernel, plan)
 	if _, again := link(t, kernel, plan); !bytes.Equal(again, data) {

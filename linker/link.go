@@ -106,8 +106,8 @@ func (w *Worker) Link(ctx context.Context, plan layout.Plan) (Image, error) {
 			byScript = n%(every*scriptEvery) == 0
 		}
 	}
-	if !due {
-		if image, ok, err := w.byDelta(plan); ok {
+	if !due || k.noLLD != nil {
+		if image, ok, err := w.byDelta(ctx, plan); ok {
 			return image, roomFull(w.dir, err)
 		}
 	}
@@ -370,7 +370,7 @@ func (p *Kernel) Layout(ctx context.Context) ([]layout.Section, error) {
 	}
 	n := 0
 	for _, s := range layout {
-		if s.Text {
+		if s.Moves {
 			n++
 		}
 	}

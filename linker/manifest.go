@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"unlucky/arch"
+	"unlucky/layout"
 	"unlucky/linker/kbuild"
 )
 
@@ -23,8 +24,9 @@ import (
 // arguments: it is to be trusted as a kernel tree is. Its reader bounds what it
 // takes of disk and memory all the same, as a file may be damaged.
 
-// packVersion is the form of packed kernels that is written and read.
-const packVersion = 1
+// packVersion is the form of packed kernels that is written. The one before had no
+// templates, and is read.
+const packVersion = 2
 
 const manifestName = "manifest.json"
 
@@ -38,19 +40,22 @@ const (
 
 // manifest says what a packed kernel is.
 type manifest struct {
-	Version int          `json:"unlucky-kernel"`
-	Clang   string       `json:"clang,omitempty"` // that compiled it, or else
-	GCC     string       `json:"gcc,omitempty"`
-	LLD     string       `json:"lld"`
-	Object  string       `json:"object"`            // digest of vmlinux.o
-	Image   string       `json:"image"`             // digest of the baseline's
-	Output  string       `json:"output"`            // the file that the script links
-	Flat    string       `json:"flat,omitempty"`    // what is booted, if that is the flat image of it
-	Links   [][]string   `json:"links"`             // of the script, in their order; one pass is the last
-	Made    []string     `json:"made"`              // by the script, for its links
-	BTFIDs  string       `json:"btf-ids,omitempty"` // the file with what .BTF_ids holds, if there is such a section
-	Sort    []string     `json:"sort"`              // sorttable's call, if there is one
-	Files   []packedFile `json:"files"`             // sorted by name
+	Version int        `json:"unlucky-kernel"`
+	Clang   string     `json:"clang,omitempty"` // that compiled it, or else
+	GCC     string     `json:"gcc,omitempty"`
+	LLD     string     `json:"lld"`
+	Object  string     `json:"object"`            // digest of vmlinux.o
+	Image   string     `json:"image"`             // digest of the baseline's
+	Output  string     `json:"output"`            // the file that the script links
+	Flat    string     `json:"flat,omitempty"`    // what is booted, if that is the flat image of it
+	Links   [][]string `json:"links"`             // of the script, in their order; one pass is the last
+	Made    []string   `json:"made"`              // by the script, for its links
+	BTFIDs  string     `json:"btf-ids,omitempty"` // the file with what .BTF_ids holds, if there is such a section
+	Sort    []string   `json:"sort"`              // sorttable's call, if there is one
+	// Templates are what links by delta without lld, the baseline's first; none where that
+	// can't be done. Each is the baseline with a padding.
+	Templates []packedTemplate `json:"templates,omitempty"`
+	Files     []packedFile     `json:"files"` // sorted by name
 }
 
 // packedFile is one file of a packed kernel.
@@ -60,6 +65,29 @@ type packedFile struct {
 	Digest  string `json:"sha256"`
 	Program bool   `json:"program,omitempty"`
 }
+
+// packedTemplate is the image of a template, whose files are named by its number.
+type packedTemplate struct {
+	Section string `json:"section,omitempty"` // padded before
+	Bytes   uint64 `json:"bytes,omitempty"`
+}
+
+func (t packedTemplate) plan() (p layout.Plan) {
+	if t.Section != "" {
+		p.Paddings = []layout.Padding{{Section: t.Section, Bytes: t.Bytes}}
+	}
+	return p
+}
+
+// templateFile is the name of one of the files of a template.
+func templateFile(n int, what string) string { return fmt.Sprintf("template-%d.%s", n, what) }
+
+// What the files of a template hold.
+const (
+	templateImage = "image" // finished
+	templateRaw   = "raw"   // how it differs from what lld has left, by exclusive or
+	templateMap   = "map"   // lld's link map
+)
 
 // check checks all of a manifest that paths, allocations and lookups follow.
 func (m *manifest) check() error {
@@ -94,6 +122,19 @@ func (m *manifest) check() error {
 	for _, name := range needs {
 		if !names[kbuild.BuildName+"/"+name] {
 			return fmt.Errorf("it has no %s", name)
+		}
+	}
+	if len(m.Templates) > maxTemplates {
+		return fmt.Errorf("it has %d templates, at most %d are taken", len(m.Templates), maxTemplates)
+	}
+	for n, t := range m.Templates {
+		if (n > 0) != (t.Section != "") || t.Bytes > layout.MaxPadding {
+			return fmt.Errorf("template %d is padded by %d bytes before %q", n, t.Bytes, t.Section)
+		}
+		for _, what := range []string{templateImage, templateRaw, templateMap} {
+			if name := templateFile(n, what); !names[name] {
+				return fmt.Errorf("it has no %s", name)
+			}
 		}
 	}
 	switch {
@@ -132,7 +173,7 @@ func parseManifest(data []byte) (m manifest, err error) {
 	if err := json.Unmarshal(data, &is); err != nil {
 		return m, err
 	}
-	if is.Version != packVersion {
+	if is.Version != packVersion && is.Version != packVersion-1 {
 		return m, otherForm(is.Version)
 	}
 	in := json.NewDecoder(bytes.NewReader(data))

@@ -74,8 +74,8 @@ func readLayout(linkMap io.Reader, object string, image *elf.File, which string)
 			if file == object && !strings.HasPrefix(name, ".eh_frame+") { // a part of one, by the map alone
 				seen[name]++
 				s.Name = sectionName(name, seen[name])
-				s.Text = mayMove(which, s.Output, name) || which == scenarios.Blocks && block.begins && isText(s.Output)
-				if s.Text {
+				s.Moves = mayMove(which, s.Output, name) || which == scenarios.Blocks && block.begins && isText(s.Output)
+				if s.Moves {
 					between[len(between)-1] = append(between[len(between)-1], len(sections))
 				}
 			}
@@ -137,7 +137,7 @@ func keepLargest(sections []layout.Section, between [][]int) {
 	}
 	for n, run := range between {
 		for _, i := range run {
-			sections[i].Text = largest[sections[i].Output] == n
+			sections[i].Moves = largest[sections[i].Output] == n
 		}
 	}
 }

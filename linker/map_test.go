@@ -47,13 +47,13 @@ func TestReadLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []layout.Section{
-		{Name: ".head.text", Output: ".text", Segment: 0, Address: 0xffffffff81000000, Size: 0x52b, Align: 16, Text: false, Function: "pvh_start_xen", Entry: 0, Functions: 1, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
-		{Name: ".text", Output: ".text", Segment: 0, Address: 0xffffffff81000530, Size: 0xdcc, Align: 16, Text: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 16, Pin: 0},
-		{Name: ".text.f", Output: ".text", Segment: 0, Address: 0xffffffff81001300, Size: 0xb8, Align: 16, Text: true, Function: "f", Entry: 16, Functions: 3, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
-		{Name: ".text.f#2", Output: ".text", Segment: 0, Address: 0xffffffff810013c0, Size: 0x45, Align: 16, Text: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
-		{Name: ".text..__x86.return_thunk", Output: ".text", Segment: 0, Address: 0xffffffff81001410, Size: 0x20, Align: 64, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
-		{Name: "", Output: ".text", Segment: 0, Address: 0xffffffff81001430, Size: 8, Align: 1, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
-		{Name: ".rodata", Output: ".rodata", Segment: 1, Address: 0xffffffff81a00000, Size: 0x10, Align: 8, Text: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".head.text", Output: ".text", Segment: 0, Address: 0xffffffff81000000, Size: 0x52b, Align: 16, Moves: false, Function: "pvh_start_xen", Entry: 0, Functions: 1, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text", Output: ".text", Segment: 0, Address: 0xffffffff81000530, Size: 0xdcc, Align: 16, Moves: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 16, Pin: 0},
+		{Name: ".text.f", Output: ".text", Segment: 0, Address: 0xffffffff81001300, Size: 0xb8, Align: 16, Moves: true, Function: "f", Entry: 16, Functions: 3, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text.f#2", Output: ".text", Segment: 0, Address: 0xffffffff810013c0, Size: 0x45, Align: 16, Moves: true, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".text..__x86.return_thunk", Output: ".text", Segment: 0, Address: 0xffffffff81001410, Size: 0x20, Align: 64, Moves: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: "", Output: ".text", Segment: 0, Address: 0xffffffff81001430, Size: 8, Align: 1, Moves: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
+		{Name: ".rodata", Output: ".rodata", Segment: 1, Address: 0xffffffff81a00000, Size: 0x10, Align: 8, Moves: false, Function: "", Entry: 0, Functions: 0, Index: 0, Group: 0, ScriptAlign: 0, Pin: 0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -249,7 +249,7 @@ func FuzzLayout(f *testing.F) {
 func TestHostilePlan(t *testing.T) {
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 64, Size: 16, Index: 1}}
 	for i, name := range []string{".text.a", ".text.b", ".text.c"} {
-		sections = append(sections, layout.Section{Name: name, Output: ".text", Text: true, Index: 2 + i, Address: uint64(80 + 16*i), Size: 16, Align: 16})
+		sections = append(sections, layout.Section{Name: name, Output: ".text", Moves: true, Index: 2 + i, Address: uint64(80 + 16*i), Size: 16, Align: 16})
 	}
 	layout.SetGroups(sections)
 	pad := func(paddings ...layout.Padding) layout.Plan { return layout.Plan{Paddings: paddings} }

@@ -51,7 +51,7 @@ func (p *Kernel) files() (uint64, error) {
 		image = max(image, info.Size())
 	}
 	size += 5 * image
-	if p.By == Delta && p.noDelta() == nil {
+	if p.deltas(padded) && p.noDelta() == nil {
 		size += 3 * image
 	}
 	if p.flat {

@@ -20,7 +20,7 @@ import (
 func TestOrder(t *testing.T) {
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Index: 1, Size: 16}}
 	for i, name := range []string{"a", "b", "..fixed", "c", "d", "e", "hot"} {
-		sections = append(sections, layout.Section{Name: ".text." + name, Output: ".text", Text: name[0] != '.', Index: 10 + i, Address: uint64(16 * (i + 1)), Size: 16, Align: 16})
+		sections = append(sections, layout.Section{Name: ".text." + name, Output: ".text", Moves: name[0] != '.', Index: 10 + i, Address: uint64(16 * (i + 1)), Size: 16, Align: 16})
 	}
 	sections[7].Index = 2 // the linker script begins something new with it
 	layout.SetGroups(sections)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ import (
 func packKernel(t *testing.T, k *Kernel) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := k.Pack(t.Context(), &out, map[string][]byte{"initrd": []byte("an initrd")}, nil); err != nil {
+	if _, err := k.Pack(t.Context(), &out, map[string][]byte{"initrd": []byte("an initrd")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "tiny.kernel.tar.zst")
@@ -151,7 +152,7 @@ func TestPackRefuses(t *testing.T) {
 	k, _ := tinyKernel(t, "")
 	k.Image = "bzImage"
 	var h *host.HintError
-	if err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
+	if _, err := k.Pack(t.Context(), io.Discard, nil, nil); !errors.As(err, &h) || h.Hint != "use image: vmlinux" {
 		t.Errorf("error %v", err)
 	}
 	other, _ := tinyKernel(t, "echo >>vmlinux\n")
@@ -160,7 +161,7 @@ func TestPackRefuses(t *testing.T) {
 	if err := other.Prove(t.Context(), packed, nil); err == nil || !strings.Contains(err.Error(), "the packed kernel's image is") {
 		t.Errorf("error %v", err)
 	}
-	if err := packed.Pack(t.Context(), io.Discard, nil, nil); err == nil {
+	if _, err := packed.Pack(t.Context(), io.Discard, nil, nil); err == nil {
 		t.Error("a packed kernel was packed")
 	}
 	// A script that changes padded layouts only is seen when it is proven.
@@ -186,11 +187,23 @@ func TestPackRefuses(t *testing.T) {
 	}
 }
 
-// Without the lld that a kernel was packed with, that is said.
+// firstForm is a packed kernel as they were without templates.
+func firstForm(t *testing.T, path string) string {
+	t.Helper()
+	template := func(name string) bool { return strings.HasPrefix(name, "template-") }
+	return repack(t, path, func(m map[string]any, files []packedEntry) []packedEntry {
+		m["unlucky-kernel"] = 1
+		delete(m, "templates")
+		m["files"] = slices.DeleteFunc(m["files"].([]any), func(f any) bool { return template(f.(map[string]any)["name"].(string)) })
+		return slices.DeleteFunc(files, func(f packedEntry) bool { return template(f.Name) })
+	})
+}
+
+// Without the lld that a kernel was packed with, and without templates, that is said.
 func TestOpenWithoutLinker(t *testing.T) {
 	slow(t)
 	k, _ := tinyKernel(t, "")
-	path := packKernel(t, k)
+	path := firstForm(t, packKernel(t, k))
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
 	var h *host.HintError
@@ -356,7 +369,7 @@ func TestOpenHostile(t *testing.T) {
 		repack(t, good, func(m map[string]any, f files) files { f[2].data[99] ^= 1; return f }):                        "is another than was packed",
 		repack(t, good, func(m map[string]any, f files) files { f[2].data = f[2].data[1:]; return f }):                 "bytes",
 		repack(t, good, func(m map[string]any, f files) files { f[0].data = make([]byte, 2<<20); return f }):           "its manifest.json has 2097152 bytes",
-		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = 2; return f }):                   "is a packed kernel of form 2; this unlucky reads form 1",
+		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = 3; return f }):                   "is a packed kernel of form 3; this unlucky reads form 2",
 		repack(t, good, func(m map[string]any, f files) files { m["unlucky-kernel"] = "1"; return f }):                 "cannot unmarshal",
 		repack(t, good, func(m map[string]any, f files) files { m["more"] = true; return f }):                          `unknown field "more"`,
 		repack(t, good, func(m map[string]any, f files) files { m["output"] = "../vmlinux"; return f }):                `"../vmlinux" is no image`,
@@ -371,6 +384,19 @@ func TestOpenHostile(t *testing.T) {
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["bytes"] = 5 << 30; return f }):             "its files have more than",
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["bytes"] = -1; return f }):                  "its files have more than",
 		repack(t, good, func(m map[string]any, f files) files { file(m, 0)["sha256"] = "../x"; return f }):             "has no digest",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["files"] = slices.DeleteFunc(m["files"].([]any), func(f any) bool { return f.(map[string]any)["name"] == "template-0.raw" })
+			return f
+		}): "it has no template-0.raw",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["templates"] = []any{map[string]any{"section": ".text.m"}}
+			return f
+		}): "template 0 is padded",
+		repack(t, good, func(m map[string]any, f files) files {
+			m["templates"] = []any{map[string]any{}, map[string]any{"section": "x", "bytes": 1 << 40}}
+			return f
+		}): "template 1 is padded by 1099511627776 bytes",
+		repack(t, good, func(m map[string]any, f files) files { m["templates"] = make([]any, 9); return f }): "it has 9 templates, at most 8 are taken",
 		repack(t, good, func(m map[string]any, f files) files {
 			for range 300 {
 				m["files"] = append(m["files"].([]any), file(m, 0))
@@ -449,4 +475,45 @@ func FuzzManifest(f *testing.F) {
 			t.Fatalf("%s becomes %s (%v)", once, twice, err)
 		}
 	})
+}
+
+// A packed kernel carries templates: without lld it gives the images of the build by delta,
+// and says which layouts it can't.
+func TestPackTemplates(t *testing.T) {
+	k, notes := deltaKernel(t, "", "", "")
+	sections, err := k.Layout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans := randomPlans(sections, 8)
+	other := plans[8] // by a template that no seed takes
+	plans = append([]layout.Plan{{}}, plans[:8]...)
+	want, _ := linkPlans(t, k, Script, plans)
+	path := packKernel(t, k)
+	if len(*notes) > 0 {
+		t.Errorf("notes %q", *notes)
+	}
+	t.Setenv("PATH", t.TempDir())
+	p := openPacked(t, t.TempDir(), path)
+	var told []string
+	p.Note = func(format string, a ...any) { told = append(told, fmt.Sprintf(format, a...)) }
+	for _, by := range []Way{Delta, Script} {
+		if got, _ := linkPlans(t, p, by, plans); !slices.Equal(got, want) {
+			t.Errorf("images %.12s, by the script %.12s", got, want)
+		}
+	}
+	if len(told) != 1 || !strings.HasPrefix(told[0], fmt.Sprintf("layouts are linked by delta from the %d images in the kernel file, and none is compared: %s", p.Templates(), path+" was packed with lld "+k.LLD)) {
+		t.Errorf("notes %q", told)
+	}
+	w, err := p.NewWorker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	seed := uint32(1)
+	for _, plan := range []layout.Plan{other, {Flag: &seed}} {
+		if _, err := w.Link(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "takes lld") {
+			t.Errorf("error %v", err)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"unlucky/arch"
 	"unlucky/layout"
 )
 
@@ -60,6 +61,9 @@ func (t *template) place(a layout.Arrangement) (*placement, error) {
 		return p, errTemplate
 	}
 	p.sizes[t.text.Name] = p.end - t.text.Addr
+	if t.arch == arch.ARM64 && p.end-t.text.Addr > branchReach {
+		return nil, errors.New("its text is so long that lld may insert veneers")
+	}
 	for _, run := range t.runs {
 		if err := p.putRun(run); err != nil {
 			return nil, err
@@ -67,6 +71,10 @@ func (t *template) place(a layout.Arrangement) (*placement, error) {
 	}
 	return p, p.behind()
 }
+
+// branchReach is how much text arm64's branches reach across, in bytes, with what code
+// stands around it: 128 MiB in all.
+const branchReach = 120 << 20
 
 // put places a moving section at the location counter.
 func (p *placement) put(n int, dot *uint64) {
@@ -108,7 +116,7 @@ func (p *placement) behind() error {
 			break
 		}
 		e := &t.entries[i]
-		if shift != 0 && e.out != out && out != t.text.Name {
+		if shift != 0 && e.out != out && out != t.text.Name && out != "" {
 			o, err := t.output(out)
 			if err != nil {
 				return err

@@ -17,11 +17,29 @@ type symbolTable struct {
 	raw      []byte // of Elf64_Sym
 	names    string // .strtab
 	inserted []layout.Inserted
+	places   []int32 // of its symbols in the file's table; nil where it has all
+}
+
+// place is where the file's table has a symbol.
+func (t symbolTable) place(i int) int {
+	if t.places == nil {
+		return i
+	}
+	return int(t.places[i])
 }
 
 const symbolSize = 24 // sizeof(Elf64_Sym): st_name 0, st_info 4, st_other 5, st_shndx 6, st_value 8, st_size 16
 
-func readSymbolTable(f *elf.File) (t symbolTable, err error) {
+func readSymbolTable(f *elf.File) (symbolTable, error) {
+	t, err := readAllSymbols(f)
+	if err == nil && f.Machine == elf.EM_AARCH64 {
+		t = t.withoutInserted()
+	}
+	return t, err
+}
+
+// readAllSymbols is readSymbolTable with those, too.
+func readAllSymbols(f *elf.File) (t symbolTable, err error) {
 	s := f.SectionByType(elf.SHT_SYMTAB)
 	if s == nil || int(s.Link) >= len(f.Sections) {
 		return t, errors.New("the image has no symbol table")
@@ -32,9 +50,6 @@ func readSymbolTable(f *elf.File) (t symbolTable, err error) {
 	names, err := sectionBytes(f.Sections[s.Link])
 	t.names = string(names) // shared by all that name returns
 	t.raw = t.raw[:len(t.raw)/symbolSize*symbolSize]
-	if err == nil && f.Machine == elf.EM_AARCH64 {
-		t = t.withoutInserted()
-	}
 	return t, err
 }
 
@@ -46,6 +61,10 @@ func (t symbolTable) address(i int) uint64 {
 
 func (t symbolTable) size(i int) uint64 {
 	return binary.LittleEndian.Uint64(t.raw[i*symbolSize+16:])
+}
+
+func (t symbolTable) isSection(i int) bool {
+	return elf.ST_TYPE(t.raw[i*symbolSize+4]) == elf.STT_SECTION
 }
 
 func (t symbolTable) section(i int) int {
@@ -135,15 +154,15 @@ func (f *functions) addressesIn(now symbolTable) []uint64 {
 	if !f.table.same(now) {
 		return nil
 	}
-	return f.read(now)
+	return f.read(now.address)
 }
 
-// read is addressesIn of a symbol table that differs from the baseline's in addresses only.
-func (f *functions) read(now symbolTable) []uint64 {
+// read is addressesIn of symbols of the baseline's table.
+func (f *functions) read(address func(symbol int) uint64) []uint64 {
 	out := make([]uint64, len(f.symbols))
 	for i, symbol := range f.symbols {
 		if symbol >= 0 {
-			out[i] = now.address(symbol) - f.model.Sections[i].Entry
+			out[i] = address(symbol) - f.model.Sections[i].Entry
 		}
 	}
 	return out

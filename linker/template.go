@@ -25,7 +25,9 @@ import (
 // Plans after which something behind the output section stands elsewhere have
 // another template.
 type template struct {
+	arch     *arch.Arch
 	base     []byte           // the finished image
+	plan     layout.Plan      // that it was linked by, which pads only
 	sections []layout.Section // of the baseline
 	entries  []mapEntry
 	inputs   []int      // input sections, by number: in entries
@@ -38,6 +40,8 @@ type template struct {
 	headers     uint64            // file offset of the section headers
 	outputs     map[string]int    // section headers by name
 	segments    []elf.ProgHeader
+	programs    uint64 // file offset of their headers
+	grown       int    // the segment whose last section that is; -1 for none
 
 	moving []moving
 	mine   []int             // of an entry: in moving, or -1
@@ -45,8 +49,11 @@ type template struct {
 	names  map[string]symbol // that expressions look at
 	count  int               // of targets
 	fields []field           // in what stays, by file offset
+	pages  []pageField       // in what stays
 	values []value           // of symbols
 	symtab elf.SectionHeader
+	listed symbolTable                 // the symbols that kallsyms and the baseline's table have
+	kept   map[string]*keptRelocations // by output section
 	tables []sortedTable
 	kall   *kallsymsTable // nil in a kernel without
 }
@@ -59,16 +66,9 @@ type moving struct {
 	address, size, align uint64
 	offset               uint64 // in the file
 	fields               []field
-	link                 int // entry by whose address it is ordered, or -1
-}
-
-// field is a relocated one: it follows its target, and where it is relative the
-// section that it is in, too.
-type field struct {
-	at       uint64 // in the moving section, or else in the file
-	target   int32
-	relative bool
-	wide     bool // 64 bits, or else 32
+	pages                []pageField
+	spoiled              []uint32 // see findSpoiled
+	link                 int      // entry by whose address it is ordered, or -1
 }
 
 // value is that of an image's symbol.
@@ -88,10 +88,10 @@ type linkedObject struct {
 	*wholeELF
 	name    string // in the link map
 	data    []byte
-	symbols symbolTable
-	long    []byte // SHT_SYMTAB_SHNDX
-	locals  int    // symbols
-	at      []int  // of a section: its entry, or -1
+	symbols symbolTable // with all that relocations count
+	long    []byte      // SHT_SYMTAB_SHNDX
+	locals  int         // symbols
+	at      []int       // of a section: its entry, or -1
 }
 
 func newLinkedObject(name string, data []byte) (o *linkedObject, err error) {
@@ -105,7 +105,7 @@ func newLinkedObject(name string, data []byte) (o *linkedObject, err error) {
 		switch s.Type {
 		case elf.SHT_SYMTAB:
 			o.locals = int(s.Info)
-			if o.symbols, err = readSymbolTable(o.File); err != nil {
+			if o.symbols, err = readAllSymbols(o.File); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		case elf.SHT_SYMTAB_SHNDX:
@@ -131,19 +131,28 @@ func (o *linkedObject) defined(n int) int {
 	return o.at[i]
 }
 
-// newTemplate makes one of an image as lld has left it, of the same when it was finished,
-// of lld's map of it and of the linker script. The plan, which pads only, is of sections,
-// the baseline's. The error says why layouts of this kernel do not follow so.
-func newTemplate(raw, finished, linkMap []byte, script string, objects []*linkedObject, sections []layout.Section, plan layout.Plan, k *kallsyms) (*template, error) {
-	image, err := newLinkedObject("the image", finished)
+// linkedImage is an image that lld has linked of the objects of a kernel.
+type linkedImage struct {
+	plan     layout.Plan // that pads only
+	raw      []byte      // as lld has left it
+	finished []byte      // by the kernel's own tools
+	linkMap  []byte
+	mends    bool // erratum 843419, where lld meets it
+}
+
+// newTemplate makes one of an image, of the linker script, and of the objects that it is
+// linked of; sections are the baseline's. The error says why layouts of this kernel do not
+// follow so.
+func newTemplate(i linkedImage, script string, objects []*linkedObject, sections []layout.Section, k *kallsyms) (*template, error) {
+	image, err := newLinkedObject("the image", i.finished)
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) != len(finished) || image.Machine != elf.EM_X86_64 {
+	t := &template{arch: arch.OfELF(image.Machine), base: i.finished, plan: i.plan, sections: sections, names: map[string]symbol{}, outputs: map[string]int{}, kept: map[string]*keptRelocations{}, headers: uint64(image.headers), programs: binary.LittleEndian.Uint64(i.finished[32:])}
+	if len(i.raw) != len(i.finished) || t.arch == nil {
 		return nil, errors.New("it is not known how its images are finished")
 	}
-	t := &template{base: finished, sections: sections, names: map[string]symbol{}, outputs: map[string]int{}, headers: uint64(image.headers)}
-	if t.entries, err = readLinkMap(linkMap); err != nil {
+	if t.entries, err = readLinkMap(i.linkMap); err != nil {
 		return nil, err
 	}
 	for _, step := range []func() error{
@@ -154,8 +163,15 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		func() error { return t.assert(script) },
 		func() error { return t.symbols(image, objects) },
 		func() error { return t.kallsyms(image, k) },
-		func() error { return t.relocations(raw, image, objects) },
-		func() error { return t.sorted(raw, image) },
+		func() error { return t.relocations(i.raw, image, objects) },
+		func() error { return t.loaded(image) },
+		func() error {
+			if !i.mends {
+				return nil
+			}
+			return t.findSpoiled(objects)
+		},
+		func() error { return t.sorted(i.raw, image) },
 		t.findFill,
 	} {
 		if err := step(); err != nil {
@@ -166,10 +182,8 @@ func newTemplate(raw, finished, linkMap []byte, script string, objects []*linked
 		t.entries[i].file, t.entries[i].name, t.entries[i].depend = "", "", nil
 		t.entries[i].out = strings.Clone(t.entries[i].out)
 	}
-	return t, t.checkItself(plan)
+	return t, t.checkItself()
 }
-
-const relr elf.SectionType = 19 // SHT_RELR
 
 // find finds the output section, and holds the map against the baseline's layout.
 func (t *template) find(image *linkedObject) error {
@@ -179,7 +193,13 @@ func (t *template) find(image *linkedObject) error {
 		switch {
 		case s.Type == elf.SHT_SYMTAB:
 			t.symtab = s.SectionHeader
-		case s.Type == elf.SHT_RELA || s.Type == elf.SHT_REL || s.Type == relr:
+			var err error
+			if t.listed, err = readSymbolTable(image.File); err != nil {
+				return err
+			}
+		case s.Type == elf.SHT_RELA && s.Flags&elf.SHF_ALLOC == 0 && int(s.Info) < len(image.Sections):
+			t.kept[image.Sections[s.Info].Name] = &keptRelocations{s.Offset, s.Offset + s.FileSize}
+		case (s.Type == elf.SHT_RELA || s.Type == elf.SHT_REL) && s.FileSize > 0:
 			return fmt.Errorf("its image has relocations (%s)", s.Name)
 		case slices.Contains(outputs, s.Name):
 			t.text, n = s.SectionHeader, i
@@ -203,11 +223,14 @@ func (t *template) find(image *linkedObject) error {
 	for _, p := range image.Progs {
 		t.segments = append(t.segments, p.ProgHeader)
 	}
-	if err := t.grows(t.text); err != nil {
-		return err
-	}
+	t.grown = slices.IndexFunc(t.segments, func(p elf.ProgHeader) bool {
+		return p.Vaddr <= t.text.Addr && p.Vaddr+p.Memsz == t.text.Addr+t.text.Size
+	})
 	for i := range t.entries {
 		e := &t.entries[i]
+		if e.file == internalFile && slices.Contains(insertedSections, e.name) {
+			return errMended
+		}
 		if e.begins && e.out == t.text.Name {
 			t.first = i + 1
 		}
@@ -420,19 +443,27 @@ func (t *template) assert(script string) error {
 // symbols finds what the symbols of the image are in.
 func (t *template) symbols(image *linkedObject, objects []*linkedObject) error {
 	in := map[place]int32{} // targets; -1 for several
-	add := func(at place, target int32) {
+	each := func(yield func(at place, target int32)) {
+		for _, o := range objects {
+			for i := range o.symbols.len() {
+				if e := o.defined(i); e >= 0 && (t.mine[e] >= 0 || strings.HasPrefix(o.symbols.name(i), mappingSymbol)) {
+					yield(place{o.symbols.name(i), t.entries[e].address + o.symbols.address(i)}, int32(1+t.mine[e]))
+				}
+			}
+		}
+	}
+	each(func(at place, target int32) {
 		if found, ok := in[at]; ok && found != target {
 			target = -1
 		}
 		in[at] = target
-	}
-	for _, o := range objects {
-		for i := range o.symbols.len() {
-			if e := o.defined(i); e >= 0 && t.mine[e] >= 0 {
-				add(place{o.symbols.name(i), t.entries[e].address + o.symbols.address(i)}, int32(1+t.mine[e]))
-			}
+	})
+	several := map[place][]int32{} // in the order of the objects' symbols, which is the image's
+	each(func(at place, target int32) {
+		if in[at] < 0 {
+			several[at] = append(several[at], target)
 		}
-	}
+	})
 	for i := range t.entries {
 		if e := &t.entries[i]; e.target > 0 {
 			in[place{e.symbol, t.names[e.symbol].address}] = e.target
@@ -440,8 +471,14 @@ func (t *template) symbols(image *linkedObject, objects []*linkedObject) error {
 	}
 	text := t.outputs[t.text.Name]
 	for i := range image.symbols.len() {
+		if image.symbols.isSection(i) && len(t.kept) > 0 { // an output section's
+			continue
+		}
 		name, address := image.symbols.name(i), image.symbols.address(i)
 		target, ok := in[place{name, address}]
+		if left := several[place{name, address}]; len(left) > 0 {
+			target, several[place{name, address}] = left[0], left[1:]
+		}
 		if target < 0 || !ok && image.symbols.section(i) == text && name != "" {
 			return fmt.Errorf("its symbol %s can't be told from others", name)
 		}
@@ -452,124 +489,10 @@ func (t *template) symbols(image *linkedObject, objects []*linkedObject) error {
 	return nil
 }
 
-// relocations lists the fields that change, and holds what lld has written against what
-// they say.
-func (t *template) relocations(raw []byte, image *linkedObject, objects []*linkedObject) error {
-	for _, o := range objects {
-		for _, s := range o.Sections {
-			if s.Type != elf.SHT_RELA || int(s.Info) >= len(o.at) || o.at[s.Info] < 0 {
-				continue
-			}
-			e := &t.entries[o.at[s.Info]]
-			output, err := t.output(e.out)
-			if err != nil {
-				return err
-			}
-			data, err := sectionBytes(s)
-			if err != nil {
-				return err
-			}
-			for ; len(data) >= relaSize; data = data[relaSize:] {
-				if err := t.relocation(raw, o, o.at[s.Info], output, data); err != nil {
-					return fmt.Errorf("%s:(%s): %w", o.name, e.name, err)
-				}
-			}
-		}
-	}
-	slices.SortFunc(t.fields, func(a, b field) int { return cmp.Compare(a.at, b.at) })
-	t.fields = slices.DeleteFunc(t.fields, func(f field) bool { return t.kall.has(f.at) })
-	return nil
-}
-
-// relocation takes one Elf64_Rela of a section: place, type and symbol, addend.
-func (t *template) relocation(raw []byte, o *linkedObject, entry int, output elf.SectionHeader, rela []byte) error {
-	u64 := binary.LittleEndian.Uint64
-	offset, addend := u64(rela), u64(rela[16:])
-	kind, n := elf.R_X86_64(binary.LittleEndian.Uint32(rela[8:])), int(binary.LittleEndian.Uint32(rela[12:]))
-	if n >= o.symbols.len() {
-		return errors.New("a relocation has no symbol")
-	}
-	e, in, mine := &t.entries[entry], o.defined(n), t.mine[entry]
-	var s symbol
-	known := true // its address
-	switch {
-	case n >= o.locals || in < 0 && o.symbols.section(n) == 0:
-		s, known = t.names[o.symbols.name(n)]
-	case in >= 0:
-		s = symbol{t.entries[in].address + o.symbols.address(n), int32(1 + t.mine[in])}
-	default:
-		known = false // merged or discarded
-	}
-	f := field{target: s.target}
-	switch kind {
-	case elf.R_X86_64_NONE:
-		return nil
-	case elf.R_X86_64_PC32, elf.R_X86_64_PLT32:
-		f.relative = true
-	case elf.R_X86_64_PC64:
-		f.relative, f.wide = true, true
-	case elf.R_X86_64_64:
-		f.wide = true
-	case elf.R_X86_64_32, elf.R_X86_64_32S:
-	default:
-		if mine >= 0 || s.target > 0 {
-			return fmt.Errorf("a relocation %v is not known", kind)
-		}
-		return nil
-	}
-	if width := uint64(4 + 4*truth(f.wide)); offset > e.size || e.size-offset < width {
-		return errors.New("a relocation is outside its section")
-	}
-	inFile := output.Offset + e.address - output.Addr + offset
-	follows := s.target > 0
-	if mine >= 0 && f.relative {
-		follows = s.target != int32(1+mine)
-	}
-	if output.Type == elf.SHT_NOBITS || output.Flags&elf.SHF_COMPRESSED != 0 {
-		if follows {
-			return errors.New("what moves is looked at by a section that is compressed or has no contents")
-		}
-		return nil
-	}
-	want := s.address + addend
-	if f.relative {
-		want -= e.address + offset
-	}
-	if is := f.get(raw[inFile:]); known && is != want && (f.wide || is != uint64(uint32(want))) {
-		return fmt.Errorf("at %#x is %#x, by the relocation %#x", offset, is, want)
-	}
-	switch {
-	case !follows:
-	case mine >= 0:
-		f.at = offset
-		t.moving[mine].fields = append(t.moving[mine].fields, f)
-	default:
-		f.at = inFile
-		t.fields = append(t.fields, f)
-	}
-	return nil
-}
-
-// get is the value of a field.
-func (f field) get(b []byte) uint64 {
-	if f.wide {
-		return binary.LittleEndian.Uint64(b)
-	}
-	return uint64(binary.LittleEndian.Uint32(b))
-}
-
-func (f field) put(b []byte, v uint64) {
-	if f.wide {
-		binary.LittleEndian.PutUint64(b, v)
-	} else {
-		binary.LittleEndian.PutUint32(b, uint32(v))
-	}
-}
-
 // findFill reads what lld fills gaps with, which a linker script says in four bytes. That
 // all are filled so is seen where the template makes itself.
 func (t *template) findFill() error {
-	t.fill = [4]byte(bytes.Repeat([]byte{arch.X86_64.Fill}, 4))
+	t.fill = [4]byte(bytes.Repeat([]byte{t.arch.Fill}, 4))
 	end := t.text.Offset
 	for i := t.first; i < t.last; i++ {
 		if t.mine[i] < 0 {
@@ -610,12 +533,18 @@ func (t *template) link(p *placement, out []byte, was uint64) error {
 			}
 			f.put(b[f.at:], f.get(b[f.at:])+by)
 		}
+		for i := range m.pages {
+			m.pages[i].put(b, p, moved)
+		}
 	}
 	text := out[t.text.Offset : t.text.Offset+t.room]
 	t.pad(text[end-t.text.Offset : p.end-t.text.Addr])
 	clear(text[p.end-t.text.Addr : max(was, p.end)-t.text.Addr])
 	for _, f := range t.fields {
 		f.put(out[f.at:], f.get(t.base[f.at:])+p.moved[f.target])
+	}
+	for i := range t.pages {
+		t.pages[i].put(out, p, 0)
 	}
 	for _, v := range t.values {
 		binary.LittleEndian.PutUint64(out[v.at:], v.address+p.moved[v.target])
@@ -627,6 +556,11 @@ func (t *template) link(p *placement, out []byte, was uint64) error {
 			size = binary.LittleEndian.Uint64(t.base[at:])
 		}
 		binary.LittleEndian.PutUint64(out[at:], size)
+	}
+	if t.grown >= 0 { // Elf64_Phdr: p_filesz at 32, p_memsz at 40
+		header, size := out[t.programs+56*uint64(t.grown):], p.end-t.segments[t.grown].Vaddr
+		binary.LittleEndian.PutUint64(header[32:], size)
+		binary.LittleEndian.PutUint64(header[40:], size)
 	}
 	for _, table := range t.tables {
 		table.write(p, out)
@@ -647,13 +581,13 @@ func (t *template) pad(b []byte) {
 // padding fills what a plan pads, which is the end of a section.
 func (t *template) padding(b []byte) {
 	for i := range b {
-		b[i] = arch.X86_64.Fill
+		b[i] = t.arch.Fill
 	}
 }
 
 // checkItself makes the template by itself.
-func (t *template) checkItself(plan layout.Plan) error {
-	a, err := layout.NewModel(t.sections).Arrange(plan)
+func (t *template) checkItself() error {
+	a, err := layout.NewModel(t.sections).Arrange(t.plan)
 	if err != nil {
 		return err
 	}

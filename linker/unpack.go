@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -157,7 +158,8 @@ func (w writer) Write(b []byte) (int, error) {
 }
 
 // Unpack returns a kernel that was packed, unpacking it below cache if it is not
-// there yet. It takes the lld that the kernel was packed with, and nothing else.
+// there yet. It takes the lld that the kernel was packed with, and nothing else; where that
+// is not there, it takes the templates that the kernel carries.
 // Its folder stays locked until Close.
 func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (*Kernel, error) {
 	if progress == nil {
@@ -176,14 +178,20 @@ func Unpack(ctx context.Context, cache, path string, progress kbuild.Progress) (
 	if err != nil {
 		return nil, err
 	}
-	tools, err := kbuild.FindLLD(ctx, m.LLD)
-	if err != nil {
-		return nil, fmt.Errorf("%s was packed with lld %s: %w", path, m.LLD, err)
+	tools, noLLD := kbuild.FindLLD(ctx, m.LLD)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if noLLD != nil {
+		if noLLD = fmt.Errorf("%s was packed with lld %s: %w", path, m.LLD, noLLD); len(m.Templates) == 0 {
+			return nil, noLLD
+		}
+		tools.LLD = m.LLD
 	}
 	tools.Clang, tools.GCC = m.Clang, m.GCC
 	b := kbuild.NewBuild(filepath.Join(cache, "packed-"+digest[:12]), tools)
 	b.Image, b.Digest = cmp.Or(m.Flat, arch.VMLinux), m.Object
-	p := &Kernel{Build: b, packed: &m, flat: m.Flat != ""}
+	p := &Kernel{Build: b, packed: &m, noLLD: noLLD, flat: m.Flat != ""}
 	if err := p.Take(ctx, progress); err != nil {
 		return nil, err
 	}
@@ -267,6 +275,10 @@ func (p *Kernel) More(name string) ([]byte, error) {
 // reads the table of kallsyms off it.
 func (w *Worker) packedBaseline(ctx context.Context) error {
 	p := w.kernel
+	if p.noLLD != nil {
+		err := errors.Join(os.Symlink(p.carried(0, templateImage), w.vmlinux()), os.Symlink(p.carried(0, templateMap), filepath.Join(w.dir, "layout.map")))
+		return errors.Join(err, w.packedKallsyms())
+	}
 	one := *p.onePass.how
 	last := len(one.links) - 1
 	one.links = append(slices.Clone(one.links[:last]), append(slices.Clone(one.links[last]), "-Map=layout.map"))
@@ -282,6 +294,12 @@ func (w *Worker) packedBaseline(ctx context.Context) error {
 	if digest != p.packed.Image {
 		return fmt.Errorf("the packed kernel's image is %.12s, and was %.12s where it was packed: %s is another lld %s", digest, p.packed.Image, p.Linker(), p.LLD)
 	}
+	return w.packedKallsyms()
+}
+
+// packedKallsyms reads the table of kallsyms off the baseline.
+func (w *Worker) packedKallsyms() error {
+	p := w.kernel
 	image, err := openELF(w.vmlinux())
 	if err != nil {
 		return err
@@ -293,8 +311,70 @@ func (w *Worker) packedBaseline(ctx context.Context) error {
 	return err
 }
 
+// carried is the path of a file of a template that the kernel carries.
+func (p *Kernel) carried(n int, what string) string {
+	return filepath.Join(p.Source, templateFile(n, what))
+}
+
+// Templates is how many a packed kernel carries; with one or more it links without lld.
+func (p *Kernel) Templates() int { return len(p.packed.Templates) }
+
+// carriedTemplates makes the templates that a packed kernel carries, once. Without lld they
+// are all there is, and what they give was proven when the kernel was packed. The lock of
+// the templates is held.
+func (w *Worker) carriedTemplates(ctx context.Context) error {
+	k := w.kernel
+	d := &k.delta
+	if k.packed == nil || d.carried {
+		return nil
+	}
+	d.carried = true
+	one := *k.onePass.how
+	if _, err := w.withMade(&one, one.links[len(one.links)-1]); err != nil {
+		return err
+	}
+	for n, of := range k.packed.Templates {
+		i, err := k.readCarried(n)
+		if err != nil {
+			return err
+		}
+		i.plan, i.mends = of.plan(), slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum)
+		t, err := w.templateOf(ctx, &one, i)
+		if err != nil {
+			return fmt.Errorf("%s in %s is no template of this kernel: %w", templateFile(n, templateImage), k.Source, err)
+		}
+		d.templates = append(d.templates, t)
+		if k.noLLD != nil {
+			d.prove(t, padded)
+			d.prove(t, ordered)
+		}
+	}
+	if k.noLLD != nil && len(d.templates) > 0 {
+		k.note("layouts are linked by delta from the %d images in the kernel file, and none is compared: %v", len(d.templates), k.noLLD)
+	}
+	return nil
+}
+
+// readCarried reads the image of a template.
+func (p *Kernel) readCarried(n int) (i linkedImage, err error) {
+	var errs [3]error
+	i.finished, errs[0] = os.ReadFile(p.carried(n, templateImage))
+	i.raw, errs[1] = os.ReadFile(p.carried(n, templateRaw))
+	i.linkMap, errs[2] = os.ReadFile(p.carried(n, templateMap))
+	if err := errors.Join(errs[:]...); err != nil {
+		return i, err
+	}
+	if len(i.raw) == len(i.finished) {
+		subtle.XORBytes(i.raw, i.raw, i.finished)
+	}
+	return i, nil
+}
+
 // linkPacked links in one pass alone: there is no script to fall back to.
 func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image, err error) {
+	if noLLD := w.kernel.noLLD; noLLD != nil {
+		return image, fmt.Errorf("a layout takes lld, as none of the images in the kernel file gives it: %w", noLLD)
+	}
 	if _, err := w.kernel.baseline(ctx); err != nil {
 		return image, err
 	}
@@ -302,7 +382,7 @@ func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image,
 	image.By = Pass
 	if err = w.pass(ctx, one, plan.Flag, &image.Steps); err == nil {
 		if w.kernel.By == Script {
-			image.SystemMap, err = w.systemMap()
+			image.SystemMap, err = w.systemMap(w.vmlinux())
 		}
 		if err == nil {
 			err = w.finish(ctx, &image)
@@ -326,8 +406,8 @@ func (w *Worker) linkPacked(ctx context.Context, plan layout.Plan) (image Image,
 
 // systemMap writes the image's System.map, which the script has llvm-nm print: the
 // baseline's lines with the addresses of this layout, in their order.
-func (w *Worker) systemMap() (string, error) {
-	image, err := openELF(w.vmlinux())
+func (w *Worker) systemMap(of string) (string, error) {
+	image, err := openELF(of)
 	if err != nil {
 		return "", err
 	}

@@ -41,7 +41,7 @@ func TestChart(t *testing.T) {
 // A layout that no linker has made is refused, and takes neither memory nor time.
 func TestMapOfNonsense(t *testing.T) {
 	section := func(address, size uint64) layout.Section {
-		return layout.Section{Name: ".text.f", Output: ".text", Function: "f", Text: true, Address: address, Size: size, Align: 16}
+		return layout.Section{Name: ".text.f", Output: ".text", Function: "f", Moves: true, Address: address, Size: size, Align: 16}
 	}
 	first := section(16, 16)
 	for _, layout := range [][]layout.Section{

@@ -19,7 +19,7 @@ var object = strings.Repeat("0123456789abcdef", 4)
 func someSections() []layout.Section {
 	return []layout.Section{
 		{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 955, Align: 16, Function: "start", Functions: 6},
-		{Name: ".text.f#2", Output: ".text", Address: 1<<64 - 16, Size: 16, Align: 16, Text: true, Function: "f \"größe\"", Entry: 11, Functions: 1},
+		{Name: ".text.f#2", Output: ".text", Address: 1<<64 - 16, Size: 16, Align: 16, Moves: true, Function: "f \"größe\"", Entry: 11, Functions: 1},
 		{Output: ".data", Segment: -1, Align: 0},
 	}
 }

@@ -318,7 +318,7 @@ func TestStoreShared(t *testing.T) {
 	dir := t.TempDir()
 	base := example(t)
 	base.Titles = nil
-	layout := []layout.Section{{Name: ".text.f", Output: ".text", Address: 0xffffffff81000000, Size: 16, Align: 16, Index: 1, Text: true}}
+	layout := []layout.Section{{Name: ".text.f", Output: ".text", Address: 0xffffffff81000000, Size: 16, Align: 16, Index: 1, Moves: true}}
 	object := strings.Repeat("1", 64)
 	const shards, titles = 6, 12
 	store := func() *Store { // one for each, as for processes

@@ -25,13 +25,13 @@ func fewFunctions() []layout.Section {
 	end := uint64(0x10000)
 	for _, s := range []layout.Section{
 		{Name: ".head.text", Size: 0x91, Align: 1, Function: "start"},
-		{Name: ".text.one", Size: 7, Align: 1, Text: true, Function: "one"},
-		{Name: ".text.two", Size: 40, Align: 16, Text: true, Function: "two", Entry: 11},
-		{Name: ".text.line", Size: 100, Align: 64, Text: true, Function: "line", Entry: 16},
-		{Name: ".text.page", Size: 5000, Align: 4096, Text: true, Function: "page"},
+		{Name: ".text.one", Size: 7, Align: 1, Moves: true, Function: "one"},
+		{Name: ".text.two", Size: 40, Align: 16, Moves: true, Function: "two", Entry: 11},
+		{Name: ".text.line", Size: 100, Align: 64, Moves: true, Function: "line", Entry: 16},
+		{Name: ".text.page", Size: 5000, Align: 4096, Moves: true, Function: "page"},
 		{Name: ".noinstr.text", Size: 300, Align: 16, Function: "entry"},
-		{Name: ".text.nameless", Size: 16, Align: 16, Text: true},
-		{Name: ".text.last", Size: 16, Align: 8192, Text: true, Function: "last"},
+		{Name: ".text.nameless", Size: 16, Align: 16, Moves: true},
+		{Name: ".text.last", Size: 16, Align: 8192, Moves: true, Function: "last"},
 	} {
 		s.Output, s.Address = ".text", layout.AlignUp(end, s.Align)
 		end = s.Address + s.Size
@@ -121,7 +121,7 @@ func TestCoverageNeighbours(t *testing.T) {
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0x1000, Size: 16, Align: 16}}
 	for i, size := range []uint64{16, 20, 32} {
 		sections = append(sections, layout.Section{Name: fmt.Sprint(".text.", i), Function: string('a' + rune(i)), Output: ".text",
-			Address: 0x1010 + uint64(i)*32, Size: size, Align: 16, Text: true})
+			Address: 0x1010 + uint64(i)*32, Size: size, Align: 16, Moves: true})
 	}
 	sections[1].Address, sections[1].Size = 0x1010, 32
 	c, err := NewCoverage(sections)
@@ -172,7 +172,7 @@ func TestCoverageIsSets(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else { // shuffled on both sides of what is fixed, one in three with a gap
-			order, fixed := random.Perm(len(sections)), slices.IndexFunc(sections[1:], func(s layout.Section) bool { return !s.Text })+1
+			order, fixed := random.Perm(len(sections)), slices.IndexFunc(sections[1:], func(s layout.Section) bool { return !s.Moves })+1
 			slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(i, fixed) - cmp.Compare(j, fixed) })
 			end := uint64(0x400000)
 			for _, i := range order {
@@ -226,11 +226,11 @@ func variedFunctions() []layout.Section {
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
 	end := sections[0].Address + sections[0].Size
 	for i := range 600 {
-		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mixed(1, uint64(i))%400, Align: 16, Text: true,
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Size: 16 + mixed(1, uint64(i))%400, Align: 16, Moves: true,
 			Index: i + 2, Group: 1 + i/301}
 		switch {
 		case i == 300:
-			s.Name, s.Text, s.Align, s.Group = ".noinstr.text", false, 64, 0
+			s.Name, s.Moves, s.Align, s.Group = ".noinstr.text", false, 64, 0
 		case i%97 == 5:
 			s.Align = 64
 		case i%53 == 7:
@@ -294,7 +294,7 @@ func TestNoCoverage(t *testing.T) {
 	t.Parallel()
 	two := fewFunctions()
 	for i := range 3 {
-		two = append(two, layout.Section{Name: fmt.Sprint(".text.unlikely.", i), Output: ".text.unlikely", Size: 16, Text: true, Function: "f"})
+		two = append(two, layout.Section{Name: fmt.Sprint(".text.unlikely.", i), Output: ".text.unlikely", Size: 16, Moves: true, Function: "f"})
 	}
 	for _, test := range []struct {
 		layout []layout.Section
@@ -386,7 +386,7 @@ func coverageOf(b *testing.B, functions int) (c *Coverage, addresses [][]uint64)
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 1 << 21, Size: 0x91, Align: 1}}
 	end := sections[0].Address + sections[0].Size
 	for i := range functions {
-		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: "f",
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Moves: true, Function: "f",
 			Address: layout.AlignUp(end, 16), Size: 16 + mixed(1, uint64(i))%400}
 		end = s.Address + s.Size
 		sections = append(sections, s)

@@ -304,7 +304,7 @@ func (t *verdicts) place(ctx context.Context, progress func(done, total int)) er
 	var sections []int
 	outputs := layout.Outputs(t.layout)
 	for i, s := range t.layout {
-		if (s.Text || s.Function != "") && slices.Contains(outputs, s.Output) {
+		if (s.Moves || s.Function != "") && slices.Contains(outputs, s.Output) {
 			sections = append(sections, i)
 		}
 	}

@@ -21,7 +21,7 @@ func manyFunctions(n int) []layout.Section {
 	sections := []layout.Section{{Name: ".head.text", Output: ".text", Address: 0xffffffff81000000, Size: 0x91, Align: 1, Index: 1}}
 	end := sections[0].Address + sections[0].Size
 	for i := range n {
-		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: fmt.Sprint("f", i),
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Moves: true, Function: fmt.Sprint("f", i),
 			Address: layout.AlignUp(end, 16), Size: 16 + mixed(1, uint64(i))%400, Index: i + 2, Group: 1}
 		end = s.Address + s.Size
 		sections = append(sections, s)

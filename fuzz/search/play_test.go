@@ -20,7 +20,7 @@ func playText(n int) []layout.Section {
 	size := uint64(1)
 	for i := range n {
 		size = size*6364136223846793005 + 1442695040888963407
-		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Text: true, Function: fmt.Sprint("f", i),
+		s := layout.Section{Name: fmt.Sprint(".text.f", i), Output: ".text", Align: 16, Moves: true, Function: fmt.Sprint("f", i),
 			Address: layout.AlignUp(end, 16), Size: 16 + size>>33%400, Index: i + 2, Group: 1}
 		if i > n*9/10 {
 			s.Name, s.Group = fmt.Sprint(".text.unlikely.f", i), 2
