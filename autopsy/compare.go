@@ -42,6 +42,8 @@ type Damage struct {
 	Order int `json:"-" yaml:"-"`
 	// Crashed tells that the kernel trapped where the broken branch leads.
 	Crashed bool `json:"crashed,omitempty" yaml:"crashed,omitempty"`
+	// Named tells that the console of the crash names the place itself.
+	Named bool `json:"named,omitempty" yaml:"named,omitempty"`
 
 	starts []uint64 // addresses of its instructions
 	twin   uint64   // the address of the same place in the twin; 0 for none
@@ -72,6 +74,9 @@ func (d Damage) String() string {
 			leads += ", where the kernel trapped"
 		}
 		more = append(more, leads)
+	}
+	if d.Named {
+		more = append(more, "the console names it")
 	}
 	if len(d.Meet) == 2 {
 		more = append(more, fmt.Sprintf("two tables meet there: %s and %s", d.Meet[0], d.Meet[1]))
@@ -161,6 +166,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 		shape, lands := r.shape(f, c, in)
 		w.lands = lands
 		w.does = w.before + " -> " + shape
+		if direct(w.was) && direct(in) && disk.place(f, w.was.to) != r.place(f, in.to) {
+			w.does += " elsewhere"
+		}
 		w.kind = w.does + " | " + strings.Join(tables, " ")
 		if w.unlisted {
 			w.kind += " unlisted"
@@ -170,15 +178,22 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 	return all
 }
 
-// owns are what it does with each table by which it is rewritten from its first byte on,
-// whatever another has written behind that.
-func (w rewrite) owns() (all []string) {
+// direct tells whether an instruction is a direct branch.
+func direct(in instruction) bool { return in.flow == branch || in.flow == jump }
+
+// owns is what it does with the table by which it is rewritten from its first byte on,
+// whatever another has written behind that; empty where that is not one table.
+func (w rewrite) owns() (own string) {
 	for _, s := range w.sites {
-		if s.Address == w.at {
-			all = append(all, w.does+" | from "+s.Table)
+		switch {
+		case s.Address != w.at:
+		case own != "":
+			return ""
+		default:
+			own = w.does + " | from " + s.Table
 		}
 	}
-	return all
+	return own
 }
 
 func (s Site) has(address uint64) bool {
@@ -203,10 +218,8 @@ func (r *Run) count() learnt {
 		}
 		for _, w := range r.rewrites(f, r.walk(f)) {
 			l.kinds[w.kind]++
-			if !w.unlisted {
-				for _, own := range w.owns() {
-					l.kinds[own]++
-				}
+			if own := w.owns(); own != "" && !w.unlisted {
+				l.kinds[own]++
 			}
 			for _, s := range w.sites {
 				if w.changed {
@@ -273,10 +286,10 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 				}
 			case r.expected(w):
 			case there[w.kind] >= oftenInTwin, here.kinds[w.kind] >= oftenHere:
-			case w.is.flow == jump && w.lands == entry && !w.unlisted && slices.ContainsFunc(w.owns(), func(own string) bool { return there[own] >= oftenInTwin }):
+			case w.is.flow == jump && w.lands == entry && !w.unlisted && there[w.owns()] >= oftenInTwin:
 				// Another table has written behind a jump that leads where such jumps do.
 			case w.is.flow != bad && !w.unlisted && r.meaning(f, w.is) == r.meaning(f, w.was) && len(w.is.code) == len(w.was.code):
-			case (w.is.flow == branch || w.is.flow == jump) && w.lands != inside && w.lands != entry && w.lands != before:
+			case direct(w.is) && w.lands != inside && w.lands != entry && w.lands != before:
 				why = Astray
 			case twin == nil:
 			case w.unlisted:
@@ -311,7 +324,7 @@ func (r *Run) sameAs(f *Function, w rewrite, twin *Run, t *Function, at uint64, 
 	if r.meaning(f, w.is) != twin.meaning(t, y) {
 		return false
 	}
-	if strings.Contains(r.place(f, w.is.to), between) && (w.is.flow == branch || w.is.flow == jump) {
+	if strings.Contains(r.place(f, w.is.to), between) && direct(w.is) {
 		return false
 	}
 	// Numbers are no part of the meaning: those that nobody lists are the disk's, or
@@ -344,7 +357,7 @@ func (r *Run) expected(w rewrite) bool {
 		switch {
 		case s.Table == jumpLabels && (w.is.idle || w.is.flow == jump && w.is.to == s.target):
 			return true
-		case s.Table != jumpLabels && (w.is.idle || w.is.flow != on && w.lands == entry):
+		case s.Table != jumpLabels && (w.is.idle || w.is.flow != on && (w.lands == entry || w.lands == page)):
 			return true
 		}
 	}
@@ -369,7 +382,7 @@ func (d *Damage) add(r *Run, w rewrite, why string) {
 			d.Sites = append(d.Sites, s)
 		}
 	}
-	if (w.is.flow == branch || w.is.flow == jump) && d.Leads == "" {
+	if direct(w.is) && d.Leads == "" {
 		d.Leads, d.to = r.Where(w.is.to), w.is.to
 	}
 }
@@ -433,7 +446,7 @@ func (r *Run) show(at uint64, n int) Code {
 	for _, in := range r.list(at, n) {
 		text := r.machine.text(in, at)
 		at += uint64(max(1, len(in.code)))
-		if in.flow == branch || in.flow == jump {
+		if direct(in) {
 			text += " <" + r.Where(in.to) + ">"
 		}
 		asm = append(asm, text)
