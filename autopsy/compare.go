@@ -116,7 +116,8 @@ type rewrite struct {
 	at            uint64
 	was, is       instruction
 	changed       bool
-	unlisted      bool // a changed byte of it is no table's
+	unlisted      bool     // a changed byte of it is no table's
+	stray         []uint64 // where those are in it
 	sites         []Site
 	does          string // what was before, and what is now
 	kind          string // the same, with the tables that list it
@@ -131,6 +132,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 	for _, at := range c.sorted() {
 		in := c[at]
 		n := max(1, len(in.code))
+		if in.flow == bad { // as long as what was there
+			n = max(1, len(r.machine.decode(disk.code(at, r.machine.longest), at).code))
+		}
 		old := disk.code(at, n)
 		changed := !bytes.Equal(old, r.code(at, n))
 		listed := r.listed(at, at+uint64(n))
@@ -148,7 +152,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 			if old[k] == now[k] {
 				continue
 			}
-			w.unlisted = w.unlisted || !slices.ContainsFunc(listed, func(s Site) bool { return s.has(at + uint64(k)) })
+			if !slices.ContainsFunc(listed, func(s Site) bool { return s.has(at + uint64(k)) }) {
+				w.unlisted, w.stray = true, append(w.stray, uint64(k))
+			}
 		}
 		for _, s := range listed {
 			for k := range old {
@@ -172,6 +178,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 		w.kind = w.does + " | " + strings.Join(tables, " ")
 		if w.unlisted {
 			w.kind += " unlisted"
+			if n := len(all) - 1; n >= 0 && all[n].changed && all[n].at+uint64(len(all[n].is.code)) == at {
+				w.kind += " behind " + all[n].does // one patch has both
+			}
 		}
 		all = append(all, w)
 	}
@@ -279,6 +288,10 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 				}
 			}
 			switch {
+			case w.changed && r.odd(w):
+				why = Foreign
+			case w.changed && w.misled():
+				why = Astray
 			case y != nil && r.sameAs(f, w, twin, t, at, *y):
 			case !w.changed:
 				if y != nil && unpatched(w, here) && twin.changed(at, len(y.code)) && there[w.kind] < oftenInTwin {
@@ -321,15 +334,23 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 
 // sameAs tells whether the twin has the same at the same place of the function.
 func (r *Run) sameAs(f *Function, w rewrite, twin *Run, t *Function, at uint64, y instruction) bool {
-	if r.meaning(f, w.is) != twin.meaning(t, y) {
+	if r.meaning(f, w.is) != twin.meaning(t, y) || len(w.is.code) != len(y.code) {
 		return false
 	}
 	if strings.Contains(r.place(f, w.is.to), between) && direct(w.is) {
 		return false
 	}
+	if direct(w.is) && f.holds(w.is.to) && t.holds(y.to) && r.runs(w.is.to) != twin.runs(y.to) {
+		return false
+	}
 	// Numbers are no part of the meaning: those that nobody lists are the disk's, or
 	// they were changed in the twin as well.
-	return !w.unlisted || twin.changed(at, len(y.code))
+	return !slices.ContainsFunc(w.stray, func(k uint64) bool { return !twin.changed(at+k, 1) })
+}
+
+// runs is what the instruction at an address does.
+func (r *Run) runs(at uint64) string {
+	return r.machine.form(r.machine.decode(r.code(at, r.machine.longest), at))
 }
 
 func (r *Run) changed(at uint64, n int) bool {
@@ -362,6 +383,96 @@ func (r *Run) expected(w rewrite) bool {
 		}
 	}
 	return false
+}
+
+// hashes are what a hash of kCFI on disk has become in memory, and how often. A kernel
+// gives each another one, at each boot, for all that call and are called by it.
+type hashes struct {
+	calls, called map[uint32]int // the latter without those of sealed functions, which are 0
+}
+
+// constants are what each constant is at its places, and how often.
+func (r *Run) constants() map[string]map[string]int {
+	r.reading.Do(func() {
+		r.values = map[string]map[string]int{}
+		for _, s := range r.sites {
+			if s.Table == constants {
+				if r.values[s.For] == nil {
+					r.values[s.For] = map[string]int{}
+				}
+				r.values[s.For][string(r.code(s.Address, s.Bytes))]++
+			}
+		}
+	})
+	return r.values
+}
+
+// rehashed are all hashes, by what they are on disk.
+func (r *Run) rehashed() map[uint32]hashes {
+	r.rehashing.Do(func() {
+		r.hashes = map[uint32]hashes{}
+		for _, s := range r.sites {
+			was, is, ok := r.hash(s)
+			if !ok {
+				continue
+			}
+			if r.hashes[was].calls == nil {
+				r.hashes[was] = hashes{map[uint32]int{}, map[uint32]int{}}
+			}
+			if s.Table == cfiCallers {
+				r.hashes[was].calls[is]++
+			} else if is != 0 {
+				r.hashes[was].called[is]++
+			}
+		}
+	})
+	return r.hashes
+}
+
+// hash is the one at a site, on disk and in memory, without its sign.
+func (r *Run) hash(s Site) (was, is uint32, ok bool) {
+	if s.Table != cfiCallers && s.Table != cfiHashes {
+		return 0, 0, false
+	}
+	was, wasOK := r.machine.number(r.OnDisk().code(s.Address, s.Bytes))
+	is, isOK := r.machine.number(r.code(s.Address, s.Bytes))
+	return min(was, -was), min(is, -is), wasOK && isOK
+}
+
+// odd tells whether a caller's hash, or a constant, has become another one than elsewhere.
+func (r *Run) odd(w rewrite) bool {
+	for _, s := range w.sites {
+		if s.Table == constants {
+			all := r.constants()[s.For]
+			here := all[string(r.code(s.Address, s.Bytes))]
+			for _, often := range all {
+				if often > here {
+					return true
+				}
+			}
+		}
+		was, is, ok := r.hash(s)
+		if !ok || s.Table != cfiCallers {
+			continue
+		}
+		h := r.rehashed()[was]
+		for _, often := range h.calls {
+			if often > h.calls[is] {
+				return true
+			}
+		}
+		if h.calls[is] == 1 && len(h.called) > 0 && h.called[is] == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// misled tells whether a static branch leads elsewhere than its table says.
+func (w rewrite) misled() bool {
+	return w.is.flow == jump && slices.ContainsFunc(w.sites, func(s Site) bool {
+		return s.Table == jumpLabels && s.Address == w.at && s.target != w.is.to
+	})
 }
 
 func (d *Damage) touches(at uint64) bool {

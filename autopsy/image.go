@@ -305,6 +305,11 @@ type Run struct {
 	memory []byte // of .text
 	once   sync.Once
 	known  learnt
+
+	rehashing sync.Once
+	hashes    map[uint32]hashes
+	reading   sync.Once
+	values    map[string]map[string]int
 }
 
 // bannerSymbol names what every kernel says of itself, "Linux version ...".

@@ -160,6 +160,8 @@ func (r *Run) shape(f *Function, c code, in instruction) (shape, lands string) {
 	switch {
 	case kind == middle, kind == entry && strings.Contains(g.Name, "thunk"):
 		return form + " " + kind + " " + g.Name, kind
+	case kind == split: // as what runs there
+		return form + " " + kind + " " + r.runs(in.to), kind
 	}
 	return form + " " + kind, kind
 }

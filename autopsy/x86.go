@@ -19,6 +19,8 @@ type machine struct {
 	// in the syntax of GNU as. Of most instructions nobody asks for either.
 	form func(in instruction) string
 	text func(in instruction, pc uint64) string
+	// number is the first immediate of 32 bits in some code.
+	number func(code []byte) (uint32, bool)
 	// places matches the places of code that a console names: whether it is where the
 	// kernel trapped, the function, the offset in it.
 	places *regexp.Regexp
@@ -30,6 +32,7 @@ var machines = map[string]machine{arch.X86_64.Name: {
 	decode:  decodeX86,
 	form:    formX86,
 	text:    textX86,
+	number:  numberX86,
 	places:  regexp.MustCompile(`(RIP: 0010:)?\b([A-Za-z_$][\w$.]*)\+0x([0-9a-f]+)/0x`),
 }}
 
@@ -167,6 +170,23 @@ func textX86(in instruction, pc uint64) string {
 		return name
 	}
 	return x86asm.GNUSyntax(inst, pc, nil)
+}
+
+func numberX86(code []byte) (uint32, bool) {
+	for len(code) > 0 {
+		in := decodeX86(code, 0)
+		n := max(1, len(in.code))
+		if _, name := instX86(in); name == "" && n >= 5 && in.flow == on {
+			inst, _ := instX86(in)
+			for _, arg := range inst.Args {
+				if imm, ok := arg.(x86asm.Imm); ok && uint32(imm) == uint32(s32(code[n-4:])) {
+					return uint32(imm), true
+				}
+			}
+		}
+		code = code[n:]
+	}
+	return 0, false
 }
 
 // systemX86 is the length of what x86asm does not know of a kernel: instructions
