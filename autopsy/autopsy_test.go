@@ -117,6 +117,50 @@ func TestTrampoline(t *testing.T) {
 	}
 }
 
+// TestHashes: all callers of a type have the same hash in memory, whatever it is, and one that
+// has another is damage; a lone one is held against what is called.
+func TestHashes(t *testing.T) {
+	const base = 0xffffffff81000000
+	hashed := func(of func(n int) uint32) *Run {
+		i := kernel(8, base)
+		i.sites = nil
+		r := &Run{Image: i}
+		write := func(of func(n int) uint32) (text []byte) {
+			text = bytes.Clone(i.text.data)
+			for n := range 8 {
+				copy(text[n*32:], binary.LittleEndian.AppendUint32([]byte{0x41, 0xba}, of(n)))
+				copy(text[n*32+6:], []byte{0xc3})
+				copy(text[n*32+16:], binary.LittleEndian.AppendUint32([]byte{0xb8}, -of(n)))
+			}
+			return text
+		}
+		for n := range uint64(8) {
+			i.sites = append(i.sites, Site{Table: cfiCallers, Address: base + n*32, Bytes: 6}, Site{Table: cfiHashes, Address: base + n*32 + 16, Bytes: 5})
+		}
+		i.text.data = write(func(n int) uint32 { return 0x11111110 + uint32(n/7) }) // the last has its own
+		i.allocated[0] = i.text
+		r.memory = write(of)
+		return r
+	}
+	right := func(n int) uint32 { return 0x22222220 + 5*uint32(n/7) }
+	twin := hashed(func(n int) uint32 { return 3 * right(n) }) // another boot, other hashes
+	for _, test := range []struct {
+		name   string
+		damage func(r *Run)
+		want   string
+	}{
+		{"none", func(*Run) {}, "[]"},
+		{"one of many", func(r *Run) { r.memory[2*32+3] ^= 0x40 }, "[f2+0x0 is foreign]"},
+		{"a lone one", func(r *Run) { r.memory[7*32+4] ^= 0x40 }, "[f7+0x0 is foreign]"},
+	} {
+		r := hashed(right)
+		test.damage(r)
+		if got := fmt.Sprint(Compare(r, twin)); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
 // TestElsewhere: what is rewritten to lead to another function is damage, however often a
 // twin has a branch of that kind rewritten to lead to the same.
 func TestElsewhere(t *testing.T) {
