@@ -193,6 +193,9 @@ func (r *Run) place(f *Function, to uint64) string {
 	if g := r.prefixed(to); g != nil {
 		return fmt.Sprintf("%s-%#x", g.key, g.Address-to)
 	}
+	if s := r.holder(to); !r.text.holds(to) && s.data != nil {
+		return fmt.Sprintf("%s+%#x", s.name, to-s.address)
+	}
 	if !r.text.holds(to) {
 		return r.beyond(to)
 	}
