@@ -385,46 +385,54 @@ func (r *Run) expected(w rewrite) bool {
 	return false
 }
 
-// hashes are what a hash of kCFI on disk has become in memory, and how often. A kernel
-// gives each another one, at each boot, for all that call and are called by it.
+// hashes are what the hashes of kCFI on disk have become in memory. A kernel gives each
+// another one, at each boot, for all that call and are called by it.
 type hashes struct {
-	calls, called map[uint32]int // the latter without those of sealed functions, which are 0
+	calls    map[[2]uint32]int // on disk and in memory, and how often
+	most     map[uint32]int    // of those of one on disk
+	called   map[[2]uint32]bool
+	callable map[uint32]bool // on disk; without those of sealed functions, which are 0 in memory
 }
 
-// constants are what each constant is at its places, and how often.
-func (r *Run) constants() map[string]map[string]int {
+// values are what constants are at their places.
+type values struct {
+	all  map[[2]string]int // name and bytes, and how often
+	most map[string]int    // of those of one name
+}
+
+// constants are all of them.
+func (r *Run) constants() values {
 	r.reading.Do(func() {
-		r.values = map[string]map[string]int{}
+		v := values{map[[2]string]int{}, map[string]int{}}
 		for _, s := range r.sites {
 			if s.Table == constants {
-				if r.values[s.For] == nil {
-					r.values[s.For] = map[string]int{}
-				}
-				r.values[s.For][string(r.code(s.Address, s.Bytes))]++
+				one := [2]string{s.For, string(r.code(s.Address, s.Bytes))}
+				v.all[one]++
+				v.most[s.For] = max(v.most[s.For], v.all[one])
 			}
 		}
+		r.values = v
 	})
 	return r.values
 }
 
-// rehashed are all hashes, by what they are on disk.
-func (r *Run) rehashed() map[uint32]hashes {
+// rehashed are all hashes.
+func (r *Run) rehashed() hashes {
 	r.rehashing.Do(func() {
-		r.hashes = map[uint32]hashes{}
+		h := hashes{map[[2]uint32]int{}, map[uint32]int{}, map[[2]uint32]bool{}, map[uint32]bool{}}
 		for _, s := range r.sites {
 			was, is, ok := r.hash(s)
-			if !ok {
-				continue
-			}
-			if r.hashes[was].calls == nil {
-				r.hashes[was] = hashes{map[uint32]int{}, map[uint32]int{}}
-			}
-			if s.Table == cfiCallers {
-				r.hashes[was].calls[is]++
-			} else if is != 0 {
-				r.hashes[was].called[is]++
+			pair := [2]uint32{was, is}
+			switch {
+			case !ok:
+			case s.Table == cfiCallers:
+				h.calls[pair]++
+				h.most[was] = max(h.most[was], h.calls[pair])
+			case is != 0:
+				h.called[pair], h.callable[was] = true, true
 			}
 		}
+		r.hashes = h
 	})
 	return r.hashes
 }
@@ -442,26 +450,15 @@ func (r *Run) hash(s Site) (was, is uint32, ok bool) {
 // odd tells whether a caller's hash, or a constant, has become another one than elsewhere.
 func (r *Run) odd(w rewrite) bool {
 	for _, s := range w.sites {
-		if s.Table == constants {
-			all := r.constants()[s.For]
-			here := all[string(r.code(s.Address, s.Bytes))]
-			for _, often := range all {
-				if often > here {
-					return true
-				}
-			}
+		if v := r.constants(); s.Table == constants && v.all[[2]string{s.For, string(r.code(s.Address, s.Bytes))}] < v.most[s.For] {
+			return true
 		}
 		was, is, ok := r.hash(s)
 		if !ok || s.Table != cfiCallers {
 			continue
 		}
-		h := r.rehashed()[was]
-		for _, often := range h.calls {
-			if often > h.calls[is] {
-				return true
-			}
-		}
-		if h.calls[is] == 1 && len(h.called) > 0 && h.called[is] == 0 {
+		h, pair := r.rehashed(), [2]uint32{was, is}
+		if n := h.calls[pair]; n < h.most[was] || n == 1 && h.callable[was] && !h.called[pair] {
 			return true
 		}
 	}

@@ -316,9 +316,9 @@ type Run struct {
 	known  learnt
 
 	rehashing sync.Once
-	hashes    map[uint32]hashes
+	hashes    hashes
 	reading   sync.Once
-	values    map[string]map[string]int
+	values    values
 }
 
 // bannerSymbol names what every kernel says of itself, "Linux version ...".
