@@ -159,6 +159,16 @@ func TestHashes(t *testing.T) {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
+	off := func() *Run { // jumped over: what is behind is no hash
+		r := hashed(right)
+		for n := range 8 {
+			copy(r.memory[n*32:], []byte{0xeb, 0x04, 0xb8, byte(n)})
+		}
+		return r
+	}
+	if got := Compare(off(), off()); len(got) > 0 {
+		t.Errorf("switched off: %v", got)
+	}
 }
 
 // TestElsewhere: what is rewritten to lead to another function is damage, however often a

@@ -344,7 +344,10 @@ func (r *Run) sameAs(f *Function, w rewrite, twin *Run, t *Function, at uint64, 
 		return false
 	}
 	// Numbers are no part of the meaning: those that nobody lists are the disk's, or
-	// they were changed in the twin as well.
+	// they were changed in the twin as well; which bytes of a distance change is the layout's.
+	if direct(w.is) || w.is.refs != 0 {
+		return !w.unlisted || twin.changed(at, len(y.code))
+	}
 	return !slices.ContainsFunc(w.stray, func(k uint64) bool { return !twin.changed(at+k, 1) })
 }
 

@@ -19,7 +19,7 @@ type machine struct {
 	// in the syntax of GNU as. Of most instructions nobody asks for either.
 	form func(in instruction) string
 	text func(in instruction, pc uint64) string
-	// number is the first immediate of 32 bits in some code.
+	// number is the immediate of 32 bits of the first instruction that is no nop.
 	number func(code []byte) (uint32, bool)
 	// places matches the places of code that a console names: whether it is where the
 	// kernel trapped, the function, the offset in it.
@@ -176,13 +176,14 @@ func numberX86(code []byte) (uint32, bool) {
 	for len(code) > 0 {
 		in := decodeX86(code, 0)
 		n := max(1, len(in.code))
-		if _, name := instX86(in); name == "" && n >= 5 && in.flow == on {
-			inst, _ := instX86(in)
+		inst, name := instX86(in)
+		if !in.idle && !strings.HasPrefix(name, "endbr") {
 			for _, arg := range inst.Args {
-				if imm, ok := arg.(x86asm.Imm); ok && uint32(imm) == uint32(s32(code[n-4:])) {
+				if imm, ok := arg.(x86asm.Imm); ok && n >= 5 && in.flow == on && uint32(imm) == uint32(s32(code[n-4:])) {
 					return uint32(imm), true
 				}
 			}
+			return 0, false
 		}
 		code = code[n:]
 	}
