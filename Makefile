@@ -46,11 +46,12 @@ test-all: install-test
 	$(call UNTESTED,tests-race.json tests-scripts.json tests.json tests-kubernetes.json)
 
 # More builds of a kernel than make test-all takes time for: without LTO by clang and
-# GCC, of 6.12 and the newest, for arm64, a finished build, and one made twice. Some 45
+# GCC, of 6.12 and the newest, for arm64, a finished build, and one made twice; and what
+# autopsies name in kernels that patch themselves more, and in more layouts; and more images by delta. Some 80
 # minutes.
 test-builds: install-test
 	@host/install.sh aarch64-linux-gnu-gcc
-	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 80m -run '^(TestDelta|TestWithoutLTO|TestCanaryOfGCC|TestFinishedBuild|TestARM64OfGCC|TestReproducible)$$' ./e2e
+	UNLUCKY_BUILDS=1 $(GOTESTSUM) -- -vet=off -count=1 -timeout 120m -run '^(TestDelta|TestWithoutLTO|TestCanaryOfGCC|TestFinishedBuild|TestARM64OfGCC|TestReproducible|TestPatched|TestMutated|TestHashAutopsies)$$' ./e2e
 
 # The tests that need no kernel build: some two minutes.
 short: install

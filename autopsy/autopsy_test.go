@@ -85,6 +85,120 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestTrampoline: a call that is traced leads to the first byte of a page that the kernel has
+// allocated, or to a function, and nowhere else.
+func TestTrampoline(t *testing.T) {
+	const base, outside = 0xffffffff81000000, 0xffffffffa0000000
+	call := func(to uint64) []byte {
+		return binary.LittleEndian.AppendUint32([]byte{0xe8}, uint32(to-base-5))
+	}
+	traced := func(base uint64) *Run {
+		i := kernel(40, base)
+		copy(i.text.data, []byte{0x0f, 0x1f, 0x44, 0, 0, 0xc3})
+		i.sites = i.sites[1:]
+		r := patched(i)
+		i.sites = slices.Insert(i.sites, 0, Site{Table: ftraceSites, Address: base, Bytes: 5, pokable: true})
+		return r
+	}
+	for _, test := range []struct {
+		to   uint64
+		want string
+	}{
+		{outside, "[]"},
+		{base + 7*32, "[]"},
+		{outside + 16, "[f0+0x0 is astray: it leads to 0xffffffffa0000010]"},
+		{base + 7*32 + 20, "[f0+0x0 is astray: it leads to f8-0xc]"},
+	} {
+		r, twin := traced(base), traced(base+0x40)
+		copy(r.memory, call(test.to))
+		if got := fmt.Sprint(Compare(r, twin)); got != test.want {
+			t.Errorf("to %#x: %s, want %s", test.to, got, test.want)
+		}
+	}
+}
+
+// TestHashes: all callers of a type have the same hash in memory, whatever it is, and one that
+// has another is damage; a lone one is held against what is called.
+func TestHashes(t *testing.T) {
+	const base = 0xffffffff81000000
+	hashed := func(of func(n int) uint32) *Run {
+		i := kernel(8, base)
+		i.sites = nil
+		r := &Run{Image: i}
+		write := func(of func(n int) uint32) (text []byte) {
+			text = bytes.Clone(i.text.data)
+			for n := range 8 {
+				copy(text[n*32:], binary.LittleEndian.AppendUint32([]byte{0x41, 0xba}, of(n)))
+				copy(text[n*32+6:], []byte{0xc3})
+				copy(text[n*32+16:], binary.LittleEndian.AppendUint32([]byte{0xb8}, -of(n)))
+			}
+			return text
+		}
+		for n := range uint64(8) {
+			i.sites = append(i.sites, Site{Table: cfiCallers, Address: base + n*32, Bytes: 6}, Site{Table: cfiHashes, Address: base + n*32 + 16, Bytes: 5})
+		}
+		i.text.data = write(func(n int) uint32 { return 0x11111110 + uint32(n/7) }) // the last has its own
+		i.allocated[0] = i.text
+		r.memory = write(of)
+		return r
+	}
+	right := func(n int) uint32 { return 0x22222220 + 5*uint32(n/7) }
+	twin := hashed(func(n int) uint32 { return 3 * right(n) }) // another boot, other hashes
+	for _, test := range []struct {
+		name   string
+		damage func(r *Run)
+		want   string
+	}{
+		{"none", func(*Run) {}, "[]"},
+		{"one of many", func(r *Run) { r.memory[2*32+3] ^= 0x40 }, "[f2+0x0 is foreign]"},
+		{"a lone one", func(r *Run) { r.memory[7*32+4] ^= 0x40 }, "[f7+0x0 is foreign]"},
+	} {
+		r := hashed(right)
+		test.damage(r)
+		if got := fmt.Sprint(Compare(r, twin)); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+	off := func() *Run { // jumped over: what is behind is no hash
+		r := hashed(right)
+		for n := range 8 {
+			copy(r.memory[n*32:], []byte{0xeb, 0x04, 0xb8, byte(n)})
+		}
+		return r
+	}
+	if got := Compare(off(), off()); len(got) > 0 {
+		t.Errorf("switched off: %v", got)
+	}
+}
+
+// TestElsewhere: what is rewritten to lead to another function is damage, however often a
+// twin has a branch of that kind rewritten to lead to the same.
+func TestElsewhere(t *testing.T) {
+	const base = 0xffffffff81000000
+	tails := func(memory func(m []byte, n int)) *Run {
+		i := kernel(40, base)
+		for n := range 8 { // to the next function, by what stands before it
+			copy(i.text.data[n*32+4:], jmp(uint64(n*32+4), uint64(n+1)*32))
+			copy(i.text.data[n*32+10:], bytes.Repeat([]byte{0x90}, 22))
+		}
+		r := patched(i)
+		for n := range 8 {
+			copy(r.memory[n*32+4:], jmp(uint64(n*32+4), uint64(n*32+10)))
+			memory(r.memory, n)
+		}
+		return r
+	}
+	twin := tails(func([]byte, int) {})
+	r := tails(func(m []byte, n int) {
+		if n == 3 {
+			copy(m[n*32+4:], jmp(uint64(n*32+4), 9*32))
+		}
+	})
+	if got := fmt.Sprint(Compare(r, twin)); got != "[f3+0x4 is foreign: it leads to f9]" {
+		t.Error(got)
+	}
+}
+
 // Without a twin only what leads astray is told, and it is mended by what is on disk.
 func TestAlone(t *testing.T) {
 	r := patched(kernel(40, 0xffffffff81000000))
@@ -159,6 +273,15 @@ func TestMark(t *testing.T) {
 	extents := r.Extents(all)
 	if len(extents) != 3 || extents[0] != (Extent{base + 4*32, 10}) {
 		t.Errorf("extents %v", extents)
+	}
+	r.MarkTrap(all, []byte("unexpected opcode at f6+0x5/0xa\nf2+0x1/0xa f4+0x20/0x20"))
+	if Sort(all); all[0].Function != "f6" || !all[0].Named || all[1].Named || all[2].Named {
+		t.Errorf("%v, want f6, which the console names, first", all)
+	}
+	// What ran as it was on disk, and was damaged then, has not run.
+	Mark(all, []byte("0xffffffff81000084:  2e e9 00 00 00 00  jmp\n0xffffffff81000044:  e9 22\n"), nil)
+	if *all[0].Ran || *all[1].Ran || *all[2].Ran {
+		t.Errorf("%v, want none that has run", all)
 	}
 }
 

@@ -42,6 +42,8 @@ type Damage struct {
 	Order int `json:"-" yaml:"-"`
 	// Crashed tells that the kernel trapped where the broken branch leads.
 	Crashed bool `json:"crashed,omitempty" yaml:"crashed,omitempty"`
+	// Named tells that the console of the crash names the place itself.
+	Named bool `json:"named,omitempty" yaml:"named,omitempty"`
 
 	starts []uint64 // addresses of its instructions
 	twin   uint64   // the address of the same place in the twin; 0 for none
@@ -72,6 +74,9 @@ func (d Damage) String() string {
 			leads += ", where the kernel trapped"
 		}
 		more = append(more, leads)
+	}
+	if d.Named {
+		more = append(more, "the console names it")
 	}
 	if len(d.Meet) == 2 {
 		more = append(more, fmt.Sprintf("two tables meet there: %s and %s", d.Meet[0], d.Meet[1]))
@@ -111,7 +116,8 @@ type rewrite struct {
 	at            uint64
 	was, is       instruction
 	changed       bool
-	unlisted      bool // a changed byte of it is no table's
+	unlisted      bool     // a changed byte of it is no table's
+	stray         []uint64 // where those are in it
 	sites         []Site
 	does          string // what was before, and what is now
 	kind          string // the same, with the tables that list it
@@ -126,6 +132,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 	for _, at := range c.sorted() {
 		in := c[at]
 		n := max(1, len(in.code))
+		if in.flow == bad { // as long as what was there
+			n = max(1, len(r.machine.decode(disk.code(at, r.machine.longest), at).code))
+		}
 		old := disk.code(at, n)
 		changed := !bytes.Equal(old, r.code(at, n))
 		listed := r.listed(at, at+uint64(n))
@@ -143,7 +152,9 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 			if old[k] == now[k] {
 				continue
 			}
-			w.unlisted = w.unlisted || !slices.ContainsFunc(listed, func(s Site) bool { return s.has(at + uint64(k)) })
+			if !slices.ContainsFunc(listed, func(s Site) bool { return s.has(at + uint64(k)) }) {
+				w.unlisted, w.stray = true, append(w.stray, uint64(k))
+			}
 		}
 		for _, s := range listed {
 			for k := range old {
@@ -161,24 +172,37 @@ func (r *Run) rewrites(f *Function, c code) (all []rewrite) {
 		shape, lands := r.shape(f, c, in)
 		w.lands = lands
 		w.does = w.before + " -> " + shape
+		if direct(w.was) && direct(in) && disk.place(f, w.was.to) != r.place(f, in.to) {
+			w.does += " elsewhere"
+		}
 		w.kind = w.does + " | " + strings.Join(tables, " ")
 		if w.unlisted {
 			w.kind += " unlisted"
+			if n := len(all) - 1; n >= 0 && all[n].changed && all[n].at+uint64(len(all[n].is.code)) == at {
+				w.kind += " behind " + all[n].does // one patch has both
+			}
 		}
 		all = append(all, w)
 	}
 	return all
 }
 
-// owns are what it does with each table by which it is rewritten from its first byte on,
-// whatever another has written behind that.
-func (w rewrite) owns() (all []string) {
+// direct tells whether an instruction is a direct branch.
+func direct(in instruction) bool { return in.flow == branch || in.flow == jump }
+
+// owns is what it does with the table by which it is rewritten from its first byte on,
+// whatever another has written behind that; empty where that is not one table.
+func (w rewrite) owns() (own string) {
 	for _, s := range w.sites {
-		if s.Address == w.at {
-			all = append(all, w.does+" | from "+s.Table)
+		switch {
+		case s.Address != w.at:
+		case own != "":
+			return ""
+		default:
+			own = w.does + " | from " + s.Table
 		}
 	}
-	return all
+	return own
 }
 
 func (s Site) has(address uint64) bool {
@@ -203,10 +227,8 @@ func (r *Run) count() learnt {
 		}
 		for _, w := range r.rewrites(f, r.walk(f)) {
 			l.kinds[w.kind]++
-			if !w.unlisted {
-				for _, own := range w.owns() {
-					l.kinds[own]++
-				}
+			if own := w.owns(); own != "" && !w.unlisted {
+				l.kinds[own]++
 			}
 			for _, s := range w.sites {
 				if w.changed {
@@ -266,6 +288,10 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 				}
 			}
 			switch {
+			case w.changed && r.odd(w):
+				why = Foreign
+			case w.changed && w.misled():
+				why = Astray
 			case y != nil && r.sameAs(f, w, twin, t, at, *y):
 			case !w.changed:
 				if y != nil && unpatched(w, here) && twin.changed(at, len(y.code)) && there[w.kind] < oftenInTwin {
@@ -273,10 +299,10 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 				}
 			case r.expected(w):
 			case there[w.kind] >= oftenInTwin, here.kinds[w.kind] >= oftenHere:
-			case w.is.flow == jump && w.lands == entry && !w.unlisted && slices.ContainsFunc(w.owns(), func(own string) bool { return there[own] >= oftenInTwin }):
+			case w.is.flow == jump && w.lands == entry && !w.unlisted && there[w.owns()] >= oftenInTwin:
 				// Another table has written behind a jump that leads where such jumps do.
 			case w.is.flow != bad && !w.unlisted && r.meaning(f, w.is) == r.meaning(f, w.was) && len(w.is.code) == len(w.was.code):
-			case (w.is.flow == branch || w.is.flow == jump) && w.lands != inside && w.lands != entry && w.lands != before:
+			case direct(w.is) && w.lands != inside && w.lands != entry && w.lands != before:
 				why = Astray
 			case twin == nil:
 			case w.unlisted:
@@ -308,15 +334,26 @@ func Compare(r, twin *Run, in ...*Damage) []*Damage {
 
 // sameAs tells whether the twin has the same at the same place of the function.
 func (r *Run) sameAs(f *Function, w rewrite, twin *Run, t *Function, at uint64, y instruction) bool {
-	if r.meaning(f, w.is) != twin.meaning(t, y) {
+	if r.meaning(f, w.is) != twin.meaning(t, y) || len(w.is.code) != len(y.code) {
 		return false
 	}
-	if strings.Contains(r.place(f, w.is.to), between) && (w.is.flow == branch || w.is.flow == jump) {
+	if strings.Contains(r.place(f, w.is.to), between) && direct(w.is) {
+		return false
+	}
+	if direct(w.is) && f.holds(w.is.to) && t.holds(y.to) && r.runs(w.is.to) != twin.runs(y.to) {
 		return false
 	}
 	// Numbers are no part of the meaning: those that nobody lists are the disk's, or
-	// they were changed in the twin as well.
-	return !w.unlisted || twin.changed(at, len(y.code))
+	// they were changed in the twin as well; which bytes of a distance change is the layout's.
+	if direct(w.is) || w.is.refs != 0 {
+		return !w.unlisted || twin.changed(at, len(y.code))
+	}
+	return !slices.ContainsFunc(w.stray, func(k uint64) bool { return !twin.changed(at+k, 1) })
+}
+
+// runs is what the instruction at an address does.
+func (r *Run) runs(at uint64) string {
+	return r.machine.form(r.machine.decode(r.code(at, r.machine.longest), at))
 }
 
 func (r *Run) changed(at uint64, n int) bool {
@@ -344,11 +381,98 @@ func (r *Run) expected(w rewrite) bool {
 		switch {
 		case s.Table == jumpLabels && (w.is.idle || w.is.flow == jump && w.is.to == s.target):
 			return true
-		case s.Table != jumpLabels && (w.is.idle || w.is.flow != on && w.lands == entry):
+		case s.Table != jumpLabels && (w.is.idle || w.is.flow != on && (w.lands == entry || w.lands == page)):
 			return true
 		}
 	}
 	return false
+}
+
+// hashes are what the hashes of kCFI on disk have become in memory. A kernel gives each
+// another one, at each boot, for all that call and are called by it.
+type hashes struct {
+	calls    map[[2]uint32]int // on disk and in memory, and how often
+	most     map[uint32]int    // of those of one on disk
+	called   map[[2]uint32]bool
+	callable map[uint32]bool // on disk; without those of sealed functions, which are 0 in memory
+}
+
+// values are what constants are at their places.
+type values struct {
+	all  map[[2]string]int // name and bytes, and how often
+	most map[string]int    // of those of one name
+}
+
+// constants are all of them.
+func (r *Run) constants() values {
+	r.reading.Do(func() {
+		v := values{map[[2]string]int{}, map[string]int{}}
+		for _, s := range r.sites {
+			if s.Table == constants {
+				one := [2]string{s.For, string(r.code(s.Address, s.Bytes))}
+				v.all[one]++
+				v.most[s.For] = max(v.most[s.For], v.all[one])
+			}
+		}
+		r.values = v
+	})
+	return r.values
+}
+
+// rehashed are all hashes.
+func (r *Run) rehashed() hashes {
+	r.rehashing.Do(func() {
+		h := hashes{map[[2]uint32]int{}, map[uint32]int{}, map[[2]uint32]bool{}, map[uint32]bool{}}
+		for _, s := range r.sites {
+			was, is, ok := r.hash(s)
+			pair := [2]uint32{was, is}
+			switch {
+			case !ok:
+			case s.Table == cfiCallers:
+				h.calls[pair]++
+				h.most[was] = max(h.most[was], h.calls[pair])
+			case is != 0:
+				h.called[pair], h.callable[was] = true, true
+			}
+		}
+		r.hashes = h
+	})
+	return r.hashes
+}
+
+// hash is the one at a site, on disk and in memory, without its sign.
+func (r *Run) hash(s Site) (was, is uint32, ok bool) {
+	if s.Table != cfiCallers && s.Table != cfiHashes {
+		return 0, 0, false
+	}
+	was, wasOK := r.machine.number(r.OnDisk().code(s.Address, s.Bytes))
+	is, isOK := r.machine.number(r.code(s.Address, s.Bytes))
+	return min(was, -was), min(is, -is), wasOK && isOK
+}
+
+// odd tells whether a caller's hash, or a constant, has become another one than elsewhere.
+func (r *Run) odd(w rewrite) bool {
+	for _, s := range w.sites {
+		if v := r.constants(); s.Table == constants && v.all[[2]string{s.For, string(r.code(s.Address, s.Bytes))}] < v.most[s.For] {
+			return true
+		}
+		was, is, ok := r.hash(s)
+		if !ok || s.Table != cfiCallers {
+			continue
+		}
+		h, pair := r.rehashed(), [2]uint32{was, is}
+		if n := h.calls[pair]; n < h.most[was] || n == 1 && h.callable[was] && !h.called[pair] {
+			return true
+		}
+	}
+	return false
+}
+
+// misled tells whether a static branch leads elsewhere than its table says.
+func (w rewrite) misled() bool {
+	return w.is.flow == jump && slices.ContainsFunc(w.sites, func(s Site) bool {
+		return s.Table == jumpLabels && s.Address == w.at && s.target != w.is.to
+	})
 }
 
 func (d *Damage) touches(at uint64) bool {
@@ -369,7 +493,7 @@ func (d *Damage) add(r *Run, w rewrite, why string) {
 			d.Sites = append(d.Sites, s)
 		}
 	}
-	if (w.is.flow == branch || w.is.flow == jump) && d.Leads == "" {
+	if direct(w.is) && d.Leads == "" {
 		d.Leads, d.to = r.Where(w.is.to), w.is.to
 	}
 }
@@ -433,7 +557,7 @@ func (r *Run) show(at uint64, n int) Code {
 	for _, in := range r.list(at, n) {
 		text := r.machine.text(in, at)
 		at += uint64(max(1, len(in.code)))
-		if in.flow == branch || in.flow == jump {
+		if direct(in) {
 			text += " <" + r.Where(in.to) + ">"
 		}
 		asm = append(asm, text)

@@ -283,16 +283,25 @@ func (i *Image) loaded(address uint64) bool {
 	return address >= first.address && address < last.address+uint64(len(last.data))
 }
 
-// at is n bytes of the image at an address; fewer where it ends.
-func (i *Image) at(address uint64, n int) []byte {
+// holder is the section that an address is in; none has no bytes.
+func (i *Image) holder(address uint64) section {
 	at, found := slices.BinarySearchFunc(i.allocated, address, func(s section, a uint64) int { return cmp.Compare(s.address, a) })
 	if !found {
 		at--
 	}
 	if at < 0 || !i.allocated[at].holds(address) {
+		return section{}
+	}
+	return i.allocated[at]
+}
+
+// at is n bytes of the image at an address; fewer where it ends.
+func (i *Image) at(address uint64, n int) []byte {
+	s := i.holder(address)
+	if s.data == nil {
 		return nil
 	}
-	data := i.allocated[at].data[address-i.allocated[at].address:]
+	data := s.data[address-s.address:]
 	return data[:min(n, len(data))]
 }
 
@@ -305,6 +314,11 @@ type Run struct {
 	memory []byte // of .text
 	once   sync.Once
 	known  learnt
+
+	rehashing sync.Once
+	hashes    hashes
+	reading   sync.Once
+	values    values
 }
 
 // bannerSymbol names what every kernel says of itself, "Linux version ...".

@@ -34,10 +34,10 @@ func (r *Run) from(other *Run, f *Function, there, here uint64, n int) (code []b
 		if len(raw) == 0 || in.refs != 0 {
 			return nil, false
 		}
-		if in.flow == branch || in.flow == jump {
+		if direct(in) {
 			kind, _ := other.landing(f, walked, in.to)
 			to, known := r.same(other, in.to)
-			if !known || kind != inside && kind != entry && kind != outside || !redirect(raw, in.to-there-uint64(len(code)), to-at) {
+			if !known || !slices.Contains([]string{inside, entry, outside, page}, kind) || !redirect(raw, in.to-there-uint64(len(code)), to-at) {
 				return nil, false
 			}
 		}

@@ -3,6 +3,7 @@ package autopsy
 import (
 	"bytes"
 	"cmp"
+	"encoding/hex"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,39 +25,59 @@ func (i *Image) Extents(all []*Damage) (extents []Extent) {
 	return extents
 }
 
-// translated matches the instructions in the log of QEMU's -d in_asm.
-var translated = regexp.MustCompile(`(?m)^0x([0-9a-f]{8,16}):`)
+// translated matches the instructions in the log of QEMU's -d in_asm, with their bytes.
+var translated = regexp.MustCompile(`(?m)^0x([0-9a-f]{8,16}):(?:  ((?:[0-9a-f]{2} )*[0-9a-f]{2}))?`)
 
-// firstRun tells as the how manyth each instruction of a log ran for the first time,
-// from 1 on.
-func firstRun(log []byte) map[uint64]int {
-	order := map[uint64]int{}
+// ran is an instruction of a log.
+type ran struct {
+	order int    // as the how manyth one it ran for the first time, from 1 on
+	code  []byte // nil where the log does not have it
+}
+
+// firstRun reads a log, by the addresses. What is patched is translated anew.
+func firstRun(log []byte) map[uint64][]ran {
+	all, n := map[uint64][]ran{}, 0
 	for _, m := range translated.FindAllSubmatch(log, -1) {
-		if at, err := strconv.ParseUint(string(m[1]), 16, 64); err == nil && order[at] == 0 {
-			order[at] = len(order) + 1
+		at, err := strconv.ParseUint(string(m[1]), 16, 64)
+		code, codeErr := hex.DecodeString(string(bytes.ReplaceAll(m[2], []byte(" "), nil)))
+		if err != nil || codeErr != nil || slices.ContainsFunc(all[at], func(r ran) bool { return bytes.Equal(r.code, code) }) {
+			continue
 		}
+		n++
+		all[at] = append(all[at], ran{n, code})
 	}
-	return order
+	return all
+}
+
+// as tells whether an instruction was run as some code says, of which the beginning may
+// be all that is known.
+func (r ran) as(code []byte) bool {
+	n := min(len(r.code), len(code))
+	return bytes.Equal(r.code[:n], code[:n])
 }
 
 // Mark notes which damage has run, by the log of what QEMU has translated of its
 // functions, and which the twin has run in its place; a log is nil where it is not
-// known. TCG translates what it is about to run.
+// known. TCG translates what it is about to run. Code that ran while it was as on disk
+// has not run as it is in memory.
 func Mark(all []*Damage, log, twin []byte) {
 	here, there := firstRun(log), firstRun(twin)
 	for _, d := range all {
 		if log != nil {
-			ran := false
+			memory, _ := hex.DecodeString(d.Memory.Bytes)
+			yes := false
 			for _, at := range d.starts {
-				if n := here[at]; n > 0 && (!ran || n < d.Order) {
-					ran, d.Order = true, n
+				for _, r := range here[at] {
+					if r.as(memory[min(at-d.Address, uint64(len(memory))):]) && (!yes || r.order < d.Order) {
+						yes, d.Order = true, r.order
+					}
 				}
 			}
-			d.Ran = &ran
+			d.Ran = &yes
 		}
 		if twin != nil && d.twin != 0 {
-			ran := slices.ContainsFunc(d.starts, func(at uint64) bool { return there[at-d.Address+d.twin] > 0 })
-			d.TwinRan = &ran
+			yes := slices.ContainsFunc(d.starts, func(at uint64) bool { return there[at-d.Address+d.twin] != nil })
+			d.TwinRan = &yes
 		}
 	}
 }
@@ -65,35 +86,44 @@ func Mark(all []*Damage, log, twin []byte) {
 // int3 is behind itself, and before it may have stood some that did no harm.
 const trapBytes = 16
 
-// MarkTrap notes the damage whose branch leads to where a console says that the kernel
-// trapped.
+// MarkTrap notes the damage that a console names, and that whose branch leads to where
+// it says that the kernel trapped.
 func (r *Run) MarkTrap(all []*Damage, console []byte) {
-	m := r.machine.counter.FindSubmatch(console)
-	if m == nil {
-		return
-	}
-	offset, err := strconv.ParseUint(string(m[2]), 16, 64)
-	if err != nil {
-		return
-	}
-	for _, f := range r.functions {
-		if name := []byte(f.Name); !bytes.Equal(name, m[1]) {
+	for _, m := range r.machine.places.FindAllSubmatch(console, maxPlaces) {
+		offset, err := strconv.ParseUint(string(m[3]), 16, 64)
+		if err != nil {
 			continue
 		}
 		for _, d := range all {
-			if at := f.Address + offset; d.to != 0 && at >= d.to && at-d.to < trapBytes {
-				d.Crashed = true
+			if d.Function == string(m[2]) && offset >= d.Offset && offset-d.Offset < uint64(len(d.Memory.Bytes)/2) {
+				d.Named = true
+			}
+		}
+		if m[1] == nil {
+			continue
+		}
+		for _, f := range r.functions {
+			if f.Name != string(m[2]) {
+				continue
+			}
+			for _, d := range all {
+				if at := f.Address + offset; d.to != 0 && at >= d.to && at-d.to < trapBytes {
+					d.Crashed = true
+				}
 			}
 		}
 	}
 }
 
-// Sort puts the most important first: where the kernel trapped, then what has run, in the
+// maxPlaces bounds how many places that a console names are looked at.
+const maxPlaces = 1000
+
+// Sort puts the most important first: where the kernel trapped, or what it has named, then what has run, in the
 // order in which it did, then what has not.
 func Sort(all []*Damage) {
 	rank := func(d *Damage) int {
 		switch {
-		case d.Crashed:
+		case d.Crashed, d.Named:
 			return 0
 		case d.Executed():
 			return 1

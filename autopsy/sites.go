@@ -14,7 +14,7 @@ type Site struct {
 	Address uint64 `json:"address" yaml:"-"`
 	Bytes   int    `json:"bytes" yaml:"bytes"`
 	// For is what the entry is about, where it is not what it writes to: the function
-	// that is sealed.
+	// that is sealed, the constant.
 	For     string `json:"for,omitempty" yaml:"for,omitempty"`
 	At      uint64 `json:"-" yaml:"-"` // its address; 0 for none
 	target  uint64 // of a jump label: where it leads when it is on
@@ -134,7 +134,7 @@ func (i *Image) takeSites() {
 			data = data[:min(len(data), room)]
 			room -= len(data)
 			for _, a := range i.relative(data, address) {
-				add(Site{Table: constants, Address: a, Bytes: bytes})
+				add(Site{Table: constants, Address: a, Bytes: bytes, For: name[len("__start_runtime_"):]})
 			}
 		}
 	}

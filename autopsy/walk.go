@@ -34,7 +34,7 @@ func (r *Run) follow(f *Function, at uint64, c code) {
 			if in.flow == bad || in.flow == stop {
 				break
 			}
-			if (in.flow == branch || in.flow == jump) && f.holds(in.to) {
+			if direct(in) && f.holds(in.to) {
 				todo = append(todo, in.to)
 			}
 			if in.flow == jump {
@@ -93,7 +93,11 @@ const (
 	split   = "split"   // in the middle of an instruction of its own function
 	between = "between" // functions: padding
 	outside = "outside" // of .text
+	page    = "page"    // of memory that the kernel has allocated, at its first byte: as trampolines are
 )
+
+// pageBytes are those of the smallest page of any x86-64.
+const pageBytes = 4096
 
 // landing is where a branch of a function in which c is reached lands.
 func (r *Run) landing(f *Function, c code, to uint64) (kind string, at *Function) {
@@ -106,7 +110,7 @@ func (r *Run) landing(f *Function, c code, to uint64) (kind string, at *Function
 		return inside, f
 	}
 	if !r.text.holds(to) {
-		return outside, nil
+		return r.beyond(to), nil
 	}
 	if g := r.function(to); g != nil {
 		skipped := r.code(g.Address, int(min(to-g.Address, 16)))
@@ -131,6 +135,14 @@ func (r *Run) landing(f *Function, c code, to uint64) (kind string, at *Function
 	return between, nil
 }
 
+// beyond tells of an address outside of .text which it is.
+func (i *Image) beyond(to uint64) string {
+	if !i.loaded(to) && to%pageBytes == 0 {
+		return page
+	}
+	return outside
+}
+
 // sealed tells whether code is an endbr, or what is left of one.
 func (r *Run) sealed(code []byte) bool {
 	in := r.machine.decode(code, 0)
@@ -141,13 +153,15 @@ func (r *Run) sealed(code []byte) bool {
 // kind have in common.
 func (r *Run) shape(f *Function, c code, in instruction) (shape, lands string) {
 	form := r.machine.form(in)
-	if in.flow != branch && in.flow != jump {
+	if !direct(in) {
 		return form, ""
 	}
 	kind, g := r.landing(f, c, in.to)
 	switch {
 	case kind == middle, kind == entry && strings.Contains(g.Name, "thunk"):
 		return form + " " + kind + " " + g.Name, kind
+	case kind == split: // as what runs there
+		return form + " " + kind + " " + r.runs(in.to), kind
 	}
 	return form + " " + kind, kind
 }
@@ -155,7 +169,7 @@ func (r *Run) shape(f *Function, c code, in instruction) (shape, lands string) {
 // meaning is what an instruction does, in the terms of every layout.
 func (r *Run) meaning(f *Function, in instruction) string {
 	text := r.machine.form(in)
-	if in.flow == branch || in.flow == jump {
+	if direct(in) {
 		text += " " + r.place(f, in.to)
 	}
 	if in.refs != 0 {
@@ -170,14 +184,20 @@ func (r *Run) place(f *Function, to uint64) string {
 	if f.holds(to) {
 		return fmt.Sprintf("+%#x", to-f.Address)
 	}
+	if kind, g := r.landing(f, nil, to); kind == entry {
+		return g.key // by way of what stands before its code, too
+	}
 	if g := r.function(to); g != nil {
 		return fmt.Sprintf("%s+%#x", g.key, to-g.Address)
 	}
 	if g := r.prefixed(to); g != nil {
 		return fmt.Sprintf("%s-%#x", g.key, g.Address-to)
 	}
+	if s := r.holder(to); !r.text.holds(to) && s.data != nil {
+		return fmt.Sprintf("%s+%#x", s.name, to-s.address)
+	}
 	if !r.text.holds(to) {
-		return outside
+		return r.beyond(to)
 	}
 	return fmt.Sprintf("%s %#x", between, to)
 }

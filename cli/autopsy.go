@@ -260,6 +260,9 @@ func printDamage(out io.Writer, n int, d *autopsy.Damage) {
 		}
 		fmt.Fprintf(out, "   %s\n", leads)
 	}
+	if d.Named {
+		fmt.Fprintln(out, "   the console names it")
+	}
 	if d.Meet != nil {
 		fmt.Fprintf(out, "   two tables meet there: %s and %s\n", report.Printable(d.Meet[0].String()), report.Printable(d.Meet[1].String()))
 	} else if len(d.Sites) > 0 {

@@ -41,6 +41,10 @@ func sealHits(vmlinux string) ([]sealHit, error) {
 			vmlinux, len(k.returns), len(hashes), len(seals), address["its_return_thunk"])
 	}
 	slices.Sort(hashes)
+	k.calls = map[uint64]bool{}
+	for at := address["__start_static_call_sites"]; at < address["__stop_static_call_sites"]; at += 8 {
+		k.calls[at+relative(k.at(at, 4))] = true
+	}
 	var hits []sealHit
 	for _, sealed := range seals {
 		if _, ok := slices.BinarySearch(hashes, sealed-16); ok {
@@ -72,14 +76,30 @@ func hashPairs(vmlinux string) (pairs []string, err error) {
 	slices.Sort(hashes)
 	for _, sealed := range seals {
 		_, hashed := slices.BinarySearch(hashes, sealed-16)
-		for site := sealed - 19; site < sealed-16 && !hashed; site++ { // behind the opcode, and not the jump's last byte
-			if _, ok := slices.BinarySearch(sites, site); ok && k.meets(site, sealed-16) {
+		if hashed {
+			continue
+		}
+		returns := false
+		for site := sealed - 21; site < sealed-15; site++ {
+			if _, ok := slices.BinarySearch(sites, site); !ok {
+				continue
+			}
+			// Behind the opcode, and not the jump's last byte.
+			if returns = true; site >= sealed-19 && site < sealed-16 && k.meets(site, sealed-16) {
 				pairs = append(pairs, k.function(site).Name+" "+k.function(sealed).Name)
 			}
+		}
+		opcode := k.at(sealed-16, 1)[0]
+		if before := k.function(sealed - 16); !returns && before.Value <= sealed-16 && (0xb8 <= opcode && opcode <= 0xbf || k.warns(sealed-16)) {
+			pairs = append(pairs, before.Name+" "+k.function(sealed).Name)
 		}
 	}
 	return pairs, k.err
 }
+
+// warns tells whether there is a call whose fourth byte is at an address: those by which
+// a kernel warns become 67 48 0f b9 3a, with a byte that is one of such opcodes.
+func (k *kernelText) warns(at uint64) bool { return k.at(at-3, 1)[0] == 0xe8 }
 
 // meets tells whether a byte of the jump that a return site is patched to may be the opcode
 // of a hash.
@@ -89,7 +109,7 @@ func (k *kernelText) meets(site, at uint64) bool {
 		n = 6
 	}
 	thunk, ok := jump(k.at(site+n-5, 5), site+n-5)
-	for near := thunk - 0x40; ok && near <= thunk+0x40; near += 0x10 {
+	for near := thunk - 0x80; ok && near <= thunk+0x40; near += 0x10 {
 		if b := byte((near - (site + 5)) >> (8 * (at - site - 1))); 0xb8 <= b && b <= 0xbf {
 			return true
 		}
@@ -101,8 +121,9 @@ func (k *kernelText) meets(site, at uint64) bool {
 type kernelText struct {
 	spans     []span
 	functions []elf.Symbol
-	returns   map[uint64]int // address -> bytes in the image
-	err       error          // the first read outside of the image
+	returns   map[uint64]int  // address -> bytes in the image
+	calls     map[uint64]bool // static ones, which are written once more behind the seals
+	err       error           // the first read outside of the image
 }
 
 type span struct {
@@ -210,6 +231,11 @@ func (k *kernelText) patchReturns(sites []uint64, thunk, its uint64) {
 	}
 }
 
+// idle tells whether there are only int3 between two addresses.
+func (k *kernelText) idle(from, to uint64) bool {
+	return bytes.Count(k.at(from, int(to-from)), []byte{0xcc}) == int(to-from)
+}
+
 // jump is where a direct jump or call leads.
 func jump(code []byte, address uint64) (to uint64, ok bool) {
 	return address + 5 + relative(code[1:5]), code[0] == 0xe9 || code[0] == 0xe8
@@ -251,7 +277,12 @@ func (k *kernelText) seal(sealed uint64) (hit sealHit, ok bool) {
 	}
 	was, _ := jump(old, hit.Address)
 	to, jumps := jump(code, hit.Address)
+	behind := hit.Address + uint64(k.returns[hit.Address])
 	switch {
+	case k.calls[hit.Address]:
+		hit.Harmful = false
+	case hit.Return && behind < min(end, before.Value+before.Size) && !k.idle(behind, min(end, before.Value+before.Size)):
+		// What stands behind the return in the same function.
 	case bytes.Equal(old[:live], code[:live]): // int3 behind a return
 		hit.Harmful = false
 	case jumps && was == sealed && to == end: // by way of the nops before it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"unlucky/autopsy"
 	"unlucky/qemu"
@@ -16,6 +17,8 @@ type Autopsy struct {
 	Title  string            `json:"title"` // of the boot that was looked into; empty where it passed
 	Boots  int               `json:"boots"`
 	Damage []*autopsy.Damage `json:"damage"` // the most important first
+	// Seconds is what it took beside the boots: images and memories read and compared.
+	Seconds float64 `json:"seconds"`
 	// Traced tells that it was watched what runs, which TCG alone can tell.
 	Traced bool `json:"traced"`
 	// Healed is nil where it was not asked for, or nothing is damaged.
@@ -39,6 +42,7 @@ type Body struct {
 	Run *autopsy.Run // the code in its memory as it ended; nil where that cannot be had
 	Err error        // why
 
+	took    time.Duration // beside the boot
 	watched []*autopsy.Damage
 	log     []byte // what QEMU has translated of their functions; nil where nothing was watched
 }
@@ -46,9 +50,11 @@ type Body struct {
 // Damage is what is wrong with its code, held against a guest that has passed, the most
 // important first.
 func (b *Body) Damage(twin *Body) []*autopsy.Damage {
+	start := time.Now()
 	all := autopsy.Compare(b.Run, twin.Run)
 	b.Run.MarkTrap(all, b.Console)
 	autopsy.Sort(all)
+	b.took += time.Since(start)
 	return all
 }
 
@@ -71,7 +77,9 @@ func (g *Guest) Look(ctx context.Context, image, vmlinux string, watched []*auto
 		return nil, err
 	}
 	m := g.with(image, "")
+	start := time.Now()
 	kernel, err := autopsy.Open(vmlinux)
+	opened := time.Since(start)
 	if m.Program != nil {
 		err = errors.New("an autopsy reads the memory of QEMU's guest: a guest.command has none that can be read")
 	}
@@ -90,7 +98,7 @@ func (g *Guest) Look(ctx context.Context, image, vmlinux string, watched []*auto
 			defer m.Trace.Close()
 		}
 	}
-	b := &Body{Err: err, watched: watched}
+	b := &Body{Err: err, watched: watched, took: opened}
 	if err == nil {
 		if b.Result, err = g.judged(ctx, m); err != nil {
 			return nil, err
@@ -107,6 +115,8 @@ func (g *Guest) Look(ctx context.Context, image, vmlinux string, watched []*auto
 
 // open reads what a machine has left.
 func (b *Body) open(kernel *autopsy.Image, m qemu.Machine) (err error) {
+	start := time.Now()
+	defer func() { b.took += time.Since(start) }()
 	if b.Run, err = kernel.Load(m.RAM); err != nil || m.Trace == nil {
 		return err
 	}
@@ -131,6 +141,7 @@ func (g *Guest) Autopsy(ctx context.Context, image, vmlinux, twin, twinLinux str
 		}
 	}
 	a, body, err := g.autopsy(ctx, image, vmlinux, other, step)
+	a.Seconds += other.took.Seconds()
 	if err != nil || len(a.Damage) == 0 {
 		return a, err
 	}
@@ -141,6 +152,7 @@ func (g *Guest) Autopsy(ctx context.Context, image, vmlinux, twin, twinLinux str
 			return a, err
 		}
 		a.Boots++
+		a.Seconds += again.took.Seconds()
 		autopsy.Mark(a.Damage, nil, again.log)
 	}
 	if heal {
@@ -187,6 +199,7 @@ func (g *Guest) autopsy(ctx context.Context, image, vmlinux string, twin *Body, 
 	}
 	step("comparing the code in memory")
 	a.Damage = body.Damage(twin)
+	a.Seconds = body.took.Seconds()
 	if len(a.Damage) == 0 || g.Machine.Accel != "tcg" {
 		return a, body, nil
 	}
@@ -196,6 +209,7 @@ func (g *Guest) autopsy(ctx context.Context, image, vmlinux string, twin *Body, 
 		return a, nil, err
 	}
 	a.Boots++
+	a.Seconds += again.took.Seconds()
 	a.Traced = true
 	autopsy.Mark(a.Damage, again.log, nil)
 	autopsy.Sort(a.Damage)
