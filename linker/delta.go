@@ -70,8 +70,8 @@ func (p *Kernel) linksByDelta(kind int) bool {
 	return p.deltas(kind) && !p.delta.off && len(p.delta.proven) > 0
 }
 
-// provenByDelta tells whether the template of a plan has given lld's image for its kind.
-func (p *Kernel) provenByDelta(plan layout.Plan) bool {
+// disproved tells whether a plan has a template that has not given lld's image.
+func (p *Kernel) disproved(plan layout.Plan) bool {
 	a, err := p.functionsOf().model.Arrange(plan)
 	if err != nil {
 		return false
@@ -80,7 +80,7 @@ func (p *Kernel) provenByDelta(plan layout.Plan) bool {
 	d.Lock()
 	defer d.Unlock()
 	at, err := d.fits(a)
-	return err == nil && at != nil && !d.off && d.proven[provenDelta{at.t, kindOf(plan)}]
+	return err == nil && at != nil && (d.off || !d.proven[provenDelta{at.t, kindOf(plan)}])
 }
 
 // noDelta is why no layout of this kernel is; nil where that is not known yet.

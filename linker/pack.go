@@ -313,7 +313,7 @@ func (p *Kernel) Prove(ctx context.Context, packed *Kernel, plans []layout.Plan)
 		if gave[0] != gave[1] {
 			return fmt.Errorf("one pass of the linker does not give the images of this kernel: %s, by the script %s", gave[1], gave[0])
 		}
-		if n > 0 && packed.Templates() > 0 && !packed.provenByDelta(plan) {
+		if n > 0 && packed.Templates() > 0 && packed.disproved(plan) {
 			return errors.New("the templates in the kernel file do not give the images of this kernel")
 		}
 	}

@@ -493,6 +493,13 @@ func TestPackTemplates(t *testing.T) {
 	if len(*notes) > 0 {
 		t.Errorf("notes %q", *notes)
 	}
+	// One that gives another image is seen before the file is handed out.
+	broken := openPacked(t, t.TempDir(), path)
+	linkPlans(t, broken, Delta, plans[:2])
+	broken.delta.templates[0].fill[0], broken.delta.proven = 0x90, nil
+	if err := k.Prove(t.Context(), broken, plans[1:2]); err == nil || !strings.Contains(err.Error(), "the templates in the kernel file do not give the images of this kernel") {
+		t.Errorf("error %v", err)
+	}
 	t.Setenv("PATH", t.TempDir())
 	p := openPacked(t, t.TempDir(), path)
 	var told []string
