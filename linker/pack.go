@@ -241,7 +241,7 @@ func (w *Worker) packTemplates(ctx context.Context, one *onePass, m *manifest, o
 }
 
 // takeTemplates makes the templates that layouts of all kinds take, and returns the first
-// plan of each kind and template.
+// plan of each kind and template. The error is why one of them has none.
 func (w *Worker) takeTemplates(ctx context.Context, one *onePass) (plans []layout.Plan, err error) {
 	sections, err := w.kernel.baseline(ctx)
 	if err != nil {
@@ -262,11 +262,8 @@ func (w *Worker) takeTemplates(ctx context.Context, one *onePass) (plans []layou
 			if p == nil && err == nil {
 				p, err = w.addTemplate(ctx, one, a)
 			}
-			if ctx.Err() != nil || err != nil && (isMachine(err) || len(d.templates) == 0) {
+			if err != nil { // without lld a sweep would end there
 				return nil, err
-			}
-			if err != nil {
-				continue // lld says why, where it is there
 			}
 			if of := (provenDelta{p.t, kindOf(plan)}); !taken[of] {
 				taken[of] = true
