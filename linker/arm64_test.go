@@ -59,6 +59,16 @@ const arm64Script = `SECTIONS {
 }
 `
 
+// runner runs programs of a toolchain in a folder.
+func runner(t *testing.T, tools kbuild.Toolchain, dir string) func(argv ...string) {
+	return func(argv ...string) {
+		t.Helper()
+		if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // What lld inserts is known by its symbols, the same symbols are left in whatever
 // number it is, and the sections behind it are where they are placed.
 func TestInserted(t *testing.T) {
@@ -74,12 +84,7 @@ func TestInserted(t *testing.T) {
 		}
 		return path
 	}
-	run := func(argv ...string) {
-		t.Helper()
-		if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	run := runner(t, tools, dir)
 	write("a.s", arm64Text)
 	object := filepath.Join(dir, "a.o")
 	run(filepath.Join(tools.Dir, "clang"), "--target=aarch64-linux-gnu", "-c", "-o", object, "a.s")
@@ -140,12 +145,7 @@ func TestFlat(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	run := func(argv ...string) {
-		t.Helper()
-		if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	run := runner(t, tools, dir)
 	for name, text := range map[string]string{
 		"a.s": arm64Text + "\n.section .bss, \"aw\", %nobits\n.space 4096\n.section .note.x, \"a\", %note\n.word 1\n",
 		"lds": "SECTIONS { .text 0x40000000 : { *(.text.*) *(.far) } .note : { *(.note.*) } . = ALIGN(0x4000); .data : { *(.data) } .bss : { *(.bss) } }\n",
@@ -240,12 +240,7 @@ func TestDeltaARM64(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	run := func(argv ...string) {
-		t.Helper()
-		if _, err := host.Output(t.Context(), dir, host.Environment(tools.PATH()), argv...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	run := runner(t, tools, dir)
 	read := func(name string) []byte {
 		t.Helper()
 		data, err := os.ReadFile(filepath.Join(dir, name))
