@@ -14,7 +14,7 @@ import (
 
 // packed adds the flag that takes a kernel file in place of a build.
 func (o *setup) packed(f *flag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "kernel `file`, as unlucky prepare writes it, to use instead of a build: it takes QEMU and nothing else, and lld where it is there, to prove what is linked. "+
+	f.StringVar(&o.kernel, "kernel", "", "kernel `file`, as unlucky prepare writes it, to use instead of a build: it takes QEMU and nothing else, but lld to prove what is linked, or where unlucky prepare has said so. "+
 		"A program in it is run: trust it as you trust a kernel tree")
 }
 

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unlucky/layout"
-	"unlucky/linker/kbuild"
 )
 
 // A delta link makes the image of a plan from a template, without lld. As one pass of
@@ -439,7 +438,7 @@ func (w *Worker) linkTemplate(ctx context.Context, one *onePass, plan layout.Pla
 	if err := w.checkImage(); err != nil {
 		return i, err
 	}
-	i.plan, i.mends = plan, slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum)
+	i.plan = plan
 	if i.raw, err = os.ReadFile(w.vmlinux()); err != nil {
 		return i, err
 	}
@@ -468,11 +467,15 @@ func (w *Worker) templateOf(ctx context.Context, one *onePass, i linkedImage) (*
 		return nil, err
 	}
 	t, err := newTemplate(i, script, objects, sections, one.kallsyms)
-	if f := w.kernel.functionsOf(); f != nil && err == nil && !f.table.same(t.listed) {
+	if err != nil {
+		return nil, err
+	}
+	if f := w.kernel.functionsOf(); f != nil && !f.table.same(t.listed) {
 		return nil, errSymbols
 	}
-	if err == nil {
-		t.listed = symbolTable{places: t.listed.places}
+	t.listed = symbolTable{places: t.listed.places} // the rest of it need not stay
+	if one.mends() {
+		err = t.findSpoiled(objects)
 	}
 	return t, err
 }

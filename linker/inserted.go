@@ -125,7 +125,7 @@ func (t *template) findSpoiled(objects []*linkedObject) error {
 				case mine >= 0:
 					t.moving[mine].spoiled = append(t.moving[mine].spoiled, uint32(at))
 				case spoils(e.address + uint64(at)):
-					return fmt.Errorf("lld mends erratum 843419 in %s, which stays", e.name)
+					return fmt.Errorf("lld mends erratum 843419 in %s, which stays", s.Name)
 				}
 			}
 		}

@@ -37,6 +37,9 @@ type onePass struct {
 	kallsyms *kallsyms         // nil in a kernel without
 }
 
+// mends tells whether lld mends erratum 843419 in its images, where it meets it.
+func (p *onePass) mends() bool { return slices.Contains(p.links[len(p.links)-1], kbuild.FixErratum) }
+
 // onePassState is how one pass is made, and for which kinds of plans that is proven.
 type onePassState struct {
 	sync.Mutex // held through the first link of a kind, which is compared: all wait for the outcome

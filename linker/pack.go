@@ -200,7 +200,7 @@ const packedSeeds = 256
 // and the reason is told. The plans are of layouts that take them.
 func (w *Worker) packTemplates(ctx context.Context, one *onePass, m *manifest, objects, made map[string][]byte) (plans []layout.Plan, err error) {
 	k := w.kernel
-	if err = k.noDelta(); err == nil && slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum) {
+	if err = k.noDelta(); err == nil && one.mends() {
 		err = errMended
 	}
 	if err == nil {

@@ -137,7 +137,6 @@ type linkedImage struct {
 	raw      []byte      // as lld has left it
 	finished []byte      // by the kernel's own tools
 	linkMap  []byte
-	mends    bool // erratum 843419, where lld meets it
 }
 
 // newTemplate makes one of an image, of the linker script, and of the objects that it is
@@ -165,12 +164,6 @@ func newTemplate(i linkedImage, script string, objects []*linkedObject, sections
 		func() error { return t.kallsyms(image, k) },
 		func() error { return t.relocations(i.raw, image, objects) },
 		func() error { return t.loaded(image) },
-		func() error {
-			if !i.mends {
-				return nil
-			}
-			return t.findSpoiled(objects)
-		},
 		func() error { return t.sorted(i.raw, image) },
 		t.findFill,
 	} {

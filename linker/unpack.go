@@ -338,7 +338,7 @@ func (w *Worker) carriedTemplates(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		i.plan, i.mends = of.plan(), slices.Contains(one.links[len(one.links)-1], kbuild.FixErratum)
+		i.plan = of.plan()
 		t, err := w.templateOf(ctx, &one, i)
 		if err != nil {
 			return fmt.Errorf("%s in %s is no template of this kernel: %w", templateFile(n, templateImage), k.Source, err)
